@@ -1,0 +1,35 @@
+# Every target makes .venv by itself; a second run installs nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check clean
+
+demo: $(STAMP)
+	$(BIN)/naflex-deploy build --profile doc-ocr --model demo -o build/demo --force
+	$(BIN)/naflex-deploy verify build/demo
+	$(BIN)/naflex-deploy embed build/demo naflex_deploy/demo/pages -o build/demo-pages.jsonl --force
+
+test: $(STAMP)-dev
+	$(BIN)/pytest
+
+check: $(STAMP)-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The constraints name the CPU build of torch that was tested; it goes in first, alone,
+# so that no other package's open range picks a build with gigabytes of CUDA libraries.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[build]'
+	touch $@
+
+$(STAMP)-dev: $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist

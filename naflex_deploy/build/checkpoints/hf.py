@@ -1,0 +1,225 @@
+"""Hugging Face SigLIP2-NaFlex: a directory, a hub name, or a module object. safetensors only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from naflex_deploy.build.architecture import Architecture, Positions
+from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.build.checkpoints.tensors import Tensors
+from naflex_deploy.core.errors import CheckpointError, MissingExtraError
+from naflex_deploy.core.preprocessing import Preprocessing
+
+VISION_CLASSES = ("Siglip2Model", "Siglip2VisionModel", "Siglip2ForImageClassification")
+
+# What transformers assumes where config.json leaves a key out.
+VISION_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "num_patches": 256,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
+}
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
+
+
+def read_hub(name: str) -> Checkpoint:
+    """Download ``ORG/NAME[@revision]`` from the hub, or take it from the local cache, and read it.
+
+    Raises:
+        CheckpointError: The hub cannot be reached, or has no such model.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingExtraError("huggingface_hub", "build") from None
+    repository, _, revision = name.partition("@")
+    try:
+        path = snapshot_download(repository, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"hf:{name} could not be downloaded: {type(error).__name__}: {reason}",
+            hint="check the name, the network and HF_TOKEN, or download it elsewhere and give the directory",
+        ) from None
+    return read_directory(Path(path), source=f"hf:{name}")
+
+
+def read_directory(path: Path, source: str | None = None) -> Checkpoint:
+    """Read a directory as ``save_pretrained`` writes it.
+
+    Raises:
+        CheckpointError: A file is missing or unreadable, or the model is not SigLIP2-NaFlex.
+    """
+    source = source or str(path)
+    config = _json(path / "config.json", source)
+    processor = _json(path / "preprocessor_config.json", source, required=False)
+    return _convert(config, processor, Tensors(_safetensors(path, source), source), source)
+
+
+def read_module(module: nn.Module) -> Checkpoint:
+    """Read a transformers ``Siglip2…`` module as it stands in memory. Preprocessing is the class's default."""
+    source = type(module).__name__
+    config = getattr(module, "config", None)
+    if source not in VISION_CLASSES or config is None:
+        raise CheckpointError(
+            f"cannot read a module of class {source}, expected one of {', '.join(VISION_CLASSES)}",
+            hint="pass the model itself, not a wrapper around it",
+        )
+    return _convert(config.to_dict() | {"architectures": [source]}, {}, Tensors(module.state_dict(), source), source)
+
+
+def _convert(config: dict[str, Any], processor: dict[str, Any], tensors: Tensors, source: str) -> Checkpoint:
+    vision = _vision_config(config, source)
+    labels = _labels(config) if "classifier.weight" in tensors else ()
+    classes = len(labels)
+    grid = isqrt(vision["num_patches"])
+    if grid * grid != vision["num_patches"]:
+        raise CheckpointError(
+            f"{source}: num_patches = {vision['num_patches']} is not square", hint="SigLIP2-NaFlex has 256 = 16x16"
+        )
+    # The image classifier averages patches and never runs the attention head, even where one is stored.
+    has_head = vision["vision_use_head"] and not classes
+    architecture = Architecture(
+        width=vision["hidden_size"],
+        depth=vision["num_hidden_layers"],
+        heads=vision["num_attention_heads"],
+        mlp_width=vision["intermediate_size"],
+        patch_size=vision["patch_size"],
+        channels=vision["num_channels"],
+        positions=Positions((grid, grid)),
+        activation=vision["hidden_act"],
+        norm_eps=vision["layer_norm_eps"],
+        pooling="map" if has_head else "mean",
+        classes=classes,
+    )
+    prefix = "vision_model." if "vision_model.embeddings.patch_embedding.weight" in tensors else ""
+    weights = dict(_weights(architecture, tensors, prefix))
+    tensors.finish(ignore=("text_model.", "logit_", f"{prefix}head."))
+    return Checkpoint(source, architecture, weights, _preprocessing(processor, vision["patch_size"], source), labels)
+
+
+def _weights(a: Architecture, tensors: Tensors, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """(our name, tensor) for everything the packed model needs."""
+    d, hidden = a.width, a.mlp_width
+    yield from tensors.linear("embed", f"{prefix}embeddings.patch_embedding", d, a.patch_values).items()
+    cells = a.positions.grid[0] * a.positions.grid[1]
+    yield "positions.table", tensors.take(f"{prefix}embeddings.position_embedding.weight", cells, d)
+    for i in range(a.depth):
+        ours, theirs = f"blocks.{i}", f"{prefix}encoder.layers.{i}"
+        yield from tensors.norm(f"{ours}.norm1", f"{theirs}.layer_norm1", d).items()
+        for our_name, their_name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
+            yield from tensors.linear(f"{ours}.{our_name}", f"{theirs}.self_attn.{their_name}", d, d).items()
+        yield from tensors.norm(f"{ours}.norm2", f"{theirs}.layer_norm2", d).items()
+        yield from tensors.linear(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", hidden, d).items()
+        yield from tensors.linear(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", d, hidden).items()
+    yield from tensors.norm("norm", f"{prefix}post_layernorm", d).items()
+    if a.pooling == "map":
+        head = f"{prefix}head"
+        yield "pool.probe", tensors.take(f"{head}.probe", 1, 1, d)[0]
+        stacked_weight = tensors.take(f"{head}.attention.in_proj_weight", 3 * d, d).chunk(3)
+        stacked_bias = tensors.take(f"{head}.attention.in_proj_bias", 3 * d).chunk(3)
+        for name, weight, bias in zip(("query", "key", "value"), stacked_weight, stacked_bias, strict=True):
+            yield f"pool.{name}.weight", weight.contiguous()
+            yield f"pool.{name}.bias", bias.contiguous()
+        yield from tensors.linear("pool.out", f"{head}.attention.out_proj", d, d).items()
+        yield from tensors.norm("pool.norm", f"{head}.layernorm", d).items()
+        yield from tensors.linear("pool.mlp.fc1", f"{head}.mlp.fc1", hidden, d).items()
+        yield from tensors.linear("pool.mlp.fc2", f"{head}.mlp.fc2", d, hidden).items()
+    if a.classes:
+        yield from tensors.linear("classifier", "classifier", a.classes, d).items()
+
+
+def _vision_config(config: dict[str, Any], source: str) -> dict[str, Any]:
+    kind = config.get("model_type")
+    if kind not in ("siglip2", "siglip2_vision_model"):
+        raise CheckpointError(
+            f"{source}: config.json has model_type '{kind}', expected 'siglip2' or 'siglip2_vision_model'",
+            hint="fixed-resolution SigLIP is another model; use a '…-naflex' checkpoint",
+        )
+    vision = VISION_DEFAULTS | {k: v for k, v in (config.get("vision_config") or config).items() if v is not None}
+    if vision["hidden_act"] not in ACTIVATIONS:
+        raise CheckpointError(
+            f"{source}: hidden_act = '{vision['hidden_act']}' is not supported", hint=f"known: {', '.join(ACTIVATIONS)}"
+        )
+    return vision | {"hidden_act": ACTIVATIONS[vision["hidden_act"]]}
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    # transformers leaves id2label out when it is its default of two labels.
+    names = config.get("id2label") or {index: f"LABEL_{index}" for index in range(config.get("num_labels", 2))}
+    return tuple(str(name) for _, name in sorted((int(index), name) for index, name in names.items()))
+
+
+def _preprocessing(processor: Mapping[str, Any], patch_size: int, source: str) -> Preprocessing:
+    stated = processor.get("patch_size", patch_size)
+    if stated != patch_size:
+        raise CheckpointError(
+            f"{source}: preprocessor_config.json has patch_size {stated}, config.json {patch_size}",
+            hint="the two files belong to different models",
+        )
+    resample = processor.get("resample", 2)
+    if resample not in PIL_FILTERS:
+        raise CheckpointError(
+            f"{source}: preprocessor_config.json: resample = {resample} is not supported",
+            hint="2 (bilinear) and 3 (bicubic) are",
+        )
+    return Preprocessing(
+        patch_size=patch_size,
+        mean=tuple(processor.get("image_mean") or (0.5,) * 3),
+        std=tuple(processor.get("image_std") or (0.5,) * 3),
+        resample=PIL_FILTERS[resample],
+    )
+
+
+def _json(path: Path, source: str, *, required: bool = True) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise CheckpointError(
+            f"{source}: no {path.name} there", hint="give a directory as save_pretrained writes it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: {path.name} is unreadable: {error}", hint="save or download it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{source}: {path.name}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def _safetensors(path: Path, source: str) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise MissingExtraError("safetensors", "build") from None
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        pickles = sorted(p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")))
+        found = f"found only {pickles[0]}, a pickle, which can run code when read" if pickles else "found no weights"
+        raise CheckpointError(
+            f"{source}: expected *.safetensors, {found}",
+            hint="load it where you trust it and call save_pretrained(..., safe_serialization=True)",
+        )
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        try:
+            tensors |= load_file(shard)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{source}: {shard.name} is damaged: {error}", hint="download it again") from None
+    return tensors

@@ -1,0 +1,167 @@
+"""Where configuration comes from: defaults < profile < --config < environment < --set, each value with its origin."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, cast
+
+from naflex_deploy.core.errors import UsageError, nearest
+from naflex_deploy.core.profile import Profile
+
+ENVIRONMENT_PREFIX = "NAFLEX_DEPLOY_"
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A resolved profile and, for every dotted key of it, where its value came from."""
+
+    profile: Profile
+    origins: dict[str, str]
+
+
+def builtin_profiles() -> dict[str, Traversable]:
+    """The profiles that ship with the package, by name."""
+    # An installed wheel carries them inside the package; a checkout keeps them at its top level.
+    package = files("naflex_deploy")
+    for folder in (package.joinpath("profiles"), package.joinpath("../profiles")):
+        if folder.is_dir():
+            return {
+                entry.name.removesuffix(".toml"): entry
+                for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+                if entry.name.endswith(".toml")
+            }
+    raise UsageError("the built-in profiles are missing from this installation", hint="reinstall naflex-deploy")
+
+
+def resolve(
+    profile: str | Path,
+    *,
+    config: Path | None = None,
+    settings: Sequence[str] = (),
+    overrides: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Merge every source of configuration into one validated profile.
+
+    Args:
+        profile: Name of a built-in profile, or path of a TOML file.
+        config: A TOML file laid over the profile.
+        settings: ``"a.b=value"`` strings, values in TOML (a bare word is a string).
+        overrides: Dotted keys set by command-line flags; ``None`` values are not set.
+        environment: Read for ``NAFLEX_DEPLOY_SECTION__KEY`` variables. Defaults to the process's own.
+
+    Raises:
+        UsageError: Unknown profile (names the nearest), unreadable file, bad TOML, invalid value.
+    """
+    layers = [*_profile_layers(str(profile), ())]
+    if config is not None:
+        layers.append((str(config), _read(config, str(config))))
+    layers += _environment_layers(os.environ if environment is None else environment)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or not key:
+            raise UsageError(f"--set expects a.b=value, found '{setting}'", hint="for example --set image.tokens=576")
+        layers.append(("--set", _nested(key.strip(), _value(text))))
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            layers.append((f"--{key.rpartition('.')[2]}", _nested(key, value)))
+
+    merged: Values = {}
+    origins: dict[str, str] = {}
+    for origin, values in layers:
+        _merge(merged, values, origin, origins)
+    resolved = Profile.parse(merged, source=lambda path: _origin_of(path, origins, str(profile)))
+    for key in _leaves(resolved.model_dump(by_alias=True)):
+        origins.setdefault(key, "default")
+    return Config(resolved, dict(sorted(origins.items())))
+
+
+def _profile_layers(name: str, seen: tuple[str, ...]) -> list[tuple[str, Values]]:
+    """The profile and everything it extends, base first."""
+    if name in seen:
+        raise UsageError(f"profile '{name}' extends itself: {' -> '.join([*seen, name])}", hint="break the cycle")
+    builtin = builtin_profiles()
+    path = Path(name)
+    source: Traversable | Path
+    if name in builtin:
+        source, origin = builtin[name], f"profile {name}"
+    elif path.suffix == ".toml" or path.exists():
+        source, origin = path, str(path)
+    else:
+        raise UsageError(f"no profile named '{name}'", hint=nearest(name, builtin))
+    values = _read(source, origin)
+    base = values.pop("extends", None)
+    if base is None:
+        return [(origin, values)]
+    if not isinstance(base, str):
+        raise UsageError(f"{origin}: extends: expected the name or path of a profile, found {base!r}")
+    relative = path.parent / base
+    inherited = _profile_layers(str(relative) if relative.is_file() else base, (*seen, name))
+    return [*inherited, (origin, values)]
+
+
+def _read(source: Traversable | Path, origin: str) -> Values:
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {origin}: {error.strerror}", hint="give a TOML file or a profile's name"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{origin} is not valid TOML: {error}", hint="correct that line") from None
+
+
+def _environment_layers(environment: Mapping[str, str]) -> list[tuple[str, Values]]:
+    return [
+        (name, _nested(name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), _value(text)))
+        for name, text in sorted(environment.items())
+        if name.startswith(ENVIRONMENT_PREFIX)
+    ]
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _nested(key: str, value: object) -> Values:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return cast(Values, value)
+
+
+def _merge(into: Values, values: Values, origin: str, origins: dict[str, str], path: str = "") -> None:
+    for key, value in values.items():
+        full = f"{path}{key}"
+        if isinstance(value, dict) and isinstance(into.get(key, {}), dict):
+            _merge(into.setdefault(key, {}), value, origin, origins, f"{full}.")
+        else:
+            into[key] = value
+            origins[full] = origin
+
+
+def _leaves(values: Values, path: str = "") -> list[str]:
+    leaves: list[str] = []
+    for key, value in values.items():
+        leaves += _leaves(value, f"{path}{key}.") if isinstance(value, dict) else [f"{path}{key}"]
+    return leaves
+
+
+def _origin_of(path: str, origins: Mapping[str, str], fallback: str) -> str:
+    """Where the value at a path, or the section that holds it, was set."""
+    while path:
+        for key, origin in reversed(list(origins.items())):
+            if key == path or key.startswith(f"{path}."):
+                return origin
+        path = path.rpartition(".")[0]
+    return fallback

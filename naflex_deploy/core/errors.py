@@ -1,0 +1,90 @@
+"""One tree of errors. Each carries the process exit code and a hint that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class NaflexError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        message: What happened, what was expected, what was found. One line.
+        hint: What to do about it. One line, may be empty.
+
+    Attributes:
+        code: Exit code of the command line (0 ok, 1 internal, 2 usage or config, 3 accuracy gate,
+            4 incompatible artifact or hardware, 5 benchmark gate, 6 some inputs were rejected).
+    """
+
+    code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(NaflexError):
+    """The call, an option, a profile or a configuration value is wrong."""
+
+    code = 2
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed; names the extra that brings it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the Python module '{module}', which is not installed",
+            hint=f"pip install 'naflex-deploy[{extra}]'",
+        )
+        self.extra = extra
+
+
+class CheckpointError(UsageError):
+    """A checkpoint cannot be read as a NaFlex model: names the tensor, key or option."""
+
+
+class OutputError(UsageError):
+    """A result cannot be written: it exists already, the disk is full, the directory is read-only."""
+
+
+class GateError(NaflexError):
+    """A built variant misses its accuracy gate."""
+
+    code = 3
+
+
+class IncompatibleError(NaflexError):
+    """A bundle, variant or engine does not fit this tool or this machine."""
+
+    code = 4
+
+
+class BundleError(IncompatibleError):
+    """A bundle is damaged: a file is missing, changed or unreadable."""
+
+
+class BenchmarkError(NaflexError):
+    """A benchmark gate was missed."""
+
+    code = 5
+
+
+class ImageError(NaflexError):
+    """One input is no usable image. Others in the same call are unaffected."""
+
+    code = 6
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint naming the known name closest to ``name``, or all of them when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"

@@ -1,0 +1,198 @@
+"""A profile says how images become tokens and which packs engines are built for. Written by users, in TOML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from naflex_deploy.core.errors import UsageError, nearest
+
+SCHEMA = 1
+
+Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
+
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _byte_count(value: object) -> object:
+    """'8GiB' → 8589934592; numbers pass through."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)\s*", value)
+    if match is None:
+        raise ValueError("expected a number of bytes such as '8GiB' or '512MB'")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _output(name: str) -> str:
+    if not re.fullmatch(r"pooled|tokens|logits|tokens:-[1-9]\d*", name):
+        raise ValueError("expected 'pooled', 'tokens', 'tokens:-K' (the K-th block from the end) or 'logits'")
+    return name
+
+
+def _ascending(budgets: list[int]) -> list[int]:
+    if budgets != sorted(set(budgets)):
+        raise ValueError("expected budgets in ascending order, each once")
+    return budgets
+
+
+ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
+Output = Annotated[str, AfterValidator(_output)]
+Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_ascending)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageSection(Section):
+    """How one image becomes tokens."""
+
+    tokens: PositiveInt | Literal["auto"] = 256
+    fit: Literal["fill", "shrink-only", "pad-to-patch"] = "fill"
+    oversize: Literal["error", "shrink"] = "shrink"
+    max_pixels: PositiveInt = 40_000_000
+
+
+class PackingSection(Section):
+    """How images share a pack. Budgets count tokens, prefix tokens included."""
+
+    budgets: Budgets = [256, 1024, 4096]
+    max_images: PositiveInt = 64
+
+
+class OnnxRuntimeSection(Section):
+    budgets: Budgets | None = None
+
+
+class TensorRTSection(Section):
+    l_buckets: Budgets = [256, 576, 1024]
+    targets: list[Annotated[str, Field(pattern=r"^sm\d{2,3}$")]] = []
+
+
+class EngineSection(Section):
+    """Which engines are built, the first backend available on the machine winning."""
+
+    backends: Annotated[list[Backend], Field(min_length=1)] = ["tensorrt", "tensorrt-rtx", "onnxruntime"]
+    precision: Precision = "auto"
+    memory_limit: ByteCount | None = None
+    onnxruntime: OnnxRuntimeSection = OnnxRuntimeSection()
+    tensorrt: TensorRTSection = TensorRTSection()
+
+
+class GateSection(Section):
+    min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.999
+
+
+class CalibrationSection(Section):
+    samples: PositiveInt = 256
+    method: Literal["minmax", "percentile", "entropy", "mse"] = "percentile"
+
+
+class Profile(Section):
+    """A resolved profile. Every field is validated; an unknown key is an error naming its path."""
+
+    schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)] = SCHEMA
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    description: str = ""
+    outputs: Annotated[list[Output], Field(min_length=1)] = ["pooled"]
+    image: ImageSection = ImageSection()
+    packing: PackingSection = PackingSection()
+    engine: EngineSection = EngineSection()
+    gate: GateSection = GateSection()
+    calibration: CalibrationSection = CalibrationSection()
+
+    @model_validator(mode="after")
+    def _image_fits_a_pack(self) -> Self:
+        for backend in ("onnxruntime", "tensorrt"):
+            largest = self.budgets(backend)[-1]
+            if isinstance(self.image.tokens, int) and self.image.tokens > largest:
+                raise ValueError(
+                    f"image.tokens = {self.image.tokens} exceeds the largest {backend} budget, {largest}: "
+                    "an image must fit into one pack"
+                )
+        return self
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, source: Callable[[str], str]) -> Profile:
+        """Validate a nested mapping as read from TOML.
+
+        Args:
+            values: Keys as in the file, ``schema`` included.
+            source: Where the value at a dotted path came from, for messages.
+
+        Raises:
+            UsageError: The first problem, with its path, what is allowed and what was found.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _explain(error, source) from None
+
+    def budgets(self, backend: str) -> tuple[int, ...]:
+        """Token budgets of the packs that a backend's engine is built for, ascending."""
+        own = self.engine.onnxruntime.budgets if backend == "onnxruntime" else None
+        return tuple(own or self.packing.budgets)
+
+    def image_tokens(self, backend: str, prefix: int = 0) -> int:
+        """The most patches one image may have: ``image.tokens``, or what the largest pack can hold.
+
+        Args:
+            prefix: Prefix tokens of the model, which take room in the pack.
+        """
+        largest = self.budgets(backend)[-1] - prefix
+        return largest if self.image.tokens == "auto" else min(self.image.tokens, largest)
+
+
+def _explain(error: ValidationError, source: Callable[[str], str]) -> UsageError:
+    first = error.errors()[0]
+    field = _field_path(first["loc"])
+    where = f"{source(field)}: {field}" if field else source("")
+    if first["type"] == "extra_forbidden":
+        parent, _, key = field.rpartition(".")
+        return UsageError(f"{where}: unknown key", hint=nearest(key, _keys_of(parent)))
+    # A union reports each alternative that failed: say all of them.
+    allowed = dict.fromkeys(
+        item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        for item in error.errors()
+        if _field_path(item["loc"]) == field
+    )
+    found = "" if isinstance(first["input"], dict) else f", found {first['input']!r}"
+    return UsageError(
+        f"{where}: {'' if first['type'] in ('value_error', 'missing') else 'expected '}{' or '.join(allowed)}{found}",
+        hint="`naflex-deploy profiles NAME` prints a complete profile",
+    )
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    """The part of a pydantic location that names a key of the profile."""
+    model: Any = Profile
+    path: list[str] = []
+    for part in location:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            break
+        path.append(str(part))
+        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
+        model = field.annotation if field else None
+    return ".".join(path)
+
+
+def _keys_of(path: str) -> list[str]:
+    """The keys of a section of the profile."""
+    model: Any = Profile
+    for part in path.split(".") if path else []:
+        model = model.model_fields[part].annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
