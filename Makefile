@@ -1,7 +1,7 @@
 # Every target makes .venv by itself; a second run installs nothing.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.installed
+STAMP := .venv/installed
 
 .PHONY: demo test check clean
 

@@ -1,0 +1,69 @@
+"""Compile a NaFlex vision transformer once; run any mix of image sizes in one packed call.
+
+import naflex_deploy as nd
+nd.build(profile="doc-ocr", model="hf:google/siglip2-base-patch16-naflex", output="build/doc-ocr")
+engine = nd.load("build/doc-ocr")
+engine.embed(["page.png", "receipt.jpg"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from naflex_deploy.core.manifest import Manifest
+    from naflex_deploy.runtime.engine import Engine
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "build", "load"]
+
+
+def build(
+    profile: str | PathLike[str],
+    model: str | PathLike[str] | nn.Module,
+    output: str | PathLike[str],
+    *,
+    settings: Sequence[str] = (),
+    force: bool = False,
+    report: Callable[[str], None] = lambda step: None,
+) -> Manifest:
+    """Build a bundle. Needs ``pip install 'naflex-deploy[build]'``.
+
+    Args:
+        profile: Name of a built-in profile, or path of a TOML file.
+        model: ``demo``; a local Hugging Face directory; ``hf:ORG/NAME``; ``random:NAME``; or a torch module.
+        output: Directory of the bundle; appears when everything in it is written and has passed its gate.
+        settings: ``"a.b=value"``, laid over the profile.
+        force: Replace a bundle that is there.
+        report: Called with a line at the start of each step.
+
+    Raises:
+        NaflexError: With what was expected, what was found and what to do.
+    """
+    from naflex_deploy.core.config import resolve
+    from naflex_deploy.core.errors import MissingExtraError
+
+    config = resolve(str(profile), settings=settings)
+    try:
+        from naflex_deploy.build.pipeline import build_bundle
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "build") from None
+    spec = str(model) if isinstance(model, PathLike) else model
+    return build_bundle(config, spec, Path(output), force=force, report=report)
+
+
+def load(bundle: str | PathLike[str], *, variant: str | None = None) -> Engine:
+    """Load a bundle's engine: the first variant that fits this machine, or the one named.
+
+    Raises:
+        BundleError: A file is missing or changed.
+        IncompatibleError: A newer tool wrote it, or no variant can run here; gives each one's reason.
+    """
+    from naflex_deploy.runtime.engine import load_engine
+
+    return load_engine(Path(bundle), variant)

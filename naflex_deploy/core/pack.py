@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Int32 = npt.NDArray[np.int32]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Role(StrEnum):
@@ -166,7 +168,7 @@ class Pack:
             case Role.TOKEN_KIND:
                 return self.token_kind
 
-    def split(self, tokens: npt.NDArray[np.generic]) -> list[npt.NDArray[np.generic]]:
+    def split(self, tokens: npt.NDArray[Scalar]) -> list[npt.NDArray[Scalar]]:
         """Per-token outputs [T, D] as one [h, w, D] array an image, prefix tokens and tail left out."""
         starts = self.offsets[:-1] + self.prefix
         return [

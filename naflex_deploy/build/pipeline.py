@@ -1,0 +1,160 @@
+"""The build: checkpoint in, bundle out, measured on its golden packs before it gets its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from torch import nn
+
+import naflex_deploy
+from naflex_deploy.build import checkpoints
+from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.build.export import export, input_specs, output_specs
+from naflex_deploy.build.golden import make_golden
+from naflex_deploy.build.lower import choose
+from naflex_deploy.core.config import Config
+from naflex_deploy.core.errors import GateError, UsageError
+from naflex_deploy.core.files import new_directory, refuse_existing, sha256
+from naflex_deploy.core.machine import cpu_name, system_name
+from naflex_deploy.core.manifest import FILE_NAME, Executed, FileEntry, Manifest, Model, Variant
+from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.golden import measure
+from naflex_deploy.runtime.sessions import open_session
+
+Report = Callable[[str], None]
+
+
+def build_bundle(
+    config: Config,
+    model: str | Path | nn.Module,
+    output: Path,
+    *,
+    force: bool = False,
+    report: Report = lambda step: None,
+) -> Manifest:
+    """Build a bundle.
+
+    Args:
+        config: The resolved profile.
+        model: What `checkpoints.read` takes.
+        output: The bundle's directory. It appears when the build has passed its gate.
+        force: Replace a bundle that is there.
+        report: Called with a line at the start of each step.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        CheckpointError: The model cannot be read.
+        OutputError: The directory exists, or cannot be written.
+        GateError: The engine misses the gate; what was built is left at ``<output>.rejected``.
+    """
+    refuse_existing(output, force=force)
+    started = time.perf_counter()
+    backend, lowering, precision = choose(config.profile)
+    report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
+    checkpoint = checkpoints.read(model)
+    outputs = requested_outputs(config.profile, checkpoint)
+    with new_directory(output, force=force) as partial:
+        report("exporting the portable graph")
+        portable = partial / "portable.onnx"
+        export(checkpoint.model(outputs), portable)
+        report("running the reference model on the golden packs")
+        prefix = checkpoint.architecture.prefix
+        golden = make_golden(
+            checkpoint,
+            config.profile,
+            outputs,
+            budget=config.profile.budgets(backend)[-1],
+            image_tokens=config.profile.image_tokens(backend, prefix),
+        )
+        golden.write(partial / "golden.npz")
+        report(f"lowering for {backend}, {precision}")
+        variant = lowering.lower(portable, partial / "variants", config.profile, precision)
+        report(f"measuring {variant.name} on the golden packs")
+        gate = measure(open_session(partial, variant), golden, precision, executed_here())
+        figures = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_bytes": _peak_memory()}
+        variant = variant.model_copy(update={"gate": gate, "build": {**variant.build, **figures}})
+        manifest = _manifest(config, checkpoint, partial, variant)
+        (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        if gate.status == "failed":
+            rejected = output.with_name(f"{output.name}.rejected")
+            shutil.rmtree(rejected, ignore_errors=True)
+            partial.rename(rejected)
+            raise GateError(
+                f"{variant.name} misses its gate: {gate.reason}; what was built is at {rejected}",
+                hint="use a higher precision, or lower gate.min_cosine if that loss is acceptable",
+            )
+    return manifest
+
+
+def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The profile's outputs, and ``logits`` wherever the model has a classifier.
+
+    Raises:
+        UsageError: An output is asked for that the model does not have.
+    """
+    a = checkpoint.architecture
+    names = list(profile.outputs)
+    if a.classes and "logits" not in names:
+        names.append("logits")
+    if "logits" in names and not a.classes:
+        raise UsageError(
+            f"outputs: expected what {checkpoint.source} has, found 'logits', and it has no classifier",
+            hint="take 'logits' out of the profile's outputs",
+        )
+    for name in names:
+        if name.startswith("tokens:-") and int(name.removeprefix("tokens:-")) > a.depth:
+            raise UsageError(
+                f"outputs: expected one of {a.depth} blocks, found '{name}'", hint=f"'tokens:-{a.depth}' is the first"
+            )
+    return tuple(names)
+
+
+def executed_here() -> Executed:
+    """This machine and its ONNX Runtime."""
+    return Executed(cpu=cpu_name(), system=system_name(), runtime=f"onnxruntime {onnxruntime.__version__}")
+
+
+def _manifest(config: Config, checkpoint: Checkpoint, bundle: Path, variant: Variant) -> Manifest:
+    graph = onnx.load(str(bundle / "portable.onnx"), load_external_data=False)
+    a = checkpoint.architecture
+    return Manifest(
+        schema=1,
+        tool=f"naflex-deploy {naflex_deploy.__version__}",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        model=Model(
+            source=checkpoint.source,
+            digest=checkpoint.digest(),
+            architecture=dataclasses.asdict(a),
+            parameters=sum(tensor.numel() for tensor in checkpoint.weights.values()),
+            prefix=a.prefix,
+        ),
+        preprocessing=checkpoint.preprocessing,
+        labels=list(checkpoint.labels),
+        inputs=input_specs(graph),
+        outputs=output_specs(graph),
+        variants=[variant],
+        files={
+            str(path.relative_to(bundle)): FileEntry(sha256=sha256(path), size=path.stat().st_size)
+            for path in sorted(bundle.rglob("*"))
+            if path.is_file()
+        },
+        config=config.profile,
+        origins=config.origins,
+    )
+
+
+def _peak_memory() -> int:
+    """Bytes; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

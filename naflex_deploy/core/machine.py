@@ -1,0 +1,39 @@
+"""The machine at hand, as figures and reports name it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16", "avx512_bf16")
+
+
+def cpu_name() -> str:
+    """Model name of the CPU and the cores this process may use."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return f"{name}, {cores()} cores"
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_flags() -> list[str]:
+    """Of `CPU_FLAGS`, those this CPU has; empty where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return [flag for flag in CPU_FLAGS if flag in words]
+
+
+def system_name() -> str:
+    """Operating system, its version, and Python's."""
+    return f"{platform.system()} {platform.release()}, Python {sys.version.split()[0]}"

@@ -1,0 +1,162 @@
+"""The manifest of a bundle: everything the runtime must know before it touches an engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from naflex_deploy.core.errors import BundleError, IncompatibleError
+from naflex_deploy.core.pack import Role
+from naflex_deploy.core.preprocessing import Preprocessing
+from naflex_deploy.core.profile import Profile
+
+SCHEMA = 1
+FILE_NAME = "manifest.json"
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Entry):
+    """Where the weights came from and what they are."""
+
+    source: str
+    digest: str
+    architecture: dict[str, Any]
+    parameters: int
+    prefix: int = 0
+
+
+class InputSpec(Entry):
+    """One engine input. Dimensions are sizes or symbols: ``tokens``, ``images``, ``images+1``."""
+
+    role: Role
+    dtype: str
+    shape: list[int | str]
+
+
+class OutputSpec(Entry):
+    """One engine output, by the name the profile gives it."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class Executed(Entry):
+    """The machine a figure was taken on."""
+
+    cpu: str
+    system: str
+    runtime: str
+    gpu: str = ""
+
+
+class Gate(Entry):
+    """How a variant did on the golden packs."""
+
+    status: Literal["passed", "failed", "unmeasured"] = "unmeasured"
+    min_cosine: float | None = None
+    max_error: float | None = Field(default=None, description="max |Δ| over max |reference|")
+    executed: Executed | None = None
+    reason: str = ""
+
+
+class Variant(Entry):
+    """One engine for one target.
+
+    Attributes:
+        name: Directory under ``variants/``.
+        backend: Which session runs it.
+        target: Hardware it was built for: ``cpu``, ``sm86+sm89``, …
+        model: Path of the engine or graph, relative to the bundle.
+        passes: What was done to the portable graph, in order.
+        versions: Of the tools that built it.
+        build: Figures from the build.
+    """
+
+    name: str
+    backend: str
+    target: str
+    precision: str
+    model: str
+    budgets: list[int]
+    inputs: list[InputSpec]
+    outputs: list[OutputSpec]
+    passes: list[dict[str, Any]] = []
+    versions: dict[str, str] = {}
+    build: dict[str, Any] = {}
+    gate: Gate = Gate()
+
+
+class FileEntry(Entry):
+    sha256: str
+    size: int
+
+
+class Manifest(Entry):
+    """What a bundle's ``manifest.json`` holds.
+
+    Attributes:
+        config: The resolved profile.
+        origins: Where each of its values came from.
+        files: Every file of the bundle but this one and ``reports/``, by relative path.
+    """
+
+    schema_: int = Field(SCHEMA, alias="schema")
+    tool: str
+    created: str
+    model: Model
+    preprocessing: Preprocessing
+    labels: list[str] = []
+    inputs: list[InputSpec]
+    outputs: list[OutputSpec]
+    variants: list[Variant]
+    files: dict[str, FileEntry]
+    config: Profile
+    origins: dict[str, str] = {}
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name; a `KeyError` where there is none."""
+        return {variant.name: variant for variant in self.variants}[name]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+    @classmethod
+    def read(cls, bundle: Path) -> Manifest:
+        """Read and check the manifest of a bundle.
+
+        Raises:
+            BundleError: It is missing or damaged.
+            IncompatibleError: A newer tool wrote it.
+        """
+        path = bundle / FILE_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            found = "a directory without one" if bundle.is_dir() else "no such directory"
+            raise BundleError(
+                f"{bundle} is no bundle: expected {FILE_NAME}, found {found}",
+                hint="build one with `naflex-deploy build`",
+            ) from None
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path} is unreadable: {error}", hint="copy or build the bundle again") from None
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise IncompatibleError(
+                f"{bundle} has manifest schema {schema}, expected at most {SCHEMA} (written by {content.get('tool')})",
+                hint="upgrade: pip install --upgrade naflex-deploy",
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BundleError(
+                f"{path}: {where}: {first['msg']}", hint="the file was edited or damaged; build the bundle again"
+            ) from None

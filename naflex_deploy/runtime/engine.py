@@ -1,0 +1,226 @@
+"""The engine: images of any size in, one result an image out, packed in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
+from naflex_deploy.core.manifest import Manifest, Variant
+from naflex_deploy.core.pack import Pack
+from naflex_deploy.runtime.bundle import Bundle
+from naflex_deploy.runtime.decode import Source
+from naflex_deploy.runtime.packer import pack_lengths
+from naflex_deploy.runtime.prepare import Prepared, Preparer
+from naflex_deploy.runtime.sessions import Session, open_session
+
+Array = npt.NDArray[np.generic]
+Float = npt.NDArray[np.float32]
+
+WINDOW = 4
+"""Packs' worth of images looked at together: more fill packs better, fewer hold less memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What became of one image.
+
+    Attributes:
+        input: Which of the inputs it came from, from 0.
+        frame: Which frame of it, from 0; several only in a multi-frame TIFF.
+        name: How messages call it.
+        size: (width, height) in pixels as decoded, (0, 0) where that failed.
+        grid_hw: Rows and columns of its patches.
+        pack: Number of the pack it ran in, from 0; -1 where it did not run.
+        outputs: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D], those asked for. float32.
+        error: Why it has no outputs, ``None`` where it has.
+    """
+
+    input: int
+    frame: int
+    name: str
+    size: tuple[int, int] = (0, 0)
+    grid_hw: tuple[int, int] = (0, 0)
+    pack: int = -1
+    outputs: dict[str, Float] = field(default_factory=dict)
+    error: NaflexError | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and its score, softmax over the model's classes."""
+
+    name: str
+    score: float
+
+
+class Engine:
+    """A loaded variant of a bundle. Made by `naflex_deploy.load`.
+
+    Images may be paths, bytes, open binary files, Pillow images or [h, w, 3] uint8 arrays, of any size.
+
+    Args:
+        session: Runs packs.
+        manifest: Of the bundle.
+        variant: The one the session runs.
+    """
+
+    def __init__(self, session: Session, manifest: Manifest, variant: Variant) -> None:
+        self.manifest = manifest
+        self.variant = variant
+        self._session = session
+        self._prepare = Preparer(manifest, variant)
+        self._budget = variant.budgets[-1]
+        self._max_images = manifest.config.packing.max_images
+
+    @property
+    def labels(self) -> list[str]:
+        """Name of each class; their numbers where the checkpoint names none; empty without a classifier."""
+        return self.manifest.labels or [str(index) for index in range(self._width("logits", default=0))]
+
+    def embed(self, images: Iterable[Source]) -> Float:
+        """One vector an image.
+
+        Returns:
+            [N, D] float32, in order. A multi-frame TIFF gives a row a frame.
+
+        Raises:
+            ImageError: An input is no image; `stream` reports such without stopping.
+        """
+        rows = [outputs["pooled"] for outputs in self._all(images, "pooled")]
+        return np.stack(rows) if rows else np.zeros((0, self._width("pooled")), np.float32)
+
+    def tokens(self, images: Iterable[Source], output: str = "tokens") -> list[Float]:
+        """Every patch's vector: [h, w, D] float32 an image, in order.
+
+        Args:
+            images: As for `embed`.
+            output: ``tokens``, or ``tokens:-K`` where the profile asked for it.
+        """
+        self._width(output)
+        return [outputs[output] for outputs in self._all(images, output)]
+
+    def classify(self, images: Iterable[Source], top: int = 5) -> list[list[Prediction]]:
+        """The ``top`` most probable classes of each image, best first."""
+        labels = self.labels
+        self._width("logits")
+        return [rank(outputs["logits"], labels, top) for outputs in self._all(images, "logits")]
+
+    def stream(self, images: Iterable[Source], outputs: Sequence[str] = ("pooled",)) -> Iterator[Result]:
+        """Results as packs finish, not in order; memory is bounded by a window of a few packs.
+
+        A bad image yields a result with an ``error`` and leaves the others unharmed.
+
+        Args:
+            images: As for `embed`; may be endless.
+            outputs: Names of the outputs wanted.
+        """
+        for name in outputs:
+            self._width(name)
+        window: list[Prepared] = []
+        pending, packs = 0, 0
+        for index, source in enumerate(images):
+            for prepared in self._prepare(index, source):
+                if prepared.patches is None:
+                    yield _failed(prepared, prepared.error)
+                    continue
+                window.append(prepared)
+                pending += self._tokens(prepared)
+            if pending >= WINDOW * self._budget:
+                *full, window = self._packs(window)
+                for members in full:
+                    yield from self._run(members, outputs, packs)
+                    packs += 1
+                pending = sum(map(self._tokens, window))
+        for members in self._packs(window):
+            yield from self._run(members, outputs, packs)
+            packs += 1
+
+    def _packs(self, window: Sequence[Prepared]) -> list[list[Prepared]]:
+        """The window as packs, the emptiest last."""
+        packs = pack_lengths([self._tokens(item) for item in window], self._budget, self._max_images)
+        members = [[window[index] for index in pack] for pack in packs]
+        return sorted(members, key=lambda pack: -sum(map(self._tokens, pack)))
+
+    def _run(self, members: Sequence[Prepared], outputs: Sequence[str], number: int) -> Iterator[Result]:
+        pack = Pack.of([item.patches for item in members if item.patches], prefix=self.manifest.model.prefix)
+        found = {
+            name: values.astype(np.float32, copy=False) for name, values in self._session.run(pack, outputs).items()
+        }
+        if len(members) > 1 and not all(np.isfinite(values).all() for values in found.values()):
+            # A mask keeps attention apart but not NaN: 0·NaN is NaN. Alone, only the culprit has it.
+            for item in members:
+                yield from self._run([item], outputs, number)
+            return
+        per_image: dict[str, list[Float]] = {
+            name: pack.split(values) if name.startswith("tokens") else list(values) for name, values in found.items()
+        }
+        for index, item in enumerate(members):
+            own = {name: values[index] for name, values in per_image.items()}
+            if all(np.isfinite(values).all() for values in own.values()):
+                # A copy where the pack is shared, so that keeping one result does not keep the whole pack.
+                own = {name: values.copy() for name, values in own.items()}
+                yield Result(item.input, item.frame, item.name, item.size, _grid(item), number, own)
+            else:
+                yield _failed(
+                    item,
+                    ImageError(
+                        f"{item.name}: the engine returned NaN or infinity", hint="try a variant of fp32 or bf16"
+                    ),
+                )
+
+    def _tokens(self, item: Prepared) -> int:
+        return self.manifest.model.prefix + (len(item.patches) if item.patches else 0)
+
+    def _all(self, images: Iterable[Source], output: str) -> list[dict[str, Float]]:
+        results = sorted(self.stream(images, (output,)), key=lambda result: (result.input, result.frame))
+        for result in results:
+            if result.error is not None:
+                raise result.error
+        return [result.outputs for result in results]
+
+    def _width(self, output: str, default: int | None = None) -> int:
+        for spec in self.variant.outputs:
+            if spec.name == output:
+                return int(spec.shape[-1])
+        if default is not None:
+            return default
+        raise UsageError(
+            f"the bundle has no output '{output}', expected one of {[spec.name for spec in self.variant.outputs]}",
+            hint="add it to 'outputs' of the profile and build again",
+        )
+
+
+def load_engine(
+    path: Path, variant: str | None = None, session: Callable[[Path, Variant], Session] = open_session
+) -> Engine:
+    """Open a bundle, choose a variant, check its files, load its engine: in that order.
+
+    Args:
+        path: Of the bundle.
+        variant: Name of a variant, or the first that fits this machine.
+        session: Opens the engine; a server may bring its own.
+    """
+    bundle = Bundle.open(path)
+    chosen = bundle.choose(variant)
+    bundle.check(bundle.files_of(chosen))
+    return Engine(session(path, chosen), bundle.manifest, chosen)
+
+
+def rank(logits: Float, labels: Sequence[str], top: int) -> list[Prediction]:
+    """The most probable classes of [classes] logits, best first."""
+    shifted = np.exp(logits - logits.max())
+    scores = shifted / shifted.sum()
+    return [Prediction(labels[index], float(scores[index])) for index in np.argsort(-scores, kind="stable")[:top]]
+
+
+def _grid(item: Prepared) -> tuple[int, int]:
+    return item.patches.grid_hw if item.patches else (0, 0)
+
+
+def _failed(item: Prepared, error: NaflexError | None) -> Result:
+    return Result(item.input, item.frame, item.name, item.size, _grid(item), error=error)
