@@ -1,0 +1,1 @@
+"""Images to packs to results: everything a machine that only runs bundles needs."""
