@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -12,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from naflex_deploy.core.errors import NaflexError, OutputError
+
+
+_REPLACED = "-replaced"
 
 
 def sha256(path: Path) -> str:
@@ -41,20 +45,18 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: It exists, or cannot be written; names the reason.
     """
-    refuse_existing(path, force=force)
-    with _explained(path):
+    with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
+        refuse_existing(path, force=force)
         partial = _partial(path)
         partial.mkdir()
     try:
-        with _explained(path):
+        with explain_os_errors(path):
             yield partial
+            refuse_existing(path, force=force)
             if path.exists():
-                replaced = path.with_name(f"{partial.name}-replaced")
-                path.rename(replaced)
-                partial.rename(path)
-                _remove(replaced)
+                _replace(path, partial)
             else:
                 partial.rename(path)
     finally:
@@ -70,8 +72,9 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     partial = _partial(path)
     try:
-        with _explained(path):
+        with explain_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path)
             yield partial
             partial.replace(path)
     finally:
@@ -83,15 +86,33 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
 
 
+def _replace(path: Path, new: Path) -> None:
+    old = path.with_name(f"{new.name}{_REPLACED}")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    _remove(old)
+
+
 def _sweep(path: Path) -> None:
-    """Remove what processes that were killed left beside ``path``."""
-    for leftover in path.parent.glob(f".{path.name}.partial-*"):
-        pid = leftover.name.rpartition(".partial-")[2].removesuffix("-replaced")
-        if pid.isdigit() and not _alive(int(pid)):
+    """Remove what processes that were killed left beside ``path``; put back what one was about to replace."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        pid = leftover.name.rpartition(".partial-")[2].removesuffix(_REPLACED)
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if leftover.name.endswith(_REPLACED) and not path.exists():
+            leftover.rename(path)
+        else:
             _remove(leftover)
 
 
 def _alive(pid: int) -> bool:
+    """Whether another process has that number. One's own number was an earlier process's: containers reuse it."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -102,7 +123,7 @@ def _alive(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -119,11 +140,12 @@ _REASONS = {
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explain_os_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into an `OutputError` that says why ``path`` cannot be written."""
     try:
         yield
     except NaflexError:
         raise
     except OSError as error:
         reason, hint = _REASONS.get(error.errno or 0, (error.strerror or str(error), "check the path and the disk"))
-        raise OutputError(f"cannot write {path}: {reason}; nothing was left behind", hint=hint) from error
+        raise OutputError(f"cannot write {path}: {reason}", hint=hint) from error

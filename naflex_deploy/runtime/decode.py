@@ -84,6 +84,16 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Im
         yield from _frames(BytesIO(_content(source, name)), name, max_pixels)
 
 
+def frame_count(path: Path) -> int:
+    """Images that `decode` gives for a file; 1 where it is damaged, as the error then counts for one."""
+    try:
+        with path.open("rb") as stream, _damage(str(path)):
+            image = _open(stream, str(path))
+            return int(image.n_frames) if isinstance(image, TiffImageFile) else 1
+    except (OSError, ImageError):
+        return 1
+
+
 def describe(source: object) -> str:
     """A short name of a source for messages, on one line."""
     match source:

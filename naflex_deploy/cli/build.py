@@ -1,0 +1,68 @@
+"""naflex-deploy build"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
+from naflex_deploy.cli.terminal import err, json_option, out, print_json, reports_errors, steps
+from naflex_deploy.core.errors import MissingExtraError
+
+
+@click.command()
+@profile_options
+@click.option(
+    "--model",
+    metavar="SPEC",
+    help="A local Hugging Face directory, hf:ORG/NAME, random:NAME, or demo. Without it: demo.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. Default: build/PROFILE.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@json_option
+@reports_errors
+def command(
+    profile: str,
+    config: Path | None,
+    settings: tuple[str, ...],
+    backend: str | None,
+    precision: str | None,
+    model: str | None,
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Build a bundle: read a checkpoint, export it, lower it, measure it against its reference."""
+    resolved = resolve_options(profile, config, settings, backend, precision)
+    target = output or Path("build") / resolved.profile.name
+    if model is None or model == DEMO:
+        warn_demo()
+    try:
+        from naflex_deploy.build.pipeline import build_bundle
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "build") from None
+    with steps() as report:
+        manifest = build_bundle(resolved, model or DEMO, target, force=force, report=report)
+    variant = manifest.variants[0]
+    if as_json:
+        print_json("build", bundle=str(target), manifest=manifest.model_dump(mode="json", by_alias=True))
+        return
+    gate = variant.gate
+    size = sum(entry.size for entry in manifest.files.values()) / 1e6
+    out.print(f"[bold green]built[/] {target}  ({size:.1f} MB, {variant.build['seconds']} s)")
+    out.print(f"  model    {manifest.model.source}, {manifest.model.parameters / 1e6:.1f} M parameters")
+    out.print(f"  variant  {variant.name}, packs of up to {variant.budgets[-1]} tokens")
+    out.print(
+        f"  gate     {gate.status} on {gate.executed.cpu if gate.executed else 'no machine'}: "
+        f"cosine {gate.min_cosine:.6f}, largest error {gate.max_error:.1e} of the largest value"
+    )
+    out.print(f"  next     naflex-deploy embed {target} IMAGE…")
+
+
+def warn_demo() -> None:
+    """Say that this is the demo model, where nobody can miss it."""
+    err.print(
+        "[bold black on yellow] DEMO MODEL [/] a tiny classifier of synthetic documents, to try the tool with. "
+        "For real use pass --model, for example --model hf:google/siglip2-base-patch16-naflex",
+    )

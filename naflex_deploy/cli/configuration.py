@@ -1,0 +1,36 @@
+"""The options by which commands are given a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from naflex_deploy.core.config import Config, resolve
+
+DEMO = "demo"
+
+
+def profile_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--profile, --config, --set, --backend, --precision."""
+    for option in reversed(
+        (
+            click.option("--profile", required=True, help="A built-in profile, or the path of a TOML file."),
+            click.option("--config", type=click.Path(path_type=Path), help="TOML laid over the profile."),
+            click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Set one value. Repeatable."),
+            click.option("--backend", help="Build for this backend alone: onnxruntime, tensorrt, tensorrt-rtx."),
+            click.option("--precision", help="fp32, fp16, bf16, int8, fp8 or auto."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def resolve_options(
+    profile: str, config: Path | None, settings: tuple[str, ...], backend: str | None, precision: str | None
+) -> Config:
+    """The resolved profile of `profile_options`."""
+    overrides = {"engine.backends": [backend] if backend else None, "engine.precision": precision}
+    return resolve(profile, config=config, settings=settings, overrides=overrides)

@@ -1,0 +1,75 @@
+"""What every command shares: results on stdout, progress and errors on stderr, errors as one line and a code."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from naflex_deploy.core.errors import NaflexError
+
+JSON_SCHEMA = 1
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn our errors into a line on stderr, a hint, and the error's exit code."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except NaflexError as error:
+            print_error(error)
+            sys.exit(error.code)
+
+    return wrapped
+
+
+def print_error(error: NaflexError) -> None:
+    """One line for what happened, one for what to do."""
+    err.print(f"[bold red]error:[/] {_plain(error.message)}")
+    if error.hint:
+        err.print(f"[bold]hint:[/]  {_plain(error.hint)}")
+
+
+def print_json(command: str, **content: Any) -> None:
+    """The one document of ``--json``."""
+    click.echo(json.dumps({"schema": JSON_SCHEMA, "command": command, **content}, indent=2))
+
+
+def print_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
+    """A table; as wide as its content where stdout is no terminal, so that nothing is cut in a file or pipe."""
+    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(_plain(str(cell)) for cell in row))
+    (out if out.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)).print(table)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Report the steps of a long command: a spinner in a terminal, lines elsewhere."""
+    if not err.is_terminal:
+        yield lambda step: err.print(_plain(step))
+        return
+    with err.status("") as status:
+        yield lambda step: status.update(_plain(step))
+
+
+def _plain(text: str) -> str:
+    """Text as it is: square brackets are no markup."""
+    return text.replace("[", r"\[")
