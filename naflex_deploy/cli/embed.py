@@ -146,8 +146,8 @@ class _Run:
         budget = self.engine.variant.budgets[-1]
         fill = self.tokens / (self.packs * budget) if self.packs else 0
         out.print(
-            f"{self.images} images from {len(self.paths)} files, {len(self.errors)} rejected, {self.skipped} files done "
-            f"by an earlier run; {self.tokens} tokens in {self.packs} packs of up to {budget}, {fill:.0%} full"
+            f"{self.images} images from {len(self.paths)} files, {len(self.errors)} rejected, {self.skipped} files "
+            f"done by an earlier run; {self.tokens} tokens in {self.packs} packs of up to {budget}, {fill:.0%} full"
         )
         if output:
             out.print(f"[bold green]wrote[/] {output}: {self.written} vectors of {self.width} float32")
