@@ -24,7 +24,7 @@ class Attention(Protocol):
         query: [Tq, H, d] or, one query for all segments, [1, H, d].
         key, value: [T, H, d].
         query_segment: [Tq] int, ascending.
-        segment: [T] int, ascending.
+        segment: [T] int, ascending but for keys moved to the tail's segment, which pooling leaves out.
 
     Returns:
         [Tq, H, d].
@@ -45,7 +45,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, query_segment: T
 def ragged_attention(query: Tensor, key: Tensor, value: Tensor, query_segment: Tensor, segment: Tensor) -> Tensor:
     """The same, one image at a time. A segment without keys yields zeros."""
     outputs = []
-    for image in torch.unique(query_segment):  # type: ignore[no-untyped-call]
+    for image in torch.unique(query_segment):
         own_query = query if query.shape[0] == 1 else query[query_segment == image]
         own = segment == image
         if own.any():

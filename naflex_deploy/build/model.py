@@ -11,11 +11,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from naflex_deploy.build.architecture import Architecture
+from naflex_deploy.build.architecture import Architecture, Positions
 from naflex_deploy.build.attention import Attention, masked_attention
-from naflex_deploy.build.mlp import Mlp
-from naflex_deploy.build.pooling import MapPool, MeanPool
+from naflex_deploy.build.block import Block
+from naflex_deploy.build.pooling import make_pool
 from naflex_deploy.build.positions import PositionTable
+from naflex_deploy.build.positions_factorized import FactorizedTables
+from naflex_deploy.build.positions_gather import GatheredTable
+from naflex_deploy.build.positions_learned import CoordinateMlp, SoftmaxTable
+from naflex_deploy.build.rope import RotaryEmbedding
+from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.pack import Role
 
 PIXEL_CENTRE = 127.5
@@ -43,22 +48,43 @@ class PackedNaFlexViT(nn.Module):
     ) -> None:
         super().__init__()
         a = architecture
+        for name in outputs:
+            if name not in a.outputs:
+                raise UsageError(
+                    f"outputs: expected what this model has, found '{name}'",
+                    hint=f"it has {', '.join(n for n in a.outputs if ':' not in n)} and tokens:-1 to tokens:-{a.depth}",
+                )
         self.architecture = a
         self.outputs = tuple(outputs)
         self.attention = attention
         self.embed = nn.Linear(a.patch_values, a.width)
-        self.positions = PositionTable(a.positions, a.width)
+        self.patch_norm = nn.LayerNorm(a.width, a.norm_eps) if a.patch_norm else None
+        self.positions = position_table(a.positions, a.width) if a.positions else None
+        self.coordinates = CoordinateMlp(a.coordinate_mlp, a.width) if a.coordinate_mlp else None
+        self.prefix = PrefixTokens(a.prefix, a.width) if a.prefix else None
+        self.pre_norm = nn.LayerNorm(a.width, a.norm_eps) if a.pre_norm else None
+        self.rope = RotaryEmbedding(a.rope, a) if a.rope else None
         self.blocks = nn.ModuleList(Block(a) for _ in range(a.depth))
-        self.norm = nn.LayerNorm(a.width, a.norm_eps)
-        self.pool = MapPool(a) if a.pooling == "map" else MeanPool()
-        self.classifier = nn.Linear(a.width, a.classes) if a.classes else None
+        self.norm = nn.LayerNorm(a.width, a.norm_eps) if a.final_norm == "tokens" else None
+        self.pool = make_pool(a)
+        self.pooled_norm = nn.LayerNorm(a.width, a.norm_eps) if a.final_norm == "pooled" else None
+        self.representation = nn.Linear(a.width, a.representation) if a.representation else None
+        self.classifier = nn.Linear(a.pooled_width, a.classes) if a.classes else None
 
     @property
     def roles(self) -> tuple[Role, ...]:
         """What `forward` takes, in order."""
-        return (Role.PATCHES, Role.COORDS, Role.GRID_HW, Role.SEGMENT_IDS)
+        roles = (Role.PATCHES, Role.COORDS, Role.GRID_HW, Role.SEGMENT_IDS)
+        return roles if self.prefix is None else (*roles, Role.TOKEN_KIND)
 
-    def forward(self, patches: Tensor, coords: Tensor, grid_hw: Tensor, segment_ids: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        patches: Tensor,
+        coords: Tensor,
+        grid_hw: Tensor,
+        segment_ids: Tensor,
+        token_kind: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Run a pack.
 
         Args:
@@ -66,45 +92,73 @@ class PackedNaFlexViT(nn.Module):
             coords: [T, 2] int32 (row, column).
             grid_hw: [M+1, 2] int32, the grid of each image and of the tail.
             segment_ids: [T] int32, the image of each token, ascending; M for the tail.
+            token_kind: [T] int32, 0 for a patch, k for the k-th prefix token; where `roles` has it.
 
         Returns:
             ``pooled`` [M, D], ``tokens`` [T, D], ``logits`` [M, classes], as `outputs` asks.
         """
-        x = self.embed(patches.to(self.embed.weight.dtype) - PIXEL_CENTRE)
-        x = x + self.positions(coords, grid_hw.index_select(0, segment_ids))
-        hidden = {}
-        for index, block in enumerate(self.blocks):
-            x = block(x, segment_ids, self.attention)
-            hidden[f"tokens:-{len(self.blocks) - index}"] = x
-        tokens = self.norm(x)
-        images = torch.arange(grid_hw.shape[0] - 1, device=x.device, dtype=segment_ids.dtype)
-        pooled = self.pool(tokens, images, segment_ids, self.attention)
-        results = {**hidden, "tokens": tokens, "pooled": pooled}
-        if self.classifier is not None:
-            results["logits"] = self.classifier(pooled)
+        token_grid = grid_hw.index_select(0, segment_ids)
+        x = self._embed(patches, coords, token_grid, token_kind)
+        rotations = self.rope(coords, token_grid, token_kind) if self.rope else [None] * len(self.blocks)
+        results = {}
+        for index, (block, rotation) in enumerate(zip(self.blocks, rotations, strict=True)):
+            x = block(x, segment_ids, self.attention, rotation)
+            results[f"tokens:-{len(self.blocks) - index}"] = x
+        tokens = x if self.norm is None else self.norm(x)
+        results["tokens"] = tokens
+        if self.pool is not None:
+            tail = grid_hw.shape[0] - 1
+            images = torch.arange(tail, device=x.device, dtype=segment_ids.dtype)
+            counted = segment_ids if token_kind is None else self._counted(segment_ids, token_kind, tail)
+            results["pooled"] = self._finish(self.pool(tokens, images, counted, self.attention))
+            if self.classifier is not None:
+                results["logits"] = self.classifier(results["pooled"])
         return {name: results[name] for name in self.outputs}
 
+    def _embed(self, patches: Tensor, coords: Tensor, token_grid: Tensor, token_kind: Tensor | None) -> Tensor:
+        x: Tensor = self.embed(patches.to(self.embed.weight.dtype) - PIXEL_CENTRE)
+        if self.patch_norm is not None:
+            x = self.patch_norm(x)
+        if self.positions is not None:
+            x = x + self.positions(coords, token_grid)
+        if self.coordinates is not None:
+            x = x + self.coordinates(coords, token_grid)
+        if self.prefix is not None:
+            x = self.prefix(x, token_kind)
+        return x if self.pre_norm is None else self.pre_norm(x)
 
-class Block(nn.Module):
-    """Pre-norm transformer block. q, k and v stay three projections: their rows slice without a copy."""
+    def _counted(self, segment_ids: Tensor, token_kind: Tensor, tail: int) -> Tensor:
+        """[T] segments with those tokens that pooling leaves out moved to the tail."""
+        if self.architecture.pool_prefix and self.architecture.pooling != "class":
+            return segment_ids
+        wanted = 1 if self.architecture.pooling == "class" else 0
+        return torch.where(token_kind == wanted, segment_ids, torch.full_like(segment_ids, tail))
 
-    def __init__(self, a: Architecture) -> None:
+    def _finish(self, pooled: Tensor) -> Tensor:
+        if self.pooled_norm is not None:
+            pooled = self.pooled_norm(pooled)
+        return pooled if self.representation is None else self.representation(pooled).tanh()
+
+
+class PrefixTokens(nn.Module):
+    """Class and register tokens. Row 0 of the table stands for patches and is never used."""
+
+    def __init__(self, prefix: int, width: int) -> None:
         super().__init__()
-        self.heads = a.heads
-        self.norm1 = nn.LayerNorm(a.width, a.norm_eps)
-        self.query = nn.Linear(a.width, a.width)
-        self.key = nn.Linear(a.width, a.width)
-        self.value = nn.Linear(a.width, a.width)
-        self.out = nn.Linear(a.width, a.width)
-        self.norm2 = nn.LayerNorm(a.width, a.norm_eps)
-        self.mlp = Mlp(a)
+        self.table = nn.Parameter(torch.zeros(1 + prefix, width))
 
-    def forward(self, x: Tensor, segment_ids: Tensor, attention: Attention) -> Tensor:
-        h = self.norm1(x)
-        q, k, v = (layer(h).unflatten(-1, (self.heads, -1)) for layer in (self.query, self.key, self.value))
-        x = x + self.out(attention(q, k, v, segment_ids, segment_ids).flatten(1))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y
+    def forward(self, x: Tensor, token_kind: Tensor) -> Tensor:
+        """[T, D] tokens, [T] kinds → [T, D] with the prefix tokens in their rows."""
+        return torch.where(token_kind[:, None] == 0, x, self.table.index_select(0, token_kind))
+
+
+def position_table(positions: Positions, width: int) -> nn.Module:
+    """The module that resizes a table in the way asked for."""
+    if positions.factorized:
+        return FactorizedTables(positions, width)
+    if positions.interpolation == "learned_softmax":
+        return SoftmaxTable(positions, width)
+    return PositionTable(positions, width) if positions.antialias else GatheredTable(positions, width)
 
 
 @torch.no_grad()

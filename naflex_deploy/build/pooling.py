@@ -1,4 +1,8 @@
-"""From an image's tokens to one vector."""
+"""From an image's tokens to one vector.
+
+Every pooling takes [T, D] tokens, [M] image numbers, [T] segments and the attention in use, and returns [M, D].
+A token counts for the image its segment names; tokens that pooling leaves out carry the tail's number, M.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from naflex_deploy.build.architecture import Architecture
-from naflex_deploy.build.attention import Attention
+from naflex_deploy.build.attention import MASKED, Attention
 from naflex_deploy.build.mlp import Mlp
 
 
@@ -18,17 +22,16 @@ class MapPool(nn.Module):
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.heads = a.heads
+        self.heads = a.pool_heads or a.heads
         self.probe = nn.Parameter(torch.zeros(1, a.width))
         self.query = nn.Linear(a.width, a.width)
         self.key = nn.Linear(a.width, a.width)
         self.value = nn.Linear(a.width, a.width)
         self.out = nn.Linear(a.width, a.width)
         self.norm = nn.LayerNorm(a.width, a.norm_eps)
-        self.mlp = Mlp(a)
+        self.mlp = Mlp(a.width, a.pool_mlp_width or a.mlp_width, a.activation)
 
     def forward(self, tokens: Tensor, images: Tensor, segment_ids: Tensor, attention: Attention) -> Tensor:
-        """[T, D] tokens, [M] image numbers, [T] segments → [M, D]."""
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1))
             for layer, x in ((self.query, self.probe), (self.key, tokens), (self.value, tokens))
@@ -39,9 +42,46 @@ class MapPool(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """The mean of an image's patch tokens."""
+    """The mean of an image's tokens; zeros for an image without tokens. Of one token, it is that token."""
 
     def forward(self, tokens: Tensor, images: Tensor, segment_ids: Tensor, attention: Attention) -> Tensor:
-        """[T, D] tokens, [M] image numbers, [T] segments → [M, D]; zeros for an image without tokens."""
         member = (images[:, None] == segment_ids[None, :]).to(tokens.dtype)
         return (member @ tokens) / member.sum(1, keepdim=True).clamp(min=1)
+
+
+class MaxPool(nn.Module):
+    """The largest value of each channel; `MASKED` for an image without tokens."""
+
+    def forward(self, tokens: Tensor, images: Tensor, segment_ids: Tensor, attention: Attention) -> Tensor:
+        lowest = torch.full((images.shape[0] + 1, tokens.shape[1]), MASKED, dtype=tokens.dtype, device=tokens.device)
+        index = segment_ids.long()[:, None].expand(-1, tokens.shape[1])
+        return lowest.scatter_reduce(0, index, tokens, "amax")[:-1]
+
+
+class MeanMaxPool(nn.Module):
+    """The average of the mean and the largest value of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = MeanPool()
+        self.max = MaxPool()
+
+    def forward(self, tokens: Tensor, images: Tensor, segment_ids: Tensor, attention: Attention) -> Tensor:
+        arguments = (tokens, images, segment_ids, attention)
+        pooled: Tensor = 0.5 * (self.mean(*arguments) + self.max(*arguments))
+        return pooled
+
+
+def make_pool(a: Architecture) -> nn.Module | None:
+    """The pooling of an architecture. The class token is the mean of the one token that counts."""
+    match a.pooling:
+        case "map":
+            return MapPool(a)
+        case "mean" | "class":
+            return MeanPool()
+        case "max":
+            return MaxPool()
+        case "mean_max":
+            return MeanMaxPool()
+        case "none":
+            return None

@@ -7,11 +7,12 @@ rejected by TensorRT. A separable resize is linear in the table, so the value at
 
 where a_n[k] is the filter row that resamples n_in entries to n_out:
 
-    s = n_in / n_out,  f = max(1, s) with antialias else 1,  centre = (k + ½)·s
+    s = n_in / n_out,  f = max(1, s),  centre = (k + ½)·s
     a[k, i] = w((i + ½ - centre) / f), divided by its sum over i
 
-with w the triangle max(0, 1 - |d|) for bilinear, and Keys' cubic for bicubic: a = -0.5 with antialias, -0.75
-without (as torch has them). Without antialias, taps beyond the edge count for the edge entry.
+with w the triangle max(0, 1 - |d|) for bilinear, and Keys' cubic with a = -0.5 for bicubic, as torch has them.
+With align_corners, s = (n_in - 1) / (n_out - 1). That is the antialiased filter, whose support grows with the
+table: one product with all of it. Without antialias a few taps are enough; see `positions_gather`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from naflex_deploy.build.architecture import Positions
 
 
 class PositionTable(nn.Module):
-    """A learned table resized to each token's grid.
+    """A learned table resized to each token's grid, with antialias.
 
     Args:
         positions: Table size and filter.
@@ -48,55 +49,54 @@ class PositionTable(nn.Module):
             [T, D] float.
         """
         (rows, columns), p = self.positions.grid, self.positions
-        vertical = filter_weights(coords[:, 0], token_grid[:, 0], rows, p.interpolation, p.antialias)
-        horizontal = filter_weights(coords[:, 1], token_grid[:, 1], columns, p.interpolation, p.antialias)
+        grid = target_grid(token_grid, p)
+        vertical = filter_weights(coords[:, 0], grid[:, 0], rows, p.interpolation, p.align_corners)
+        horizontal = filter_weights(coords[:, 1], grid[:, 1], columns, p.interpolation, p.align_corners)
         weights = (vertical[:, :, None] * horizontal[:, None, :]).flatten(1)
         return weights.to(self.table.dtype) @ self.table
 
 
-def filter_weights(place: Tensor, target: Tensor, source: int, interpolation: str, antialias: bool) -> Tensor:
-    """Filter rows that resample ``source`` entries for tokens at ``place`` of ``target``.
+def target_grid(token_grid: Tensor, positions: Positions) -> Tensor:
+    """[T, 2]: the size that the table is resized to for each token."""
+    return token_grid.amax(1, keepdim=True).expand(-1, 2) if positions.square else token_grid
+
+
+def scale_of(target: Tensor, source: int, align_corners: bool) -> Tensor:
+    """s of the formula: table entries per step of the grid."""
+    if align_corners:
+        return (source - 1) / (target.float() - 1).clamp(min=1) * (target > 1)
+    return source / target.float()
+
+
+def filter_weights(
+    place: Tensor, target: Tensor, source: int, interpolation: str, align_corners: bool = False
+) -> Tensor:
+    """Filter rows that resample ``source`` entries for tokens at ``place`` of ``target``, with antialias.
 
     Args:
         place: [T] index of each token along one axis.
         target: [T] size of the token's grid along that axis.
         source: Entries of the table along that axis.
         interpolation: ``bilinear`` or ``bicubic``.
-        antialias: Widen the filter by the shrink factor.
+        align_corners: See `Positions`.
 
     Returns:
         [T, source] float32, rows summing to 1.
     """
-    scale = source / target.float()
+    scale = scale_of(target, source, align_corners)
     centre = (place.float() + 0.5) * scale
     taps = torch.arange(source, device=place.device, dtype=torch.float32) + 0.5
-    if not antialias:
-        return _edge_clamped(centre, taps, source, interpolation)
     distance = (taps - centre[:, None]) / scale.clamp(min=1.0)[:, None]
-    weights = _triangle(distance) if interpolation == "bilinear" else _cubic(distance, -0.5)
+    weights = triangle(distance) if interpolation == "bilinear" else cubic(distance, -0.5)
     return weights / weights.sum(1, keepdim=True)
 
 
-def _edge_clamped(centre: Tensor, taps: Tensor, source: int, interpolation: str) -> Tensor:
-    """Without antialias: unit-width filter, taps outside the table folded onto its edge entries."""
-    if interpolation == "bilinear":
-        # Clamping the centre is the same as clamping both taps.
-        return _triangle(taps - centre.clamp(0.5, source - 0.5)[:, None])
-    margin = 2
-    wide = torch.arange(-margin, source + margin, device=centre.device, dtype=torch.float32) + 0.5
-    weights = _cubic(wide - centre[:, None], -0.75)
-    first = weights[:, : margin + 1].sum(1, keepdim=True)
-    last = weights[:, -margin - 1 :].sum(1, keepdim=True)
-    if source == 1:
-        return torch.ones_like(first)
-    return torch.cat([first, weights[:, margin + 1 : -margin - 1], last], dim=1)
-
-
-def _triangle(distance: Tensor) -> Tensor:
+def triangle(distance: Tensor) -> Tensor:
+    """The bilinear kernel."""
     return F.relu(1.0 - distance.abs())
 
 
-def _cubic(distance: Tensor, a: float) -> Tensor:
+def cubic(distance: Tensor, a: float) -> Tensor:
     """Keys' cubic convolution kernel."""
     d = distance.abs()
     near = ((a + 2) * d - (a + 3)) * d * d + 1

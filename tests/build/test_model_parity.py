@@ -17,6 +17,7 @@ from naflex_deploy.build.checkpoints import read
 from naflex_deploy.build.mlp import Mlp
 from naflex_deploy.build.model import PackedNaFlexViT
 from naflex_deploy.build.pooling import MapPool
+from naflex_deploy.build.positions_gather import GatheredTable
 from naflex_deploy.core.pack import Pack
 from tests.support.packs import GRIDS, Recording, assert_parity, inputs, random_images, run
 from tests.support.siglip2 import golden, small
@@ -86,7 +87,11 @@ def _no_mask(model: PackedNaFlexViT) -> None:
 
 
 def _no_antialias(model: PackedNaFlexViT) -> None:
-    model.positions.positions = dataclasses.replace(model.positions.positions, antialias=False)
+    replacement = GatheredTable(
+        dataclasses.replace(model.positions.positions, antialias=False), model.embed.out_features
+    )
+    replacement.table = model.positions.table
+    model.positions = replacement
 
 
 def _residual(model: PackedNaFlexViT) -> None:

@@ -115,8 +115,7 @@ def _weights(a: Architecture, tensors: Tensors, prefix: str) -> Iterator[tuple[s
     """(our name, tensor) for everything the packed model needs."""
     d, hidden = a.width, a.mlp_width
     yield from tensors.linear("embed", f"{prefix}embeddings.patch_embedding", d, a.patch_values).items()
-    cells = a.positions.grid[0] * a.positions.grid[1]
-    yield "positions.table", tensors.take(f"{prefix}embeddings.position_embedding.weight", cells, d)
+    yield "positions.table", tensors.take(f"{prefix}embeddings.position_embedding.weight", a.table_entries, d)
     for i in range(a.depth):
         ours, theirs = f"blocks.{i}", f"{prefix}encoder.layers.{i}"
         yield from tensors.norm(f"{ours}.norm1", f"{theirs}.layer_norm1", d).items()

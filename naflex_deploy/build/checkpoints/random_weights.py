@@ -33,7 +33,9 @@ def random_checkpoint(architecture: Architecture, *, source: str = "random", see
     deviation of about D·v, so v = 2/D; every other matrix keeps the variance of its input.
     """
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in PackedNaFlexViT(architecture).state_dict().items()}
+        shapes = {
+            name: tensor.shape for name, tensor in PackedNaFlexViT(architecture, ("tokens",)).state_dict().items()
+        }
     generator = torch.Generator().manual_seed(seed)
 
     def draw(name: str, shape: torch.Size) -> Tensor:
@@ -43,7 +45,7 @@ def random_checkpoint(architecture: Architecture, *, source: str = "random", see
             return values * 0.02
         if "norm" in layer:
             return 1 + 0.1 * values
-        if name.endswith(("positions.table", "pool.probe")):
+        if name.endswith(("table", "probe", "frequencies")):
             return values * 0.5
         variance = (2.0 if layer.endswith(("query", "key")) else 1.0) / shape[-1]
         return values * math.sqrt(variance)
