@@ -1,0 +1,76 @@
+"""A small real checkpoint, and the bundle that the command line itself builds from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from transformers import Siglip2Config, Siglip2ForImageClassification
+
+from naflex_deploy.cli import main
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Call the command line; a crash is raised, not swallowed."""
+
+    def invoke(*arguments: object) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory as transformers writes it."""
+    torch.manual_seed(0)
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "patch_size": 16,
+        "vision_use_head": False,
+    }
+    config = Siglip2Config(vision_config=vision, num_labels=3, id2label={0: "cat", 1: "dog", 2: "[owl]"})
+    path = tmp_path_factory.mktemp("checkpoint")
+    model = Siglip2ForImageClassification(config)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(run: Run, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundles") / "photo"
+    result = run("build", "--profile", "photo", "--backend", "onnxruntime", "--model", checkpoint, "-o", path)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Five sound images of different shapes in a directory, one of them two frames."""
+    folder = tmp_path / "images"
+    (folder / "deeper").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def image(height: int, width: int) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+    image(40, 60).save(folder / "a.png")
+    image(300, 20).save(folder / "b.jpg")
+    image(16, 16).save(folder / "c.bmp")
+    image(100, 130).save(folder / "deeper" / "d.webp")
+    image(20, 30).save(folder / "e.tiff", save_all=True, append_images=[image(50, 20)])
+    return folder

@@ -1,0 +1,134 @@
+"""The other commands: what they print, their exit codes, and that stdout holds results alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from naflex_deploy.cli import COMMANDS
+from naflex_deploy.core.config import builtin_profiles
+from naflex_deploy.core.profile import Profile
+from tests.cli.conftest import Run
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(run: Run, name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+
+
+def test_json_is_one_versioned_document(run: Run, bundle: Path) -> None:
+    for arguments in (
+        ("plan", "--profile", "photo"),
+        ("verify", bundle),
+        ("inspect", bundle),
+        ("profiles",),
+        ("profiles", "edge"),
+        ("doctor",),
+    ):
+        result = run(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        document = json.loads(result.stdout)
+        assert (document["schema"], document["command"]) == (1, arguments[0])
+
+
+def test_a_printed_profile_is_a_profile(run: Run) -> None:
+    for name in builtin_profiles():
+        printed = tomllib.loads(run("profiles", name).stdout)
+        parsed = Profile.parse(printed, source=lambda path: "printed")
+        assert parsed.name == name
+
+
+def test_without_a_model_build_says_that_it_takes_the_demo(run: Run, bundle: Path) -> None:
+    result = run("build", "--profile", "photo", "-o", bundle)
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr
+    assert "DEMO MODEL" in result.stderr
+    assert result.stdout == ""
+
+
+def test_build_refusals_leave_nothing(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    name = "vision_model.encoder.layers.1.mlp.fc1.weight"
+
+    def variation(label: str, **tensors: object) -> Path:
+        path = tmp_path / label
+        shutil.copytree(checkpoint, path)
+        save_file({k: v for k, v in (weights | tensors).items() if v is not None}, path / "model.safetensors")
+        return path
+
+    missing = variation("missing", **{name: None})
+    misshaped = variation("misshaped", **{name: weights[name][:, :5].contiguous()})
+    extra = variation("extra", **{"vision_model.surprise": weights[name].clone()})
+    pickled = tmp_path / "pickled"
+    shutil.copytree(checkpoint, pickled)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    cut = variation("cut")
+    (cut / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:1000])
+    output = tmp_path / "bundle"
+    for arguments, expected in (
+        (("--profile", "photo", "--model", missing), (name, "is missing")),
+        (("--profile", "photo", "--model", misshaped), (name, "expected shape [48, 32], found [48, 5]")),
+        (("--profile", "photo", "--model", extra), ("unexpected tensor", "surprise")),
+        (("--profile", "photo", "--model", pickled), ("pytorch_model.bin", "pickle")),
+        (("--profile", "photo", "--model", cut), ("model.safetensors is damaged",)),
+        (("--profile", "photo", "--model", tmp_path / "none"), ("no model at",)),
+        (("--profile", "photoo", "--model", checkpoint), ("did you mean 'photo'?",)),
+        (("--profile", "photo", "--set", "image.tokens=0"), ("image.tokens", "greater than 0", "found 0")),
+        (("--profile", "photo", "--precision", "int3"), ("engine.precision", "fp32", "found 'int3'")),
+    ):
+        result = run("build", *arguments, "-o", output)
+        assert result.exit_code == 2, result.stderr
+        assert all(part in result.stderr for part in expected), result.stderr
+    assert not [path for path in tmp_path.iterdir() if "bundle" in path.name]
+
+
+def test_a_backend_that_cannot_be_built_here_exits_4(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    result = run("build", "--profile", "photo", "--backend", "tensorrt", "--model", checkpoint, "-o", tmp_path / "b")
+    assert result.exit_code == 4
+    assert "tensorrt" in result.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_verify_sees_a_flipped_byte(run: Run, bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    target = next(copy.glob("variants/*/model.onnx"))
+    content = bytearray(target.read_bytes())
+    content[len(content) // 2] ^= 1
+    target.write_bytes(content)
+    for arguments in (("verify", copy), ("embed", copy, bundle / "manifest.json")):
+        result = run(*arguments)
+        assert result.exit_code == 4
+        assert "was changed" in result.stderr
+
+
+def test_verify_fills_the_gate_and_writes_a_report(run: Run, bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["variants"][0]["gate"] = {"status": "unmeasured"}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    result = run("verify", copy)
+    assert result.exit_code == 0, result.output
+    gate = json.loads((copy / "manifest.json").read_text())["variants"][0]["gate"]
+    assert gate["status"] == "passed"
+    assert gate["executed"]["cpu"]
+    assert len(list((copy / "reports").glob("verify-*.json"))) == 1
+
+
+def test_plan_shows_where_values_come_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAFLEX_DEPLOY_IMAGE__TOKENS", "100")
+    result = run("plan", "--profile", "photo", "--set", "packing.max_images=3", "--json")
+    document = json.loads(result.stdout)
+    assert document["image_tokens"] == 100
+    assert document["origins"]["image.tokens"] == "NAFLEX_DEPLOY_IMAGE__TOKENS"
+    assert document["origins"]["packing.max_images"] == "--set"
+    assert document["origins"]["image.fit"] == "profile photo"
+    assert document["origins"]["gate.min_cosine"] == "default"

@@ -1,0 +1,178 @@
+"""``naflex-deploy embed``: what is written, what is refused, what survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Siglip2ForImageClassification
+
+import naflex_deploy
+from naflex_deploy.runtime import journal as journal_module
+from naflex_deploy.runtime.decode import decode
+from naflex_deploy.runtime.fit import apply_fit, plan_fit
+from naflex_deploy.runtime.patchify import patchify
+from tests.cli.conftest import Run
+
+ORDER = ["a.png", "b.jpg", "c.bmp", "deeper/d.webp", "e.tiff", "e.tiff"]
+
+
+def test_classes_are_those_of_the_real_model(run: Run, bundle: Path, checkpoint: Path, images: Path) -> None:
+    result = run("embed", bundle, images / "a.png", images / "b.jpg", "-o", images / "out.jsonl")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (images / "out.jsonl").read_text().splitlines()]
+    model = Siglip2ForImageClassification.from_pretrained(checkpoint).eval()
+    for row in rows:
+        image = next(decode(row["path"]))
+        fit = plan_fit((image.height, image.width), patch_size=16, tokens=256)
+        pixels = torch.from_numpy(patchify(apply_fit(image, fit), 16).pixels.astype(np.float32)) / 127.5 - 1
+        with torch.no_grad():
+            output = model(
+                pixel_values=pixels[None],
+                pixel_attention_mask=torch.ones(1, len(pixels), dtype=torch.int64),
+                spatial_shapes=torch.tensor([fit.grid_hw]),
+            )
+        probabilities = output.logits.softmax(-1)[0]
+        best = int(probabilities.argmax())
+        assert row["label"] == model.config.id2label[best]
+        assert row["score"] == pytest.approx(float(probabilities[best]), abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".jsonl"])
+def test_rows_are_in_input_order_and_equal_the_python_api(run: Run, bundle: Path, images: Path, suffix: str) -> None:
+    output = images.parent / f"out{suffix}"
+    result = run("embed", bundle, images, "-o", output)
+    assert result.exit_code == 0, result.output
+    expected = naflex_deploy.load(bundle).embed(dict.fromkeys(images / name for name in ORDER))
+    if suffix == ".npz":
+        with np.load(output) as arrays:
+            paths, vectors = arrays["paths"].tolist(), arrays["embeddings"]
+            assert arrays["frames"].tolist() == [0, 0, 0, 0, 0, 1]
+    else:
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        paths, vectors = [row["path"] for row in rows], np.array([row["embedding"] for row in rows])
+    assert [str(Path(path).relative_to(images)) for path in paths] == ORDER
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert not list(images.parent.glob(".*")), "the journal is gone"
+
+
+def test_a_bad_image_loses_no_other(run: Run, bundle: Path, images: Path) -> None:
+    (images / "bad.jpg").write_text("this is no picture")
+    (images / "cut.png").write_bytes((images / "a.png").read_bytes()[:200])
+    result = run("embed", bundle, images, "-o", images / "out.npz", "--json")
+    assert result.exit_code == 6
+    document = json.loads(result.stdout)
+    assert document["images"] == 6
+    assert sorted(Path(item["path"]).name for item in document["rejected"]) == ["bad.jpg", "cut.png"]
+    assert "found data that starts with" in result.stderr
+    with np.load(images / "out.npz") as arrays:
+        assert len(arrays["embeddings"]) == 6
+
+
+def test_the_table_shows_labels_as_they_are(run: Run, bundle: Path, images: Path) -> None:
+    result = run("embed", bundle, images)
+    assert result.exit_code == 0
+    assert "30x20" in result.stdout
+    assert any(name in result.stdout for name in ("cat", "dog", "[owl]"))
+    assert "5 files" in result.stdout
+
+
+def test_refusals(run: Run, bundle: Path, images: Path, tmp_path: Path) -> None:
+    existing = tmp_path / "there.npz"
+    existing.write_bytes(b"precious")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, code, message in (
+        ((bundle, images, "-o", existing), 2, "exists already"),
+        ((bundle, images, "-o", tmp_path / "out.csv"), 2, "ends in .npz or .jsonl"),
+        ((bundle, empty), 2, "expected images, found none"),
+        ((bundle, tmp_path / "nothing.png"), 2, "no such file"),
+        ((tmp_path / "no-bundle", images), 4, "is no bundle"),
+        ((bundle, images, "--variant", "onnxruntime-cpu-fp23"), 4, "did you mean 'onnxruntime-cpu-fp32'"),
+    ):
+        result = run("embed", *arguments)
+        assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
+    assert existing.read_bytes() == b"precious"
+
+
+def test_resume_skips_what_is_done_and_redoes_what_changed(
+    run: Run, bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = images.parent / "out.npz"
+
+    def fail(self: object, order: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module.Journal, "finish", fail)
+        assert run("embed", bundle, images, "-o", output).exit_code == 1
+    assert not output.exists()
+    rng = np.random.default_rng(9)
+    Image.fromarray(rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(images / "a.png")
+    result = run("embed", bundle, images, "-o", output, "--resume", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["skipped_files"], document["images"]) == (4, 1)
+    expected = naflex_deploy.load(bundle).embed(dict.fromkeys(images / name for name in ORDER))
+    with np.load(output) as arrays:
+        np.testing.assert_allclose(arrays["embeddings"], expected, atol=1e-5)
+    assert run("embed", bundle, images, "-o", output, "--resume").exit_code == 0, "a finished run resumes to nothing"
+
+
+def test_a_journal_of_another_bundle_is_not_resumed(run: Run, bundle: Path, images: Path) -> None:
+    output = images.parent / "out.npz"
+    folder = output.with_name(f".{output.name}.journal")
+    folder.mkdir()
+    (folder / "key").write_text("another")
+    result = run("embed", bundle, images, "-o", output, "--resume")
+    assert result.exit_code == 2
+    assert "another bundle" in result.stderr
+
+
+def test_a_killed_run_loses_and_doubles_nothing(bundle: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle, a torn last line, then --resume."""
+    rng = np.random.default_rng(1)
+    many = tmp_path / "many"
+    many.mkdir()
+    for index in range(60):
+        height, width = rng.integers(20, 400, 2)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(many / f"{index:03}.png")
+    output = tmp_path / "out.npz"
+    command = [sys.executable, "-m", "naflex_deploy.cli", "embed", str(bundle), str(many), "-o", str(output)]
+    lines = tmp_path / ".out.npz.journal" / "rows.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (lines.exists() and lines.read_bytes().count(b"\n") >= 10):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    assert lines.exists()
+    with lines.open("ab") as stream:
+        stream.write(b'{"path": "torn')
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    with np.load(output) as arrays:
+        assert [Path(path).name for path in arrays["paths"]] == [f"{index:03}.png" for index in range(60)]
+        expected = naflex_deploy.load(bundle).embed(sorted(many.iterdir()))
+        np.testing.assert_allclose(arrays["embeddings"], expected, atol=1e-5)
+
+
+def test_a_full_disk_leaves_no_output(run: Run, bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **keywords: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    output = images.parent / "out.npz"
+    result = run("embed", bundle, images, "-o", output)
+    assert result.exit_code == 2
+    assert "the disk is full" in result.stderr
+    assert not output.exists()
