@@ -6,10 +6,10 @@ images of each length share a pack, and one pattern is used for as many packs as
 million images need some thousand patterns.
 
 A pattern starts from its *fair share* of the images left, c = images left · budget / tokens left: the c
-shortest, which are then exchanged for longer ones, each for the longest that still fits. So every pack
-takes long images together with short ones. First-fit decreasing, which takes long images first, leaves
-short ones for the end, where the image limit cuts packs off half empty. It does better where few images
-fit into a pack, so it is tried too, and the least number of packs wins.
+shortest, which are then exchanged for longer ones, each for the longest that still fits, and the longest
+that fit into what is left are added. So every pack takes long images together with short ones, where
+first-fit decreasing, which takes long images first, leaves short ones for the end, and the image limit cuts
+packs off half empty there. Both ways of rounding c are tried, and the fewer packs win.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def pack_lengths(lengths: Sequence[int] | npt.NDArray[np.integer], budget: int, 
     enough = max(-(-int(tokens.sum()) // budget), -(-len(tokens) // max_images))
     best: list[_Pattern] = []
     packs = len(tokens) + 1
-    for share in (math.floor, math.ceil, lambda _: 0):
+    for share in (math.floor, math.ceil):
         patterns = _patterns(sizes.tolist(), counts.tolist(), budget, max_images, share)
         found = sum(repeats for _, repeats in patterns)
         if found < packs:
