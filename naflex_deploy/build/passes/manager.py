@@ -1,0 +1,112 @@
+"""Runs passes in a declared order and records what each did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from naflex_deploy.build.passes import (
+    centre_pixels,
+    fold_probe,
+    fuse_attention,
+    fuse_positions,
+    merge_qkv,
+    split_gemm,
+    split_qkv,
+)
+from naflex_deploy.build.passes.graphs import Model
+from naflex_deploy.core.errors import NaflexError
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One rewrite of a graph.
+
+    Attributes:
+        name: As the manifest calls it.
+        match: Candidates.
+        check: What `rewrite` needs, or why a candidate is none.
+        rewrite: Replaces the piece and returns the name of what took its place.
+    """
+
+    name: str
+    match: Callable[[Model], Iterator[gs.Node]]
+    check: Callable[[Model, gs.Node], Any | str]
+    rewrite: Callable[[Model, Any], str]
+
+
+PASSES = {
+    module.__name__.rpartition(".")[2]: Pass(
+        module.__name__.rpartition(".")[2], module.match, module.check, module.rewrite
+    )
+    for module in (split_gemm, centre_pixels, split_qkv, merge_qkv, fuse_positions, fuse_attention, fold_probe)
+}
+
+PORTABLE = ("split_gemm", "centre_pixels", "fuse_positions", "fuse_attention")
+"""What every target starts from."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a pass did.
+
+    Attributes:
+        name: Of the pass.
+        changed: Nodes that it made.
+        refused: For each candidate that it left alone, why.
+    """
+
+    name: str
+    changed: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest: how many pieces it rewrote, and why it refused others."""
+        return {"pass": self.name, "changed": len(self.changed), "refused": self.refused}
+
+
+class PassError(NaflexError):
+    """A pass did not find what the graph must hold."""
+
+
+def run(model: Model, names: Sequence[str], required: Mapping[str, int] | None = None) -> list[Applied]:
+    """Run passes, in place.
+
+    Args:
+        model: The graph.
+        names: Of `PASSES`, in order.
+        required: How many pieces a pass has to rewrite.
+
+    Raises:
+        PassError: It rewrote another number; names the first candidate refused and the reason.
+    """
+    results = []
+    for name in names:
+        applied = apply(model, PASSES[name])
+        results.append(applied)
+        expected = (required or {}).get(name, len(applied.changed))
+        if len(applied.changed) != expected:
+            where = "; ".join(f"at {node}: {reason}" for node, reason in list(applied.refused.items())[:1])
+            raise PassError(
+                f"{name}: expected to rewrite {expected}, rewrote {len(applied.changed)}; {where or 'no candidates'}",
+                hint="the graph was exported by another version, or changed by a tool that passes do not know",
+            )
+    return results
+
+
+def apply(model: Model, one: Pass) -> Applied:
+    """Run one pass, in place."""
+    applied = Applied(one.name)
+    for node in list(one.match(model)):
+        if not node.outputs:
+            continue  # a rewrite before this one took it away
+        found = one.check(model, node)
+        if isinstance(found, str):
+            applied.refused[node.name] = found
+        else:
+            applied.changed.append(one.rewrite(model, found))
+    model.tidy()
+    return applied
