@@ -61,7 +61,7 @@ def resolve(
     Raises:
         UsageError: Unknown profile (names the nearest), unreadable file, bad TOML, invalid value.
     """
-    layers = [*_profile_layers(str(profile), ())]
+    layers = _profile_layers(str(profile), {})
     if config is not None:
         layers.append((str(config), _read(config, str(config))))
     layers += _environment_layers(os.environ if environment is None else environment)
@@ -84,12 +84,13 @@ def resolve(
     return Config(resolved, dict(sorted(origins.items())))
 
 
-def _profile_layers(name: str, seen: tuple[str, ...]) -> list[tuple[str, Values]]:
-    """The profile and everything it extends, base first."""
-    if name in seen:
-        raise UsageError(f"profile '{name}' extends itself: {' -> '.join([*seen, name])}", hint="break the cycle")
-    builtin = builtin_profiles()
+def _profile_layers(name: str, above: dict[Path, str]) -> list[tuple[str, Values]]:
+    """The profile and everything it extends, base first; ``above`` are those that extend it."""
     path = Path(name)
+    if path.resolve() in above:
+        chain = " -> ".join([*above.values(), name])
+        raise UsageError(f"profile '{name}' extends itself: {chain}", hint="break the cycle")
+    builtin = builtin_profiles()
     source: Traversable | Path
     if name in builtin:
         source, origin = builtin[name], f"profile {name}"
@@ -103,9 +104,9 @@ def _profile_layers(name: str, seen: tuple[str, ...]) -> list[tuple[str, Values]
         return [(origin, values)]
     if not isinstance(base, str):
         raise UsageError(f"{origin}: extends: expected the name or path of a profile, found {base!r}")
-    relative = path.parent / base
-    inherited = _profile_layers(str(relative) if relative.is_file() else base, (*seen, name))
-    return [*inherited, (origin, values)]
+    if base.endswith(".toml"):
+        base = str(path.parent / base)
+    return [*_profile_layers(base, {**above, path.resolve(): name}), (origin, values)]
 
 
 def _read(source: Traversable | Path, origin: str) -> Values:
@@ -147,6 +148,7 @@ def _merge(into: Values, values: Values, origin: str, origins: dict[str, str], p
             _merge(into.setdefault(key, {}), value, origin, origins, f"{full}.")
         else:
             into[key] = value
+            origins.pop(full, None)  # the latest comes last
             origins[full] = origin
 
 

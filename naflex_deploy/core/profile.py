@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from naflex_deploy.core.errors import UsageError, nearest
 
@@ -49,13 +50,30 @@ def _ascending(budgets: list[int]) -> list[int]:
     return budgets
 
 
+def _once(values: list[str]) -> list[str]:
+    if len(values) != len(set(values)):
+        raise ValueError("expected each of them once")
+    return values
+
+
+def _named(pattern: str, expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return AfterValidator(check)
+
+
 ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
 Output = Annotated[str, AfterValidator(_output)]
+ProfileName = Annotated[str, _named(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")]
+Target = Annotated[str, _named(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]
 Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_ascending)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class ImageSection(Section):
@@ -80,13 +98,17 @@ class OnnxRuntimeSection(Section):
 
 class TensorRTSection(Section):
     l_buckets: Budgets = [256, 576, 1024]
-    targets: list[Annotated[str, Field(pattern=r"^sm\d{2,3}$")]] = []
+    targets: list[Target] = []
 
 
 class EngineSection(Section):
     """Which engines are built, the first backend available on the machine winning."""
 
-    backends: Annotated[list[Backend], Field(min_length=1)] = ["tensorrt", "tensorrt-rtx", "onnxruntime"]
+    backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_once)] = [
+        "tensorrt",
+        "tensorrt-rtx",
+        "onnxruntime",
+    ]
     precision: Precision = "auto"
     memory_limit: ByteCount | None = None
     onnxruntime: OnnxRuntimeSection = OnnxRuntimeSection()
@@ -106,9 +128,9 @@ class Profile(Section):
     """A resolved profile. Every field is validated; an unknown key is an error naming its path."""
 
     schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)] = SCHEMA
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: ProfileName
     description: str = ""
-    outputs: Annotated[list[Output], Field(min_length=1)] = ["pooled"]
+    outputs: Annotated[list[Output], Field(min_length=1), AfterValidator(_once)] = ["pooled"]
     image: ImageSection = ImageSection()
     packing: PackingSection = PackingSection()
     engine: EngineSection = EngineSection()
@@ -165,16 +187,23 @@ def _explain(error: ValidationError, source: Callable[[str], str]) -> UsageError
         parent, _, key = field.rpartition(".")
         return UsageError(f"{where}: unknown key", hint=nearest(key, _keys_of(parent)))
     # A union reports each alternative that failed: say all of them.
-    allowed = dict.fromkeys(
-        item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        for item in error.errors()
-        if _field_path(item["loc"]) == field
-    )
+    allowed = dict.fromkeys(_allowed(item) for item in error.errors() if _field_path(item["loc"]) == field)
     found = "" if isinstance(first["input"], dict) else f", found {first['input']!r}"
     return UsageError(
-        f"{where}: {'' if first['type'] in ('value_error', 'missing') else 'expected '}{' or '.join(allowed)}{found}",
+        f"{where}: {'' if first['type'] == 'value_error' else 'expected '}{' or '.join(allowed)}{found}",
         hint="`naflex-deploy profiles NAME` prints a complete profile",
     )
+
+
+def _allowed(item: ErrorDetails) -> str:
+    match item["type"]:
+        case "missing":
+            return "a value, found none"
+        case "model_type":
+            return "a table"
+        case "too_short":
+            return f"a list of at least {item['ctx']['min_length']}"
+    return item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:
