@@ -93,10 +93,10 @@ class Pack:
         offsets = np.concatenate([[0], np.cumsum([len(image) + prefix for image in images])]).astype(np.int64)
         rows = int(offsets[-1]) if tokens is None else tokens
         first = images[0].pixels
-        patches = np.zeros((rows, first.shape[1]), first.dtype)
+        pack = cls(np.zeros((rows, first.shape[1]), first.dtype), grid_hw, offsets, prefix, slots)
         for start, image in zip(offsets + prefix, images, strict=False):
-            patches[start : start + len(image)] = image.pixels
-        return cls(patches, grid_hw, offsets, prefix, slots)
+            pack.patches[start : start + len(image)] = image.pixels
+        return pack
 
     @property
     def images(self) -> int:
