@@ -70,8 +70,10 @@ class Bundle:
         """
         for name in names:
             expected, path = self.manifest.files.get(name), self.path / name
-            if expected is None or not path.resolve().is_relative_to(self.path.resolve()):
+            if expected is None:
                 raise BundleError(f"{path} is not listed in the manifest", hint="copy or build the bundle again")
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                raise BundleError(f"{path} lies outside the bundle", hint="copy or build the bundle again")
             if not path.is_file():
                 raise BundleError(f"{path} is missing from the bundle", hint="copy or build the bundle again")
             size = path.stat().st_size
@@ -87,9 +89,10 @@ class Bundle:
                 )
 
     def files_of(self, variant: Variant) -> list[str]:
-        """The files that a variant needs to run."""
+        """The files that a variant needs to run: its engine and what lies beside it."""
         folder = f"{Path(variant.model).parent.as_posix()}/"
-        return [name for name in self.manifest.files if name.startswith(folder)]
+        beside = [name for name in self.manifest.files if name.startswith(folder) and name != variant.model]
+        return [variant.model, *beside]
 
 
 def _rejection(variant: Variant) -> str | None:
