@@ -82,7 +82,7 @@ class Variant(Entry):
     name: str
     backend: str
     target: str
-    precision: str
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
     model: str
     budgets: list[int]
     inputs: list[InputSpec]
@@ -144,7 +144,7 @@ class Manifest(Entry):
                 f"{bundle} is no bundle: expected {FILE_NAME}, found {found}",
                 hint="build one with `naflex-deploy build`",
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{path} is unreadable: {error}", hint="copy or build the bundle again") from None
         schema = content.get("schema") if isinstance(content, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +76,7 @@ class Golden:
                 tolerances = {k: Tolerance(**v) for k, v in json.loads(str(arrays["tolerances"])).items()}
                 count = sum(name.endswith("/grid_hw") for name in arrays.files)
                 return cls([_golden_pack(arrays, f"{index}/") for index in range(count)], tolerances)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
             raise BundleError(f"{path} is damaged: {error}", hint="copy or build the bundle again") from None
 
 
@@ -108,8 +110,8 @@ def measure(session: Session, golden: Golden, precision: str, executed: Executed
         for name, reference in item.reference.items():
             values = found[name][: len(reference)].astype(np.float32)
             if not np.isfinite(values).all():
-                reason = reason or f"{name} of golden pack {index} holds NaN or infinity"
-                continue
+                reason = f"{name} of golden pack {index} holds NaN or infinity"
+                return Gate(status="failed", executed=executed, reason=reason)
             worst_error = max(worst_error, float(np.abs(values - reference).max() / np.abs(reference).max()))
             kind = "tokens" if name.startswith("tokens") else "pooled"
             cosines[kind] = min(cosines[kind], float(cosine(values, reference).min()))

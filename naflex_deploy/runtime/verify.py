@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from naflex_deploy.core.errors import OutputError
+from naflex_deploy.core.errors import IncompatibleError, OutputError
 from naflex_deploy.core.files import new_file
 from naflex_deploy.core.machine import cpu_flags, cpu_name, system_name
 from naflex_deploy.core.manifest import FILE_NAME, Executed, Gate, Manifest
@@ -50,11 +50,12 @@ def verify(path: Path) -> Verification:
     executed = Executed(cpu=cpu_name(), system=system_name(), runtime=f"onnxruntime {onnxruntime.__version__}")
     gates = {}
     for variant in bundle.manifest.variants:
-        reason = cannot_run(variant)
-        if reason is None:
+        try:
+            if reason := cannot_run(variant):
+                raise IncompatibleError(reason)
             gates[variant.name] = measure(open_session(path, variant), golden, variant.precision, executed)
-        else:
-            gates[variant.name] = Gate(status="unmeasured", reason=reason)
+        except IncompatibleError as error:
+            gates[variant.name] = Gate(status="unmeasured", reason=error.message)
     return Verification(gates, _record(bundle, gates, executed))
 
 
@@ -70,10 +71,10 @@ def _record(bundle: Bundle, gates: dict[str, Gate], executed: Executed) -> Path 
         "gates": {name: gate.model_dump(exclude={"executed"}) for name, gate in gates.items()},
     }
     try:
-        report.parent.mkdir(exist_ok=True)
-        report.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with new_file(report) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         with new_file(bundle.path / FILE_NAME) as partial:
             partial.write_text(manifest.to_json(), encoding="utf-8")
-    except (OSError, OutputError):
+    except OutputError:
         return None
     return report
