@@ -14,7 +14,6 @@ from pathlib import Path
 
 from naflex_deploy.core.errors import NaflexError, OutputError
 
-
 _REPLACED = "-replaced"
 
 
