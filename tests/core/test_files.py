@@ -1,0 +1,226 @@
+"""Nothing is ever half written: not on an error, a full disk, a kill, a read-only file system."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from naflex_deploy.core.errors import OutputError
+from naflex_deploy.core.files import new_directory, new_file, sha256
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+def write(kind: str, path: Path, content: str = "new", force: bool = False) -> None:
+    """A file, or a directory with a file in it."""
+    if kind == "file":
+        with new_file(path) as partial:
+            partial.write_text(content)
+    else:
+        with new_directory(path, force=force) as partial:
+            (partial / "inside").write_text(content)
+
+
+def read(path: Path) -> str:
+    return (path if path.is_file() else path / "inside").read_text()
+
+
+def opened(kind: str, path: Path) -> AbstractContextManager[Path]:
+    return new_file(path) if kind == "file" else new_directory(path, force=True)
+
+
+def write_half(kind: str, path: Path, then: Callable[[], None]) -> None:
+    with opened(kind, path) as partial:
+        (partial if kind == "file" else partial / "inside").write_text("half")
+        then()
+
+
+both = pytest.mark.parametrize("kind", ["file", "directory"])
+
+
+@both
+def test_it_appears_whole_with_the_directories_above_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a" / "b [1]"
+    with opened(kind, path) as partial:
+        assert not path.exists()
+        assert partial.parent == path.parent  # a rename within one file system
+        if kind == "file":
+            partial.write_text("new")
+        else:
+            (partial / "inside").write_text("new")
+    assert read(path) == "new"
+    assert names(path.parent) == ["b [1]"]
+
+
+@both
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError(errno.ENOSPC, "full")])
+def test_an_error_leaves_what_was_there(tmp_path: Path, kind: str, error: BaseException) -> None:
+    path = tmp_path / "out"
+    for existing in ([], ["out"]):
+        with pytest.raises((RuntimeError, KeyboardInterrupt, OutputError)):
+            write_half(kind, path, Mock(side_effect=error))
+        assert names(tmp_path) == existing
+        if existing:
+            assert read(path) == "old"
+        else:
+            write(kind, path, "old")
+
+
+@both
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "permission is denied"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_a_refusal_of_the_system_is_explained(tmp_path: Path, kind: str, number: int, reason: str) -> None:
+    # The errors are made: nobody denies anything to root, and a test may not mount file systems.
+    with pytest.raises(OutputError) as caught:
+        write_half(kind, tmp_path / "out", Mock(side_effect=OSError(number, os.strerror(number))))
+    assert caught.value.message == f"cannot write {tmp_path / 'out'}: {reason}"
+    assert caught.value.hint
+    assert names(tmp_path) == []
+
+
+@both
+def test_a_read_only_directory_is_explained(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "mkdir", Mock(side_effect=OSError(errno.EROFS, os.strerror(errno.EROFS))))
+    with pytest.raises(OutputError, match="the file system is read-only"):
+        write(kind, tmp_path / "sub" / "out")
+
+
+@both
+def test_a_file_in_the_way_is_explained(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="a part of the path is a file"):
+        write(kind, tmp_path / "file" / "out")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@both
+def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    """A real one: the process may write no file above 4 KiB."""
+    script = (
+        "import resource, sys; from pathlib import Path; from tests.core.test_files import write\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "write(sys.argv[1], Path(sys.argv[2]), 'x' * 100_000)"
+    )
+    run = subprocess.run([sys.executable, "-c", script, kind, str(tmp_path / "out")], capture_output=True, text=True)
+    assert "OutputError: cannot write" in run.stderr
+    assert names(tmp_path) == []
+
+
+def test_an_existing_directory_is_refused_and_untouched(tmp_path: Path) -> None:
+    write("directory", tmp_path / "out", "old")
+    with pytest.raises(OutputError, match="exists already") as caught:
+        write("directory", tmp_path / "out")
+    assert "--force" in caught.value.hint
+    assert read(tmp_path / "out") == "old"
+
+
+def test_force_replaces_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    write("directory", path, "old")
+    (path / "extra").write_text("")
+    with new_directory(path, force=True) as partial:
+        (partial / "inside").write_text("new")
+        assert read(path) == "old"
+    assert (names(tmp_path), names(path), read(path)) == (["out"], ["inside"], "new")
+
+
+def test_a_replacement_that_fails_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    write("directory", path, "old")
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(target) == path and read(Path(source)) == "new":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write("directory", path, "new", force=True)
+    assert (names(tmp_path), read(path)) == (["out"], "old")
+
+
+def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
+    write("directory", tmp_path / "target", "theirs")
+    (tmp_path / "out").symlink_to(tmp_path / "target")
+    write("directory", tmp_path / "out", "mine", force=True)
+    assert (read(tmp_path / "out"), read(tmp_path / "target")) == ("mine", "theirs")
+    assert names(tmp_path) == ["out", "target"]
+
+
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with pytest.raises(OutputError, match="exists already"), new_directory(path):
+        path.mkdir()
+    assert (names(tmp_path), names(path)) == (["out"], [])
+
+
+@both
+def test_what_a_killed_process_left_is_swept(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out [1]"
+    script = (
+        "import os, signal, sys; from pathlib import Path; from tests.core.test_files import write_half\n"
+        "write_half(sys.argv[1], Path(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    run = subprocess.run([sys.executable, "-c", script, kind, str(path)])
+    assert run.returncode == -signal.SIGKILL
+    left = names(tmp_path)
+    assert len(left) == 1
+    assert left[0].startswith(".out [1].partial-")
+    write(kind, path)
+    assert names(tmp_path) == ["out [1]"]
+
+
+@both
+def test_an_earlier_process_of_the_same_number_is_swept(tmp_path: Path, kind: str) -> None:
+    """In a container, every run may be process 1."""
+    left = tmp_path / f".out.partial-{os.getpid()}"
+    left.mkdir()
+    (left / "inside").write_text("half")
+    write(kind, tmp_path / "out")
+    assert (names(tmp_path), read(tmp_path / "out")) == (["out"], "new")
+
+
+@both
+def test_what_a_running_process_writes_is_left_alone(tmp_path: Path, kind: str) -> None:
+    running = f".out.partial-{os.getppid()}"
+    (tmp_path / running).mkdir()
+    write(kind, tmp_path / "out")
+    assert names(tmp_path) == [running, "out"]
+
+
+def test_a_replacement_that_was_killed_half_way_gives_the_old_one_back(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    old = tmp_path / f".out.partial-{ended.pid}-replaced"
+    old.mkdir()
+    (old / "inside").write_text("old")
+    with pytest.raises(OutputError, match="exists already"):
+        write("directory", tmp_path / "out")
+    assert (names(tmp_path), read(tmp_path / "out")) == (["out"], "old")
+
+
+def test_a_digest_is_sha256(tmp_path: Path) -> None:
+    content = os.urandom(300_000)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
