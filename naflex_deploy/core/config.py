@@ -148,7 +148,6 @@ def _merge(into: Values, values: Values, origin: str, origins: dict[str, str], p
             _merge(into.setdefault(key, {}), value, origin, origins, f"{full}.")
         else:
             into[key] = value
-            origins.pop(full, None)  # the latest comes last
             origins[full] = origin
 
 

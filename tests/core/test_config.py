@@ -158,6 +158,7 @@ def refusal(*settings: str, profile: str | Path = "doc-ocr") -> UsageError:
         ("engine.onnxruntime.budgets=[9, 9]", "budgets in ascending order, each once", "[9, 9]"),
         ("engine.tensorrt.targets=['86']", "a GPU architecture such as 'sm89'", "'86'"),
         ("engine.tensorrt.l_buckets=x", "a valid list", "'x'"),
+        ("gate.min_cosine=0", "greater than 0", "0"),
         ("gate.min_cosine=2", "less than or equal to 1", "2"),
         ("gate.min_cosine=nan", "less than or equal to 1", "nan"),
         ("calibration.samples=-1", "greater than 0", "-1"),

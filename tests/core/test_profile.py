@@ -93,7 +93,15 @@ def test_auto_tokens_are_what_the_largest_pack_holds_beside_the_prefix() -> None
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("8GiB", 8 * 2**30), ("1.5 KiB", 1536), ("2MB", 2_000_000), ("3 GB", 3 * 10**9), ("12B", 12), ("12", 12)],
+    [
+        ("8GiB", 8 * 2**30),
+        ("512MiB", 2**29),
+        ("1.5 KiB", 1536),
+        ("2MB", 2_000_000),
+        ("3 GB", 3 * 10**9),
+        ("12B", 12),
+        ("12", 12),
+    ],
 )
 def test_byte_counts(text: str, count: int) -> None:
     assert parse({"name": "x", "engine": {"memory_limit": text}}).engine.memory_limit == count
