@@ -22,7 +22,7 @@ from naflex_deploy.build.export import export, input_specs, output_specs
 from naflex_deploy.build.golden import make_golden
 from naflex_deploy.build.lower import choose
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import GateError, UsageError
+from naflex_deploy.core.errors import GateError, OutputError, UsageError
 from naflex_deploy.core.files import new_directory, refuse_existing, sha256
 from naflex_deploy.core.machine import cpu_name, system_name
 from naflex_deploy.core.manifest import FILE_NAME, Executed, FileEntry, Manifest, Model, Variant
@@ -59,6 +59,8 @@ def build_bundle(
         GateError: The engine misses the gate; what was built is left at ``<output>.rejected``.
     """
     refuse_existing(output, force=force)
+    if output.exists() and not (output / FILE_NAME).is_file():
+        raise OutputError(f"{output} is no bundle, so --force does not replace it", hint="choose another name")
     started = time.perf_counter()
     backend, lowering, precision = choose(config.profile)
     report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
