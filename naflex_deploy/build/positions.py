@@ -62,10 +62,11 @@ def target_grid(token_grid: Tensor, positions: Positions) -> Tensor:
 
 
 def scale_of(target: Tensor, source: int, align_corners: bool) -> Tensor:
-    """s of the formula: table entries per step of the grid."""
+    """s of the formula: table entries per step of the grid, rounded once."""
     if align_corners:
-        return (source - 1) / (target.float() - 1).clamp(min=1) * (target > 1)
-    return source / target.float()
+        steps = target.float() - 1
+        return torch.full_like(steps, source - 1) / steps.clamp(min=1) * (target > 1)
+    return torch.full_like(target, source, dtype=torch.float32) / target.float()
 
 
 def filter_weights(
@@ -83,7 +84,7 @@ def filter_weights(
     Returns:
         [T, source] float32, rows summing to 1.
     """
-    scale = scale_of(target, source, align_corners)
+    scale = scale_of(target, source, True) if align_corners else source / target.float()
     centre = (place.float() + 0.5) * scale
     taps = torch.arange(source, device=place.device, dtype=torch.float32) + 0.5
     distance = (taps - centre[:, None]) / scale.clamp(min=1.0)[:, None]

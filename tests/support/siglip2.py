@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -45,9 +46,11 @@ def small(kind: type[nn.Module], scale: float = 0.2, **changes: object) -> nn.Mo
     """A narrow model of one of the three classes, with seeded weights."""
     vision = SMALL | changes
     if kind is Siglip2VisionModel:
-        return reseed(kind(Siglip2VisionConfig(**vision)), scale=scale)
+        return reseed(kind(Siglip2VisionConfig(**vision)), scale=scale, gain=2.0, probe=4.0)
     labels = {0: "cat", 1: "dog", 2: "newt"}
-    return reseed(kind(Siglip2Config(vision_config=vision, text_config=TEXT, id2label=labels)), scale=scale)
+    return reseed(
+        kind(Siglip2Config(vision_config=vision, text_config=TEXT, id2label=labels)), scale=scale, gain=2.0, probe=4.0
+    )
 
 
 @contextmanager
@@ -59,23 +62,23 @@ def right_interpolation() -> Iterator[None]:
     """
     interpolate = F.interpolate
 
-    def turned(x: Tensor, size: tuple[int, int], **options: object) -> Tensor:
-        height, width = size
-        if width == 1:
-            return interpolate(x.mT, (width, height), **options).mT
-        return interpolate(x, (height, width), **options)
+    def turned(x: Tensor, size: tuple[int, int] | int, **options: object) -> Tensor:
+        if isinstance(size, int) or size[1] > 1:
+            return interpolate(x, size, **options)
+        return interpolate(x.mT, size[::-1], **options).mT
 
     with patch.object(F, "interpolate", turned):
         yield
 
 
 def golden(model: nn.Module, images: Sequence[Patches]) -> Results:
-    """The original on padded images with pixels of -1…1 and a mask."""
+    """The original, in float64, on padded images with pixels of -1…1 and a mask."""
+    model = copy.deepcopy(model).double()
     lengths = [len(image) for image in images]
-    pixels = torch.zeros(len(images), max(lengths), images[0].pixels.shape[1])
+    pixels = torch.zeros(len(images), max(lengths), images[0].pixels.shape[1], dtype=torch.float64)
     mask = torch.zeros(len(images), max(lengths), dtype=torch.int32)
     for row, image in enumerate(images):
-        pixels[row, : len(image)] = (torch.from_numpy(image.pixels).float() / 255 - 0.5) / 0.5
+        pixels[row, : len(image)] = (torch.from_numpy(image.pixels).double() / 255 - 0.5) / 0.5
         mask[row, : len(image)] = 1
     batch = {
         "pixel_values": pixels,

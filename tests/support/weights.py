@@ -14,12 +14,12 @@ STACKED = {"qkv": 2 / 3, "in_proj_weight": 2 / 3, "attn_pool.kv": 1 / 2}
 
 
 @torch.no_grad()
-def reseed(module: nn.Module, seed: int = 0, scale: float = 1.0) -> nn.Module:
+def reseed(module: nn.Module, seed: int = 0, scale: float = 1.0, gain: float = 1.7, probe: float = 1.0) -> nn.Module:
     """Draw every parameter of an original model anew.
 
-    Query and key weights get four times the variance that keeps a vector's length, and probes are long, so that
-    attention logits have σ ≥ 2 everywhere; tokens enter with a deviation of about ``scale``, so that a small
-    one shows a wrong ε.
+    Query and key weights lengthen a vector by ``gain`` and a pooling probe's channels have a deviation of ``probe``,
+    so that attention logits have σ ≥ 2, yet not so large that float32 itself is the limit; tokens enter with a
+    deviation of about ``scale``, so that a small one shows a wrong ε.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
@@ -27,7 +27,7 @@ def reseed(module: nn.Module, seed: int = 0, scale: float = 1.0) -> nn.Module:
         if re.search(r"pos|cls_token|reg_token", name):
             values *= scale
         elif re.search(r"norm.*weight$", name):
-            values = 1 + 0.1 * values
+            values = (gain if re.search(r"[qk]_norm", name) else 1) + 0.1 * values
         elif re.search(r"gamma|ls\d", name):
             values = 0.5 + 0.1 * values
         elif parameter.ndim == 1:
@@ -35,11 +35,11 @@ def reseed(module: nn.Module, seed: int = 0, scale: float = 1.0) -> nn.Module:
         elif re.search(r"patch_embedding|embeds\.proj", name):
             values *= scale / math.sqrt(parameter[0].numel())
         elif re.search(r"probe|latent", name):
-            values *= 4
+            values *= probe
         else:
             values /= math.sqrt(parameter.shape[-1])
         if parameter.ndim > 1 and (found := QUERY_KEY.search(name)):
             rows = round(len(values) * STACKED.get(found[0], 1.0))
-            values[:rows] *= 2
+            values[:rows] *= gain
         parameter.copy_(values)
     return module.eval()

@@ -14,8 +14,16 @@ from naflex_deploy.core.errors import CheckpointError, nearest
 
 # prefix of SPEC → module:function, imported when used
 READERS = {
-    "hf": "naflex_deploy.build.checkpoints.hf:read_hub",
-    "random": "naflex_deploy.build.checkpoints.random_weights:read_random",
+    "hf": "directory:read_hub",
+    "random": "random_weights:read_random",
+    "timm": "timm:read_timm",
+}
+# class of a module → module:function
+MODULE_READERS = {
+    "NaFlexVit": "timm:read_module",
+    "Siglip2ForImageClassification": "hf:read_module",
+    "Siglip2Model": "hf:read_module",
+    "Siglip2VisionModel": "hf:read_module",
 }
 
 
@@ -23,16 +31,23 @@ def read(model: str | Path | nn.Module) -> Checkpoint:
     """Read a model.
 
     Args:
-        model: ``demo``; a local Hugging Face directory; ``hf:ORG/NAME``; ``random:NAME``; or a torch module.
+        model: ``demo``; a directory as transformers or timm writes it; ``hf:ORG/NAME``;
+            ``timm:NAME:FILE.safetensors``; ``timm:FILE.safetensors`` with its config.json; ``random:NAME``;
+            or a torch module.
 
     Raises:
         CheckpointError: Nothing readable there, or it is no NaFlex model; names what is wrong.
     """
     if isinstance(model, nn.Module):
-        reader = _reader("naflex_deploy.build.checkpoints.hf:read_module")
-        return reader(model)
+        kind = type(model).__name__
+        if kind not in MODULE_READERS:
+            raise CheckpointError(
+                f"cannot read a module of class {kind}, expected one of {', '.join(MODULE_READERS)}",
+                hint="pass the model itself, not a wrapper around it",
+            )
+        return _reader(MODULE_READERS[kind])(model)
     spec = str(model)
-    directory = _reader("naflex_deploy.build.checkpoints.hf:read_directory")
+    directory = _reader("directory:read_directory")
     if spec == "demo":
         with as_file(files("naflex_deploy").joinpath("demo/checkpoint")) as path:
             return directory(path, source="demo")
@@ -47,5 +62,5 @@ def read(model: str | Path | nn.Module) -> Checkpoint:
 
 def _reader(location: str) -> Callable[..., Checkpoint]:
     module, _, function = location.partition(":")
-    reader: Callable[..., Checkpoint] = getattr(import_module(module), function)
+    reader: Callable[..., Checkpoint] = getattr(import_module(f"{__name__}.{module}"), function)
     return reader

@@ -1,8 +1,7 @@
-"""Hugging Face SigLIP2-NaFlex: a directory, a hub name, or a module object. safetensors only."""
+"""Hugging Face SigLIP2-NaFlex: a directory or a module object."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from math import isqrt
 from pathlib import Path
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 from naflex_deploy.build.architecture import Architecture, Positions
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.build.checkpoints.files import load_json, load_safetensors
 from naflex_deploy.build.checkpoints.tensors import Tensors
-from naflex_deploy.core.errors import CheckpointError, MissingExtraError
+from naflex_deploy.core.errors import CheckpointError
 from naflex_deploy.core.preprocessing import Preprocessing
 
 VISION_CLASSES = ("Siglip2Model", "Siglip2VisionModel", "Siglip2ForImageClassification")
@@ -35,28 +35,6 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
-def read_hub(name: str) -> Checkpoint:
-    """Download ``ORG/NAME[@revision]`` from the hub, or take it from the local cache, and read it.
-
-    Raises:
-        CheckpointError: The hub cannot be reached, or has no such model.
-    """
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise MissingExtraError("huggingface_hub", "build") from None
-    repository, _, revision = name.partition("@")
-    try:
-        path = snapshot_download(repository, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"hf:{name} could not be downloaded: {type(error).__name__}: {reason}",
-            hint="check the name, the network and HF_TOKEN, or download it elsewhere and give the directory",
-        ) from None
-    return read_directory(Path(path), source=f"hf:{name}")
-
-
 def read_directory(path: Path, source: str | None = None) -> Checkpoint:
     """Read a directory as ``save_pretrained`` writes it.
 
@@ -64,9 +42,9 @@ def read_directory(path: Path, source: str | None = None) -> Checkpoint:
         CheckpointError: A file is missing or unreadable, or the model is not SigLIP2-NaFlex.
     """
     source = source or str(path)
-    config = _json(path / "config.json", source)
-    processor = _json(path / "preprocessor_config.json", source, required=False)
-    return _convert(config, processor, Tensors(_safetensors(path, source), source), source)
+    config = load_json(path / "config.json", source)
+    processor = load_json(path / "preprocessor_config.json", source, required=False)
+    return _convert(config, processor, Tensors(load_safetensors(path, source), source), source)
 
 
 def read_module(module: nn.Module) -> Checkpoint:
@@ -181,44 +159,3 @@ def _preprocessing(processor: Mapping[str, Any], patch_size: int, source: str) -
         std=tuple(processor.get("image_std") or (0.5,) * 3),
         resample=PIL_FILTERS[resample],
     )
-
-
-def _json(path: Path, source: str, *, required: bool = True) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if not required:
-            return {}
-        raise CheckpointError(
-            f"{source}: no {path.name} there", hint="give a directory as save_pretrained writes it"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{source}: {path.name} is unreadable: {error}", hint="save or download it again"
-        ) from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{source}: {path.name}: expected an object, found {type(content).__name__}")
-    return content
-
-
-def _safetensors(path: Path, source: str) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise MissingExtraError("safetensors", "build") from None
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        pickles = sorted(p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")))
-        found = f"found only {pickles[0]}, a pickle, which can run code when read" if pickles else "found no weights"
-        raise CheckpointError(
-            f"{source}: expected *.safetensors, {found}",
-            hint="load it where you trust it and call save_pretrained(..., safe_serialization=True)",
-        )
-    tensors: dict[str, Tensor] = {}
-    for shard in shards:
-        try:
-            tensors |= load_file(shard)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{source}: {shard.name} is damaged: {error}", hint="download it again") from None
-    return tensors

@@ -25,6 +25,11 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor not taken yet, () where there is none."""
+        tensor = self._tensors.get(name)
+        return () if tensor is None else tuple(tensor.shape)
+
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor of that name as float32, contiguous.
 
@@ -48,11 +53,11 @@ class Tensors:
         return values
 
     def linear(self, ours: str, theirs: str, outputs: int, inputs: int, *, bias: bool = True) -> dict[str, Tensor]:
-        """Weight and bias of a linear layer, renamed."""
-        weights = {f"{ours}.weight": self.take(f"{theirs}.weight", outputs, inputs)}
-        if bias:
-            weights[f"{ours}.bias"] = self.take(f"{theirs}.bias", outputs)
-        return weights
+        """Weight and bias of a linear layer, renamed; a bias of zeros where the checkpoint has none."""
+        return {
+            f"{ours}.weight": self.take(f"{theirs}.weight", outputs, inputs),
+            f"{ours}.bias": self.take(f"{theirs}.bias", outputs) if bias else torch.zeros(outputs),
+        }
 
     def norm(self, ours: str, theirs: str, width: int) -> dict[str, Tensor]:
         """Weight and bias of a LayerNorm, renamed."""

@@ -1,0 +1,67 @@
+"""Files of a checkpoint: JSON and safetensors, never pickles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from naflex_deploy.core.errors import CheckpointError, MissingExtraError
+
+
+def load_json(path: Path, source: str, *, required: bool = True) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where the file is missing and not required.
+
+    Raises:
+        CheckpointError: Missing, unreadable, or no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise CheckpointError(
+            f"{source}: no {path.name} there", hint="give a directory as save_pretrained or save_for_hf writes it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: {path.name} is unreadable: {error}", hint="save or download it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{source}: {path.name}: expected an object, found {type(content).__name__}")
+    return content
+
+
+def load_safetensors(path: Path, source: str) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, or of every one in a directory.
+
+    Raises:
+        CheckpointError: There is none, one is damaged, or there are only pickles.
+    """
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise MissingExtraError("safetensors", "build") from None
+    if path.is_dir():
+        shards = sorted(path.glob("*.safetensors"))
+        others = (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))
+    else:
+        shards = [path] if path.suffix == ".safetensors" and path.exists() else []
+        others = (path,) if path.suffix in (".bin", ".pt", ".pth") and path.exists() else ()
+    if not shards:
+        pickles = sorted(p.name for p in others)
+        found = f"found only {pickles[0]}, a pickle, which can run code when read" if pickles else "found no weights"
+        raise CheckpointError(
+            f"{source}: expected *.safetensors, {found}",
+            hint="load it where you trust it and save it as safetensors",
+        )
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        try:
+            tensors |= load_file(shard)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{source}: {shard.name} is damaged: {error}", hint="download it again") from None
+    return tensors

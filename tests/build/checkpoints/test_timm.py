@@ -1,0 +1,311 @@
+"""Every registered NaFlexViT, and random configurations, against timm's own class."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from timm.models._hub import save_for_hf
+from torch import nn
+
+from naflex_deploy.build.attention import masked_attention, ragged_attention
+from naflex_deploy.build.checkpoints import read
+from naflex_deploy.build.checkpoints.timm_architectures import ARCHITECTURES
+from naflex_deploy.build.checkpoints.timm_config import TimmConfig
+from naflex_deploy.build.checkpoints.timm_module import options_of
+from naflex_deploy.core.errors import CheckpointError
+from tests.support.naflexvit import configured, golden, named
+from tests.support.packs import GRIDS, Recording, assert_parity, random_images, run
+
+IMAGES = random_images(GRIDS, 8)
+FEW = random_images([(1, 5), (7, 1), (20, 3), (4, 6)], 8)
+
+
+def check(original, images=FEW, attention=ragged_attention):
+    recording = Recording(attention)
+    checkpoint = read(original)
+    outputs = ("pooled", "tokens", "logits") if checkpoint.architecture.classes else ("pooled", "tokens")
+    worst = assert_parity(run(checkpoint.model(outputs, recording), images), golden(original, images))
+    return worst, min(recording.sigmas)
+
+
+@pytest.mark.parametrize("attention", [masked_attention, ragged_attention])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_registered_name_equals_timm(name, attention):
+    worst, sigma = check(named(name), IMAGES, attention)
+    print(f"{name}, {attention.__name__}: {worst:.1e}, σ {sigma:.1f}")
+
+
+def test_the_table_has_every_registered_name():
+    assert set(ARCHITECTURES) == set(timm.list_models("naflexvit*"))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_table_agrees_with_timm(name):
+    """Options, class count and preprocessing of each name, in full width."""
+    registered = ARCHITECTURES[name]
+    with torch.device("meta"):
+        original = timm.create_model(name)
+    config = TimmConfig.of(registered.options, name)
+    ours = config.architecture(registered.classes)
+    assert ours == TimmConfig.of(options_of(original), name).architecture(original.num_classes)
+    assert registered.mean == tuple(original.pretrained_cfg["mean"])
+    assert registered.std == tuple(original.pretrained_cfg["std"])
+    assert original.pretrained_cfg["interpolation"] == "bicubic"
+
+
+OPTIONS = {
+    "learned, bilinear": {"pos_embed_interp_mode": "bilinear"},
+    "no antialias": {"pos_embed_antialias": False},
+    "bilinear, no antialias": {"pos_embed_interp_mode": "bilinear", "pos_embed_antialias": False},
+    "align corners": {"pos_embed_align_corners": True, "pos_embed_antialias": False},
+    "align corners, antialias": {"pos_embed_align_corners": True},
+    "aspect preserving": {"pos_embed_ar_preserving": True},
+    "grid sample": {"pos_embed_use_grid_sample": True},
+    "grid sample, factorized": {"pos_embed_use_grid_sample": True, "pos_embed": "factorized"},
+    "factorized": {"pos_embed": "factorized"},
+    "no positions": {"pos_embed": "none"},
+    "oblong table": {"pos_embed_grid_size": (5, 24)},
+    "class and registers": {"class_token": True, "reg_tokens": 3},
+    "average": {"global_pool": "avg"},
+    "average, final norm before pooling": {"global_pool": "avg", "fc_norm": False},
+    "average with prefix": {"global_pool": "avg", "class_token": True, "pool_include_prefix": True},
+    "average without prefix": {"global_pool": "avg", "class_token": True, "reg_tokens": 2},
+    "largest": {"global_pool": "max", "reg_tokens": 2},
+    "largest with prefix": {"global_pool": "max", "reg_tokens": 2, "pool_include_prefix": True},
+    "average and largest": {"global_pool": "avgmax", "class_token": True},
+    "class token": {"global_pool": "token", "class_token": True, "reg_tokens": 1},
+    "class token, prefix included": {"global_pool": "token", "class_token": True, "pool_include_prefix": True},
+    "map with prefix": {"global_pool": "map", "class_token": True, "reg_tokens": 1, "pool_include_prefix": True},
+    "map without prefix": {"global_pool": "map", "class_token": True, "reg_tokens": 1},
+    "map of other shape": {"attn_pool_num_heads": 4, "attn_pool_mlp_ratio": 1.3},
+    "no final norm": {"final_norm": False},
+    "norm before blocks": {"pre_norm": True, "class_token": True},
+    "norm of patches": {"embed_norm_layer": "layernorm"},
+    "no qkv bias": {"qkv_bias": False},
+    "no projection bias": {"proj_bias": False},
+    "LayerScale": {"init_values": 1e-5},
+    "odd MLP": {"mlp_ratio": 2.71},
+    "channels first": {"patchify_channels_last": False},
+    "convolution": {"embed_proj_type": "conv", "class_token": True},
+    "tanh": {"act_layer": "gelu_tanh"},
+    "q/k norm": {"qk_norm": True},
+    "scale norms": {"scale_attn_inner_norm": True, "scale_mlp_norm": True},
+    "SwiGLU": {"swiglu_mlp": True},
+    "SwiGLU, tanh in the pooling head": {"swiglu_mlp": True, "act_layer": "gelu_tanh"},
+    "SwiGLU with norm": {"swiglu_mlp": True, "scale_mlp_norm": True},
+    "SwiGLU, aligned": {"swiglu_mlp": True, "mlp_ratio": 2.1, "swiglu_align_to": 16},
+    "eva": {"attn_type": "eva", "init_values": 1e-5},
+    "eva, separate q/k/v": {"attn_type": "eva", "qkv_fused": False, "scale_attn_inner_norm": True},
+    "rope attention without rope": {"attn_type": "rope"},
+    "rope axial": {"rope_type": "axial", "class_token": True},
+    "rope axial, halves": {"rope_type": "axial", "rope_rotate_half": True, "reg_tokens": 1},
+    "rope axial, xy, reference": {
+        "rope_type": "axial",
+        "rope_grid_indexing": "xy",
+        "rope_ref_feat_shape": (16, 12),
+        "rope_grid_offset": 0.5,
+        "attn_type": "eva",
+    },
+    "rope dinov3": {"rope_type": "dinov3", "rope_temperature": 100.0, "rope_rotate_half": True, "class_token": True},
+    "rope dinov3, neighbours": {"rope_type": "dinov3", "rope_grid_indexing": "xy", "qk_norm": True},
+    "rope mixed": {"rope_type": "mixed", "reg_tokens": 2, "rope_temperature": 10.0},
+    "rope mixed, xy": {"rope_type": "mixed", "rope_grid_indexing": "xy", "pos_embed": "none"},
+    "shared key/value heads": {"attn_type": "rope", "num_kv_heads": 1, "qkv_fused": False, "rope_type": "axial"},
+    "shared by block": {"attn_type": "rope", "num_kv_heads": (1, 3), "qkv_fused": False, "qk_norm": True},
+    "gated attention": {"attn_gated": True, "scale_attn_inner_norm": True},
+    "LayerScale on attention alone": {"attn_only_layer_scale": True, "init_values": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_equals_timm(name):
+    check(configured(classes=3, **OPTIONS[name]))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_a_table_of_128_by_128_equals_timm(antialias):
+    check(configured(pos_embed_grid_size=(128, 128), pos_embed_antialias=antialias, pos_embed_interp_mode="bilinear"))
+
+
+def test_tokens_alone_where_there_is_no_pooling():
+    original = configured(global_pool="", class_token=True)
+    found = read(original).model(("tokens",))
+    assert "pooled" not in found.architecture.outputs
+
+
+CONFIGS = st.fixed_dictionaries(
+    {
+        "embed_dim": st.sampled_from([32, 48]),
+        "num_heads": st.sampled_from([1, 2, 4]),
+        "depth": st.integers(1, 2),
+        "mlp_ratio": st.floats(0.5, 4),
+        "patch_size": st.sampled_from([2, 8]),
+        "class_token": st.booleans(),
+        "reg_tokens": st.integers(0, 3),
+        "init_values": st.sampled_from([None, 1e-5]),
+        "qkv_bias": st.booleans(),
+        "proj_bias": st.booleans(),
+        "qk_norm": st.booleans(),
+        "scale_attn_inner_norm": st.booleans(),
+        "scale_mlp_norm": st.booleans(),
+        "pre_norm": st.booleans(),
+        "final_norm": st.booleans(),
+        "fc_norm": st.sampled_from([None, False, True]),
+        "global_pool": st.sampled_from(["avg", "avgmax", "max", "map", "token"]),
+        "pool_include_prefix": st.booleans(),
+        "pos_embed": st.sampled_from(["learned", "factorized", "none"]),
+        "pos_embed_grid_size": st.tuples(st.integers(1, 20), st.integers(1, 20)),
+        "pos_embed_interp_mode": st.sampled_from(["bilinear", "bicubic"]),
+        "pos_embed_ar_preserving": st.booleans(),
+        "pos_embed_antialias": st.booleans(),
+        "pos_embed_align_corners": st.booleans(),
+        "patchify_channels_last": st.booleans(),
+        "embed_norm_layer": st.sampled_from([None, "layernorm"]),
+        "act_layer": st.sampled_from([None, "gelu_tanh"]),
+        "attn_type": st.sampled_from(["standard", "eva", "rope"]),
+        "rope_type": st.sampled_from(["", "axial", "mixed", "dinov3"]),
+        "rope_grid_indexing": st.sampled_from(["ij", "xy"]),
+        "rope_rotate_half": st.booleans(),
+        "swiglu_mlp": st.booleans(),
+        "swiglu_align_to": st.sampled_from([0, 8]),
+        "attn_gated": st.booleans(),
+        "qkv_fused": st.booleans(),
+    }
+)
+GRID = st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(options=CONFIGS, grids=st.lists(GRID, min_size=1, max_size=3), seed=st.integers(0, 9))
+def test_random_configurations_equal_timm(options, grids, seed):
+    if options["global_pool"] == "token":
+        options["class_token"] = True
+    if options["rope_type"] == "mixed":
+        options["rope_rotate_half"] = False
+    original = configured(classes=seed % 3, **options)
+    images = random_images(grids, options["patch_size"], seed)
+    checkpoint = read(original)
+    outputs = ("pooled", "tokens", "logits") if seed % 3 else ("pooled", "tokens")
+    assert_parity(run(checkpoint.model(outputs), images), golden(original, images))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A classifier as save_for_hf writes it."""
+    original = named("naflexvit_base_patch16_gap", num_classes=3)
+    save_for_hf(original, tmp_path, model_config={"label_names": ["cat", "dog", "newt"]}, safe_serialization=True)
+    return tmp_path, original
+
+
+@pytest.mark.parametrize("form", ["{}", "timm:{}", "timm:{}/model.safetensors"])
+def test_a_saved_model_equals_the_module(saved, form):
+    directory, original = saved
+    checkpoint = read(form.format(directory))
+    assert checkpoint.labels == ("cat", "dog", "newt")
+    assert checkpoint.preprocessing.resample == "bicubic"
+    assert_parity(run(checkpoint.model(("pooled", "tokens", "logits")), FEW), golden(original, FEW))
+
+
+@pytest.mark.parametrize("tag", ["", ".v2_webli"])
+def test_a_name_with_a_file(tmp_path, tag):
+    with torch.device("meta"):
+        original = timm.create_model("naflexvit_base_patch16_siglip", depth=12)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator, dtype=torch.float32).half() * 0.02
+        for name, tensor in original.state_dict().items()
+    }
+    save_file(tensors, tmp_path / "w.safetensors")
+    checkpoint = read(f"timm:naflexvit_base_patch16_siglip{tag}:{tmp_path / 'w.safetensors'}")
+    assert checkpoint.architecture == ARCHITECTURES_SIGLIP
+    assert sum(value.numel() for value in checkpoint.weights.values()) == sum(v.numel() for v in tensors.values())
+
+
+ARCHITECTURES_SIGLIP = TimmConfig.of(ARCHITECTURES["naflexvit_base_patch16_siglip"].options, "").architecture(0)
+
+
+def edit(directory, change):
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def refused(spec, match):
+    with pytest.raises(CheckpointError, match=match) as caught:
+        read(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_extra_and_misshaped_tensors(saved):
+    directory, _ = saved
+    edit(directory, lambda t: t.update({"blocks.0.attn.q_norm.weight": torch.ones(32)}))
+    refused(directory, r"unexpected tensor 'blocks\.0\.attn\.q_norm\.weight'")
+    edit(directory, lambda t: t.pop("blocks.0.attn.q_norm.weight"))
+    edit(directory, lambda t: t.update({"embeds.reg_token": torch.ones(1, 5, 96)}))
+    refused(directory, r"'embeds\.reg_token': expected shape \[1, 4, 96\], found \[1, 5, 96\]")
+    edit(directory, lambda t: t.pop("embeds.reg_token"))
+    refused(directory, r"'embeds\.reg_token' is missing")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "match"),
+    [
+        ("rope_type", "mrope", r"rope_type = 'mrope' is not supported \(supported: '', 'none', 'axial'"),
+        ("attn_layer", "diff", "attn_layer = 'diff' is not supported"),
+        ("norm_layer", "rmsnorm", "norm_layer = 'rmsnorm' is not supported"),
+        ("act_layer", "relu", "act_layer = 'relu' is not supported"),
+        ("block_fn", "parallel", "block_fn = 'parallel' is not supported"),
+        ("mlp_layer", "glu", "mlp_layer = 'glu' is not supported"),
+        ("input_norm_layer", "layernorm", "input_norm_layer = 'layernorm' is not supported"),
+        ("pos_embed_interp_mode", "nearest", "pos_embed_interp_mode = 'nearest' is not supported"),
+        ("pos_embed_grid_size", [200, 16], r"pos_embed_grid_size = \(200, 16\) is not supported .tables of"),
+        ("pos_embed_grid_size", [0, 16], r"pos_embed_grid_size = \(0, 16\)"),
+        ("patch_size", [16, 8], r"patch_size = \(16, 8\) is not supported"),
+        ("in_chans", 1, "in_chans = 1 is not supported"),
+        ("reg_tokenz", 1, r"unknown option 'reg_tokenz' = 1 \(did you mean 'reg_tokens'"),
+        ("num_kv_heads", 1, "num_kv_heads = 1 is not supported"),
+        ("global_pool", "", "num_classes = 3 with global_pool = '' is not supported"),
+        ("global_pool", "token", "needs a class token"),
+        ("num_heads", 5, "5 heads do not divide a width of 96"),
+    ],
+)
+def test_options_without_counterpart(saved, option, value, match):
+    directory, _ = saved
+    config = json.loads((directory / "config.json").read_text())
+    config["model_args"][option] = value
+    (directory / "config.json").write_text(json.dumps(config))
+    refused(directory, match)
+
+
+def test_a_config_that_contradicts_its_tensors(saved):
+    directory, _ = saved
+    config = json.loads((directory / "config.json").read_text())
+    config["model_args"]["pos_embed"] = "factorized"
+    (directory / "config.json").write_text(json.dumps(config))
+    refused(directory, r"'embeds\.pos_embed_y' is missing, expected shape \[1, 16, 96\]")
+
+
+def test_other_architectures(saved):
+    directory, _ = saved
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"architecture": "vit_base_patch16_224"}))
+    refused(directory, "'vit_base_patch16_224' is no NaFlexVit architecture")
+    refused("timm:naflexvit_base_patch16_gab:x", "did you mean 'naflexvit_base_patch16_gap'")
+    refused("timm:naflexvit_base_patch16_gap", "names an architecture without weights")
+    refused("timm:naflexvit_base_patch16_gap:nowhere.safetensors", "found no weights")
+
+
+def test_modules_with_unsupported_parts():
+    original = configured(rope_type="mrope", rope_mrope_section=(4, 6, 6))
+    refused(original, "rope_type = RotaryEmbeddingMRope is not supported")
+    original = configured()
+    original.blocks[1].norm1 = nn.RMSNorm(96)
+    refused(original, "norm_layer = RMSNorm is not supported")
+    refused(configured(attn_layer="diff"), "attn_layer = DiffAttention is not supported")
