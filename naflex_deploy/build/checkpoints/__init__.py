@@ -14,12 +14,14 @@ from naflex_deploy.core.errors import CheckpointError, nearest
 
 # prefix of SPEC → module:function, imported when used
 READERS = {
+    "bv": "big_vision:read_big_vision",
     "hf": "directory:read_hub",
     "random": "random_weights:read_random",
     "timm": "timm:read_timm",
 }
 # class of a module → module:function
 MODULE_READERS = {
+    "bv": "big_vision:read_big_vision",
     "NaFlexVit": "timm:read_module",
     "Siglip2ForImageClassification": "hf:read_module",
     "Siglip2Model": "hf:read_module",
@@ -32,8 +34,8 @@ def read(model: str | Path | nn.Module) -> Checkpoint:
 
     Args:
         model: ``demo``; a directory as transformers or timm writes it; ``hf:ORG/NAME``;
-            ``timm:NAME:FILE.safetensors``; ``timm:FILE.safetensors`` with its config.json; ``random:NAME``;
-            or a torch module.
+            ``timm:NAME:FILE.safetensors``; ``timm:FILE.safetensors`` with its config.json; ``bv:FILE.npz[:POOLING]``;
+            ``random:NAME``; or a torch module.
 
     Raises:
         CheckpointError: Nothing readable there, or it is no NaFlex model; names what is wrong.

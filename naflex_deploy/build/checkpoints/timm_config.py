@@ -131,6 +131,12 @@ class TimmConfig:
                 f"{source}: pos_embed_grid_size = {grid} is not supported",
                 hint=f"tables of 1x1 to {LARGEST_TABLE}x{LARGEST_TABLE} are",
             )
+        if grid is not None and grid[0] != grid[1] and self.pos_embed == "learned" and self.pos_embed_ar_preserving:
+            # timm leaves the table as it is for the one grid of its own size, and resizes to a square for all others.
+            raise CheckpointError(
+                f"{source}: pos_embed_ar_preserving = True with pos_embed_grid_size = {grid} is not supported",
+                hint="square tables are",
+            )
         if not self.global_pool and (classes or (self.final_norm and self.fc_norm)):
             option = f"num_classes = {classes}" if classes else "fc_norm = True"
             raise CheckpointError(

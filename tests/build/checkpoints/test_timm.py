@@ -186,6 +186,8 @@ GRID = st.tuples(st.integers(1, 24), st.integers(1, 24))
 def test_random_configurations_equal_timm(options, grids, seed):
     if options["global_pool"] == "token":
         options["class_token"] = True
+    if options["pos_embed"] == "learned" and options["pos_embed_ar_preserving"]:
+        options["pos_embed_grid_size"] = (options["pos_embed_grid_size"][0],) * 2
     if options["rope_type"] == "mixed":
         options["rope_rotate_half"] = False
     original = configured(classes=seed % 3, **options)
@@ -308,4 +310,6 @@ def test_modules_with_unsupported_parts():
     original = configured()
     original.blocks[1].norm1 = nn.RMSNorm(96)
     refused(original, "norm_layer = RMSNorm is not supported")
+    oblong = configured(pos_embed_ar_preserving=True, pos_embed_grid_size=(5, 24))
+    refused(oblong, r"pos_embed_ar_preserving = True with pos_embed_grid_size = \(5, 24\) is not supported")
     refused(configured(attn_layer="diff"), "attn_layer = DiffAttention is not supported")
