@@ -1,0 +1,353 @@
+"""Many callers, one engine: images come one by one from anywhere, run in packs, and each caller gets its own.
+
+    submit ─▶ decode pool ─▶ PackQueue ─▶ form ─▶ run ─▶ Future
+                                          └ the next pack is laid out while one runs
+
+One thread more than packs run at once does it all: while one runs a pack, another lays out the next. It waits
+for a full one, as until the engine is free a pack that is not full can still be filled.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
+from naflex_deploy.core.machine import cores
+from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.runtime.isolation import EngineError, Results, run_isolated
+from naflex_deploy.runtime.queue import DeadlineError, PackQueue, Policy, QueueFullError, Ticket
+from naflex_deploy.runtime.sessions import Session
+
+Work = Patches | Callable[[], Patches]
+
+
+class ClosedError(NaflexError):
+    """The scheduler takes no more images: its server is shutting down."""
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One image's result and how it came about. Times in seconds.
+
+    Attributes:
+        outputs: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D], those asked for. float32.
+        grid_hw: Rows and columns of its patches.
+        pack: Number of its pack, from 0.
+        start: Its first token in the pack.
+        decoded: From arrival to the end of decoding.
+        waited: From there to the start of the run.
+        ran: The run.
+    """
+
+    outputs: Results
+    grid_hw: tuple[int, int]
+    pack: int
+    start: int
+    decoded: float
+    waited: float
+    ran: float
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """One pack that ran, for metrics. Times in seconds."""
+
+    images: int
+    tokens: int
+    budget: int
+    waits: tuple[float, ...]
+    laid_out: float
+    ran: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    number: int
+    tickets: list[Ticket]
+    images: list[Patches]
+    outputs: tuple[str, ...]
+
+
+class Scheduler:
+    """Packs images of concurrent callers. Safe to call from any thread.
+
+    Args:
+        session: Runs packs.
+        budget: Tokens that a pack holds.
+        max_images: Images that a pack holds.
+        prefix: Prefix tokens of the model.
+        policy: When packs go, and how much may wait.
+        runs: Packs running at once.
+        decoders: Where images are decoded; by default a thread a core, ended by `close`.
+        on_pack: Called after every pack, from the thread that ran it.
+        clock: In seconds.
+        start: Start the threads. Without, `step` does their work, one pack a call.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        budget: int,
+        max_images: int,
+        prefix: int = 0,
+        policy: Policy | None = None,
+        runs: int = 1,
+        decoders: Executor | None = None,
+        on_pack: Callable[[PackReport], None] = lambda report: None,
+        clock: Callable[[], float] = time.monotonic,
+        start: bool = True,
+    ) -> None:
+        self.policy = policy or Policy()
+        self.capacity = self.policy.queue_tokens or 32 * budget
+        self._session, self._prefix, self._runs = session, prefix, runs
+        self._own_decoders = decoders is None
+        self._decoders: Executor = decoders or ThreadPoolExecutor(cores(), "decode")
+        self._on_pack, self._clock = on_pack, clock
+        self._queue = PackQueue(budget, max_images, self.policy)
+        self._changed = threading.Condition()
+        self._engine = threading.Semaphore(runs)
+        self._open: set[Ticket] = set()
+        self._admitted = self._formed = self._packs = 0
+        self._rate = 0.0
+        self._closed = False
+        count = runs + 1 if start else 0
+        self._threads = [threading.Thread(target=self._serve, name=f"pack-{i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def admitted_tokens(self) -> int:
+        """Tokens decoding, waiting or running."""
+        return self._admitted
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens decoded and waiting for a pack."""
+        return self._queue.tokens
+
+    def submit(
+        self,
+        works: Sequence[Work],
+        outputs: Sequence[str] = ("pooled",),
+        *,
+        tokens: int = 0,
+        deadline: float = math.inf,
+        priority: int = 0,
+    ) -> list[Future[Served]]:
+        """Admit images, all or none.
+
+        Args:
+            works: Patches, or functions that decode them, called in the decode pool.
+            outputs: Names of those wanted.
+            tokens: The most patches that a function returns; the budget where it is not given.
+            deadline: On the scheduler's clock; an image not run by then fails with `DeadlineError`.
+            priority: Each step is a head start of ``policy.head_start`` seconds.
+
+        Returns:
+            A future an image. Cancelling it takes the image out of the queue; `ImageError` and `EngineError`
+            are the image's own.
+
+        Raises:
+            QueueFullError: There is no room, or the queue is longer than the deadline allows.
+            ClosedError: `close` was called.
+            ImageError: An image is larger than the budget.
+            UsageError: Together they are larger than the queue.
+        """
+        now = self._clock()
+        most = min(self._prefix + tokens, self._queue.budget) if tokens else self._queue.budget
+        counts = [self._prefix + len(work) if isinstance(work, Patches) else most for work in works]
+        if max(counts, default=0) > self._queue.budget:
+            raise ImageError(f"expected at most {self._queue.budget} tokens an image, found {max(counts)}")
+        order = now - priority * self.policy.head_start
+        tickets = [Ticket(count, tuple(outputs), now, deadline, order) for count in counts]
+        with self._changed:
+            self._admit(sum(counts), deadline - now)
+            self._open.update(tickets)
+        for ticket, work in zip(tickets, works, strict=True):
+            ticket.future.add_done_callback(partial(self._settle, ticket))
+            if isinstance(work, Patches):
+                self._enqueue(ticket, work)
+            else:
+                self._decoders.submit(self._decode, ticket, work)
+        return [ticket.future for ticket in tickets]
+
+    def retry_after(self) -> float:
+        """Seconds until half of what is admitted has run, at the rate of late."""
+        return self._admitted / self._rate / 2 if self._rate else 1.0
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Admit no more, run what is admitted, end the threads.
+
+        Returns:
+            Whether all was answered within ``timeout`` seconds; what was not fails with `ClosedError`.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        end = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        with self._changed:
+            left = list(self._open)
+        for ticket in left:
+            self._answer(ticket, error=ClosedError("the server shut down before this was run", hint="send it again"))
+        if self._own_decoders:
+            self._decoders.shutdown(wait=False, cancel_futures=True)
+        return not left
+
+    def step(self) -> Callable[[], None] | None:
+        """Form the next pack if one is due, and return what runs it and answers."""
+        batch = self._form()
+        return None if batch is None else partial(self._run, batch)
+
+    def _admit(self, tokens: int, time_left: float) -> None:
+        if self._closed:
+            raise ClosedError("the server is shutting down", hint="send it to another one, or again later")
+        if tokens > self.capacity:
+            raise UsageError(
+                f"expected at most {self.capacity} tokens, the whole queue, found {tokens}", hint="send fewer images"
+            )
+        if self._admitted + tokens > self.capacity:
+            raise QueueFullError(
+                f"the queue holds {self._admitted} of {self.capacity} tokens, no room for {tokens}", self.retry_after()
+            )
+        if self._admitted and self._rate and (wait := (self._admitted + tokens) / self._rate) > time_left:
+            raise QueueFullError(
+                f"the queue needs {wait:.2f} s, more than the {max(time_left, 0):.2f} s allowed", self.retry_after()
+            )
+        self._admitted += tokens
+
+    def _settle(self, ticket: Ticket, _: Future[Served]) -> None:
+        """Its future is done, by whatever way: its room is free."""
+        with self._changed:
+            self._open.discard(ticket)
+            self._queue.remove(ticket)
+            self._admitted -= ticket.tokens
+            if self._closed and not self._open:
+                self._changed.notify_all()
+
+    def _decode(self, ticket: Ticket, work: Callable[[], Patches]) -> None:
+        if ticket.future.done():
+            return
+        if ticket.deadline <= self._clock():
+            self._expire([ticket])
+            return
+        try:
+            patches = work()
+            if self._prefix + len(patches) > ticket.tokens:
+                raise ImageError(f"expected at most {ticket.tokens - self._prefix} patches, found {len(patches)}")
+        except BaseException as error:  # whatever a decoder does, its caller gets an answer
+            self._answer(ticket, error=error)
+            return
+        self._enqueue(ticket, patches)
+
+    def _enqueue(self, ticket: Ticket, patches: Patches) -> None:
+        with self._changed:
+            if ticket.future.done():
+                return
+            exact = self._prefix + len(patches)
+            self._admitted -= ticket.tokens - exact
+            ticket.tokens, ticket.patches = exact, patches
+            self._queue.put(ticket, self._clock())
+            self._changed.notify()
+
+    def _serve(self) -> None:
+        while (batch := self._next()) is not None:
+            self._run(batch)
+
+    def _next(self) -> _Batch | None:
+        """Wait for a pack; ``None`` once closed and empty."""
+        while True:
+            batch = self._form()
+            if batch is not None:
+                return batch
+            with self._changed:
+                if self._closed and not self._open:
+                    return None
+                now, idle = self._clock(), self._formed < self._runs
+                until = self._queue.next_event(idle)
+                if until > now and not self._queue.full:
+                    self._changed.wait(None if until == math.inf else until - now)
+
+    def _form(self) -> _Batch | None:
+        with self._changed:
+            now = self._clock()
+            expired = self._queue.expired(now)
+            tickets = []
+            if self._formed <= self._runs:
+                tickets = self._queue.take(now, idle=self._formed < self._runs, claim=self._claim)
+            if tickets:
+                self._formed += 1
+                self._packs += 1
+            number = self._packs - 1
+        self._expire(expired)
+        if not tickets:
+            return None
+        images = [ticket.patches for ticket in tickets if ticket.patches]
+        return _Batch(number, tickets, images, tuple(dict.fromkeys(name for t in tickets for name in t.outputs)))
+
+    def _expire(self, tickets: Sequence[Ticket]) -> None:
+        for ticket in tickets:
+            waited = self._clock() - ticket.arrival
+            self._answer(ticket, error=DeadlineError(f"not run within its deadline, after {waited:.2f} s"))
+
+    def _run(self, batch: _Batch) -> None:
+        started = finished = self._clock()
+        results: Sequence[Results | EngineError] = []
+        failure: BaseException = EngineError("the engine's thread failed")
+        try:
+            pack = Pack.of(batch.images, prefix=self._prefix)
+            laid_out = self._clock() - started
+            with self._engine:
+                started = self._clock()
+                results = run_isolated(self._session, pack, batch.images, batch.outputs)
+                finished = self._clock()
+            self._note(batch, pack, laid_out, started, finished)
+        except BaseException as error:  # nothing may end this thread, nor leave a caller without an answer
+            failure = EngineError(f"the engine's thread failed: {type(error).__name__}: {error}")
+        finally:
+            with self._changed:
+                self._formed -= 1
+                self._changed.notify()
+        token = 0
+        for index, ticket in enumerate(batch.tickets):
+            result = results[index] if index < len(results) else failure
+            if isinstance(result, BaseException):
+                self._answer(ticket, error=result)
+            else:
+                own = {name: result[name] for name in ticket.outputs}
+                decoded, waited = ticket.queued - ticket.arrival, started - ticket.queued
+                grid = batch.images[index].grid_hw
+                served = Served(own, grid, batch.number, token, decoded, waited, finished - started)
+                self._answer(ticket, served)
+            token += ticket.tokens
+
+    def _claim(self, ticket: Ticket) -> bool:
+        return ticket in self._open and ticket.future.set_running_or_notify_cancel()
+
+    def _answer(self, ticket: Ticket, served: Served | None = None, error: BaseException | None = None) -> None:
+        """The first answer counts; a caller may have left in this moment."""
+        with self._changed:
+            if ticket not in self._open or not (ticket.future.running() or self._claim(ticket)):
+                return
+            self._open.discard(ticket)
+        if served is not None:
+            ticket.future.set_result(served)
+        else:
+            ticket.future.set_exception(error)
+
+    def _note(self, batch: _Batch, pack: Pack, laid_out: float, started: float, finished: float) -> None:
+        ran = finished - started
+        # Small packs say little about the rate under load.
+        if ran > 0 and 2 * pack.tokens >= self._queue.budget:
+            rate = self._runs * pack.tokens / ran
+            self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+        waits = tuple(started - ticket.queued for ticket in batch.tickets)
+        self._on_pack(PackReport(len(batch.tickets), pack.tokens, self._queue.budget, waits, laid_out, ran))
