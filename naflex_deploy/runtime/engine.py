@@ -130,12 +130,12 @@ class Engine:
                     continue
                 window.append(prepared)
                 pending += self._tokens(prepared)
-            if pending >= WINDOW * self._budget:
-                *full, window = self._packs(window)
-                for members in full:
-                    yield from self._run(members, outputs, packs)
-                    packs += 1
-                pending = sum(map(self._tokens, window))
+                if pending >= WINDOW * self._budget:
+                    *full, window = self._packs(window)
+                    for members in full:
+                        yield from self._run(members, outputs, packs)
+                        packs += 1
+                    pending = sum(map(self._tokens, window))
         for members in self._packs(window):
             yield from self._run(members, outputs, packs)
             packs += 1
