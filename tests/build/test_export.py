@@ -25,7 +25,8 @@ from tests.support.packs import inputs, random_images
 
 OUTPUTS = ("tokens", "pooled", "logits", "tokens:-2")
 GRIDS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=7)
-OTHER_PRODUCTS = {"Resize", "GridSample", "AffineGrid", "Upsample", "Loop", "Scan", "If", "Sequence"}
+UNSUPPORTED = {"Resize", "Upsample", "GridSample", "AffineGrid", "If", "Loop", "Scan"}
+"""Not in every engine, or not in this use."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_only_stock_operators(graph: Path) -> None:
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
     assert not model.functions
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
-    assert not OTHER_PRODUCTS & {node.op_type for node in model.graph.node}
+    assert not UNSUPPORTED & {node.op_type for node in model.graph.node}
 
 
 def test_it_passes_the_full_checker_and_strict_shape_inference(graph: Path) -> None:
@@ -110,7 +111,7 @@ def test_nodes_are_named_after_the_module_they_came_from(graph: Path) -> None:
     names = [node.name for node in onnx.load(graph, load_external_data=False).graph.node]
     assert len(names) == len(set(names))
     for module in ("embed", "positions", "blocks.0.mlp.fc1", "blocks.1.query", "pool", "classifier"):
-        assert any(name.startswith(f"{module}/") or name.startswith(f"{module}.") for name in names), module
+        assert any(name.startswith((f"{module}/", f"{module}.")) for name in names), module
 
 
 def test_the_file_says_nothing_of_the_machine_that_made_it(graph: Path) -> None:

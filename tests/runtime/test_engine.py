@@ -1,0 +1,286 @@
+"""Images in, results out: each on its own, in order, whatever shares its pack."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from PIL import Image
+
+import naflex_deploy as nd
+from naflex_deploy.core.errors import ImageError, UsageError
+from naflex_deploy.core.pack import Pack, Patches, Role
+from naflex_deploy.runtime.engine import WINDOW, Engine, rank
+from naflex_deploy.runtime.prepare import Prepared
+from naflex_deploy.runtime.sessions import Outputs, open_session
+from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from tests.support.bundles import BUDGET, CLASSES, WIDTH
+from tests.support.manifests import a_manifest, a_variant
+
+OUTPUTS = ("pooled", "tokens", "logits")
+SIZES = ((8, 8), (7, 3), (16, 40), (90, 24), (8, 200), (200, 9), (64, 64), (110, 100), (300, 260), (1, 1))
+"""Of images: one patch, one row, one column, as many tokens as allowed, shrunk, smaller than a patch."""
+
+
+def photo(index: int) -> np.ndarray:
+    rng = np.random.default_rng(index)
+    return rng.integers(0, 256, (*SIZES[index], 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Path) -> Engine:
+    return nd.load(bundle)
+
+
+@cache
+def alone(engine: Engine, index: int) -> dict[str, np.ndarray]:
+    (result,) = engine.stream([photo(index)], OUTPUTS)
+    assert result.error is None
+    return result.outputs
+
+
+def assert_isolated(outputs: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> None:
+    for name, expected in reference.items():
+        assert outputs[name].shape == expected.shape, name
+        assert np.abs(outputs[name] - expected).max() <= 1e-5 * max(1, np.abs(expected).max()), name
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, len(SIZES) - 1), min_size=1, max_size=14))
+def test_an_image_gives_what_it_gives_alone_whatever_its_neighbours_and_their_order(
+    engine: Engine, chosen: list[int]
+) -> None:
+    results = {result.input: result for result in engine.stream(map(photo, chosen), OUTPUTS)}
+    assert sorted(results) == list(range(len(chosen)))
+    for position, index in enumerate(chosen):
+        assert_isolated(results[position].outputs, alone(engine, index))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    chosen=st.lists(st.integers(0, len(SIZES) - 1), min_size=1, max_size=4),
+    tail=st.integers(0, 40),
+    unused=st.integers(0, 3),
+)
+def test_an_image_gives_what_it_gives_alone_before_any_tail(
+    bundle: Path, engine: Engine, chosen: list[int], tail: int, unused: int
+) -> None:
+    prepared = [next(iter(engine._prepare(0, photo(index)))).patches for index in chosen]
+    images = [image for image in prepared if image is not None]
+    useful = sum(map(len, images))
+    pack = Pack.of(images, tokens=useful + tail, slots=len(images) + unused)
+    found = tail_session(bundle).run(pack, OUTPUTS)
+    for position, (index, tokens) in enumerate(zip(chosen, pack.split(found["tokens"]), strict=True)):
+        own = {"pooled": found["pooled"][position], "logits": found["logits"][position], "tokens": tokens}
+        assert_isolated(own, alone(engine, index))
+
+
+@cache
+def tail_session(bundle: Path) -> OnnxRuntimeSession:
+    return open_session(bundle, nd.load(bundle).variant)
+
+
+def test_results_come_in_the_order_of_the_inputs(engine: Engine) -> None:
+    chosen = [*range(len(SIZES)), *reversed(range(len(SIZES)))] * 2
+    images = [photo(index) for index in chosen]
+    vectors, tokens, classes = engine.embed(images), engine.tokens(images), engine.classify(images, top=CLASSES)
+    assert (vectors.shape, vectors.dtype) == ((len(chosen), WIDTH), np.float32)
+    assert engine.variant.budgets[-1] == BUDGET < sum(part.shape[0] * part.shape[1] for part in tokens)
+    for position, index in enumerate(chosen):
+        reference = alone(engine, index)
+        own = {"pooled": vectors[position], "tokens": tokens[position]}
+        assert_isolated(own, {name: reference[name] for name in own})
+        assert classes[position][0].name == str(reference["logits"].argmax())
+
+
+def test_every_kind_of_source_gives_the_same(engine: Engine, tmp_path: Path) -> None:
+    pixels = photo(6)
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    sources = [pixels, path, str(path), path.read_bytes(), BytesIO(path.read_bytes()), Image.fromarray(pixels)]
+    rows = engine.embed(sources)
+    assert np.abs(rows - rows[0]).max() <= 1e-5 * np.abs(rows).max()
+
+
+def test_every_frame_of_a_tiff_is_an_image(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "pages.tiff"
+    first, *rest = [Image.fromarray(photo(index)) for index in (6, 2, 7)]
+    first.save(path, save_all=True, append_images=rest)
+    results = list(engine.stream([photo(0), path, photo(3)], OUTPUTS))
+    found = {(result.input, result.frame): result for result in results}
+    assert sorted(found) == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)]
+    for key, index in {(0, 0): 0, (1, 0): 6, (1, 1): 2, (1, 2): 7, (2, 0): 3}.items():
+        assert found[key].size == SIZES[index][::-1]
+        assert_isolated(found[key].outputs, alone(engine, index))
+    assert engine.embed([path, photo(0)]).shape == (4, WIDTH)
+
+
+def test_a_bad_image_harms_no_other(engine: Engine, tmp_path: Path) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    sources = [photo(0), text, photo(6), b"", np.zeros((0, 0, 3), np.uint8), tmp_path / "missing.png", photo(3)]
+    results = {result.input: result for result in engine.stream(sources, OUTPUTS)}
+    assert sorted(results) == list(range(len(sources)))
+    for position, index in {0: 0, 2: 6, 6: 3}.items():
+        assert_isolated(results[position].outputs, alone(engine, index))
+    for position in (1, 3, 4, 5):
+        error = results[position].error
+        assert isinstance(error, ImageError)
+        assert results[position].name in error.message
+        assert (results[position].outputs, results[position].pack) == ({}, -1)
+    with pytest.raises(ImageError, match=r"text\.jpg"):
+        engine.embed(sources)
+
+
+def test_an_unknown_output_is_refused_with_those_there_are(engine: Engine) -> None:
+    with pytest.raises(UsageError, match=r"no output 'tokens:-2', expected one of \['tokens', 'pooled', 'logits'\]"):
+        engine.tokens([], "tokens:-2")
+
+
+@pytest.mark.parametrize("top", [1, 3, 9])
+def test_classes_are_ranked_by_softmax(top: int) -> None:
+    logits = np.array([1.0, 3.0, 2.0, 3.0], np.float32)
+    found = rank(logits, ["a", "b", "c", "d"], top)
+    scores = np.exp(logits) / np.exp(logits).sum()
+    assert [prediction.name for prediction in found] == ["b", "d", "c", "a"][:top]
+    assert [prediction.score for prediction in found] == pytest.approx(np.sort(scores)[::-1][:top], rel=1e-6)
+
+
+class Means:
+    """An engine in numpy: the mean of an image's patches. A white image turns the whole pack into NaN."""
+
+    def __init__(self, spread: bool = True) -> None:
+        self.packs: list[int] = []
+        self.spread = spread
+
+    def run(self, pack: Pack, outputs: Sequence[str]) -> Outputs:
+        self.packs.append(pack.images)
+        tokens = pack.patches.reshape(pack.tokens, -1, 3).mean(1).astype(np.float32)
+        pooled = np.stack([part.mean((0, 1)) for part in pack.split(tokens)])
+        white = (pooled == 255).all(1)
+        if white.any():
+            pooled[... if self.spread else white] = np.nan
+            tokens[...] = np.nan
+        return {"pooled": pooled, "tokens": tokens}
+
+
+def means_engine(session: Means) -> Engine:
+    return Engine(session, a_manifest(), a_variant())
+
+
+def flat(value: int, side: int = 8) -> np.ndarray:
+    return np.full((side, side, 3), value, np.uint8)
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_an_image_that_yields_nan_fails_alone(spread: bool) -> None:
+    session = Means(spread)
+    values = [10, 255, 30, 40, 255]
+    results = {result.input: result for result in means_engine(session).stream(map(flat, values), ("pooled", "tokens"))}
+    for position, value in enumerate(values):
+        result = results[position]
+        if value == 255:
+            assert isinstance(result.error, ImageError)
+            assert "NaN" in result.error.message
+            assert result.outputs == {}
+        else:
+            assert result.error is None
+            assert result.outputs["pooled"] == pytest.approx(value)
+            assert result.outputs["tokens"] == pytest.approx(value)
+
+
+def test_nothing_is_run_twice_without_need() -> None:
+    session = Means()
+    assert means_engine(session).embed([flat(value) for value in range(7)]).shape == (7, 3)
+    assert sum(session.packs) == 7
+    assert max(session.packs) <= 5
+
+
+def test_an_image_that_yields_nan_fails_alone_in_a_real_graph(bundle: Path, engine: Engine, tmp_path: Path) -> None:
+    """The portable graph, whose masked attention carries one token's NaN to every image: white patches become NaN."""
+    graph = onnx.load(bundle / "portable.onnx")
+    (cast,) = [node for node in graph.graph.node if Role.PATCHES.value in node.input]
+    pixels, cast.output[0] = cast.output[0], "pixels_before"
+    graph.graph.initializer.extend(
+        [
+            helper.make_tensor("white", TensorProto.FLOAT, [], [255.0]),
+            helper.make_tensor("nan", TensorProto.FLOAT, [], [float("nan")]),
+        ]
+    )
+    position = list(graph.graph.node).index(cast) + 1
+    for node in (
+        helper.make_node("Where", ["is_white", "nan", "pixels_before"], [pixels]),
+        helper.make_node("Equal", ["pixels_before", "white"], ["is_white"]),
+    ):
+        graph.graph.node.insert(position, node)
+    onnx.save(graph, tmp_path / "nan.onnx")
+    variant = engine.variant.model_copy(update={"inputs": engine.manifest.inputs})
+    session = OnnxRuntimeSession(tmp_path / "nan.onnx", variant)
+    poisoned = Engine(session, engine.manifest, engine.variant)
+
+    grey = [np.minimum(photo(index), 254) for index in (6, 2, 3)]
+    sources = [grey[0], flat(255, 16), grey[1], grey[2]]
+    together = {result.input: result for result in poisoned.stream(sources, OUTPUTS)}
+    assert isinstance(together[1].error, ImageError)
+    for position, image in {0: grey[0], 2: grey[1], 3: grey[2]}.items():
+        (reference,) = engine.stream([image], OUTPUTS)
+        assert_isolated(together[position].outputs, reference.outputs)
+
+    # Without the rerun, the others would have been lost: the test sees what it is for.
+    patches = [Patches(np.full((1, 192), value, np.uint8), (1, 1)) for value in (9, 255)]
+    assert np.isnan(session.run(Pack.of(patches), ("pooled",))["pooled"]).all()
+
+
+class Unused:
+    def run(self, pack: Pack, outputs: Sequence[str]) -> Outputs:
+        raise AssertionError("nothing is to be run")
+
+
+def test_no_images_give_no_rows_without_a_call() -> None:
+    engine = Engine(Unused(), a_manifest(), a_variant())
+    assert (engine.embed([]).shape, engine.embed(iter(())).dtype) == ((0, 3), np.float32)
+    assert engine.tokens([]) == []
+    assert list(engine.stream([])) == []
+
+
+def test_an_endless_input_streams_and_little_is_held() -> None:
+    given_out = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal given_out
+        for number in itertools.count():
+            given_out += 1
+            yield flat(number % 250, side=4 * (1 + number % 8))
+
+    held = 0
+    for taken, result in enumerate(itertools.islice(means_engine(Means()).stream(endless()), 500), start=1):
+        assert result.outputs["pooled"] == pytest.approx(result.input % 250)
+        held = max(held, given_out - taken)
+    # Images have 25.5 tokens on average, a pack at most 64: a window holds about ten, and packs a few more.
+    assert held <= 3 * WINDOW * 64 / 25.5
+
+
+def test_a_tiff_of_many_frames_is_not_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = means_engine(Means())
+    decoded = 0
+
+    def frames(index: int, source: object) -> Iterator[Prepared]:
+        nonlocal decoded
+        for frame in range(100):
+            decoded += 1
+            yield Prepared(index, frame, "pages.tiff", (32, 32), Patches(np.full((64, 48), frame, np.uint8), (8, 8)))
+
+    monkeypatch.setattr(engine, "_prepare", frames)
+    results = engine.stream(["pages.tiff"])
+    next(results)
+    assert decoded <= WINDOW + 1
+    assert len(list(results)) == 99
