@@ -190,10 +190,11 @@ def test_random_configurations_equal_timm(options, grids, seed):
         options["pos_embed_grid_size"] = (options["pos_embed_grid_size"][0],) * 2
     if options["rope_type"] == "mixed":
         options["rope_rotate_half"] = False
-    original = configured(classes=seed % 3, **options)
+    classes = 20 * (seed % 2)  # many, as one logit alone can be near zero and has no scale to compare with
+    original = configured(classes=classes, **options)
     images = random_images(grids, options["patch_size"], seed)
     checkpoint = read(original)
-    outputs = ("pooled", "tokens", "logits") if seed % 3 else ("pooled", "tokens")
+    outputs = ("pooled", "tokens", "logits") if classes else ("pooled", "tokens")
     assert_parity(run(checkpoint.model(outputs), images), golden(original, images))
 
 
