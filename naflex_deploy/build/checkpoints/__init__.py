@@ -23,6 +23,7 @@ READERS = {
 MODULE_READERS = {
     "bv": "big_vision:read_big_vision",
     "NaFlexVit": "timm:read_module",
+    "PackedNaFlexViT": "packed_module:read_module",
     "Siglip2ForImageClassification": "hf:read_module",
     "Siglip2Model": "hf:read_module",
     "Siglip2VisionModel": "hf:read_module",

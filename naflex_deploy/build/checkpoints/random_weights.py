@@ -9,6 +9,8 @@ from torch import Tensor
 
 from naflex_deploy.build.architecture import Architecture, Positions
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.build.checkpoints.timm_architectures import ARCHITECTURES
+from naflex_deploy.build.checkpoints.timm_config import TimmConfig
 from naflex_deploy.build.model import PackedNaFlexViT
 from naflex_deploy.core.errors import CheckpointError, nearest
 from naflex_deploy.core.preprocessing import Preprocessing
@@ -20,22 +22,37 @@ SHAPES = {
 
 
 def read_random(name: str) -> Checkpoint:
-    """Seeded weights for one of `SHAPES`."""
-    if name not in SHAPES:
-        raise CheckpointError(f"no random weights named '{name}'", hint=nearest(name, SHAPES))
-    return random_checkpoint(SHAPES[name], source=f"random:{name}")
+    """Seeded weights for one of `SHAPES` or for a name that timm registers."""
+    architecture, preprocessing = shape_of(name)
+    return random_checkpoint(architecture, source=f"random:{name}", preprocessing=preprocessing)
 
 
-def random_checkpoint(architecture: Architecture, *, source: str = "random", seed: int = 0) -> Checkpoint:
+def shape_of(name: str) -> tuple[Architecture, Preprocessing]:
+    """What ``random:NAME`` stands for, without its weights.
+
+    Raises:
+        CheckpointError: There is no such name.
+    """
+    if name in SHAPES:
+        return SHAPES[name], Preprocessing(patch_size=SHAPES[name].patch_size)
+    if name in ARCHITECTURES:
+        registered = ARCHITECTURES[name]
+        config = TimmConfig.of(registered.options, f"random:{name}")
+        preprocessing = Preprocessing(
+            patch_size=config.patch_size, mean=registered.mean, std=registered.std, resample="bicubic"
+        )
+        return config.architecture(registered.classes), preprocessing
+    raise CheckpointError(f"no random weights named '{name}'", hint=nearest(name, [*SHAPES, *ARCHITECTURES]))
+
+
+def random_checkpoint(
+    architecture: Architecture, *, source: str = "random", seed: int = 0, preprocessing: Preprocessing | None = None
+) -> Checkpoint:
     """Weights under which attention is not uniform: its logits have a standard deviation of about 2.
 
     With normed inputs of unit variance and query and key weights of variance v, a score has a standard
     deviation of about D·v, so v = 2/D; every other matrix keeps the variance of its input.
     """
-    with torch.device("meta"):
-        shapes = {
-            name: tensor.shape for name, tensor in PackedNaFlexViT(architecture, ("tokens",)).state_dict().items()
-        }
     generator = torch.Generator().manual_seed(seed)
 
     def draw(name: str, shape: torch.Size) -> Tensor:
@@ -45,10 +62,18 @@ def random_checkpoint(architecture: Architecture, *, source: str = "random", see
             return values * 0.02
         if "norm" in layer:
             return 1 + 0.1 * values
-        if name.endswith(("table", "probe", "frequencies")):
+        if kind in ("table", "probe", "frequencies"):
             return values * 0.5
         variance = (2.0 if layer.endswith(("query", "key")) else 1.0) / shape[-1]
         return values * math.sqrt(variance)
 
-    weights = {name: draw(name, shape) for name, shape in shapes.items()}
-    return Checkpoint(source, architecture, weights, Preprocessing(patch_size=architecture.patch_size))
+    weights = {name: draw(name, shape) for name, shape in weight_shapes(architecture).items()}
+    chosen = preprocessing or Preprocessing(patch_size=architecture.patch_size)
+    return Checkpoint(source, architecture, weights, chosen)
+
+
+def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
+    """Name and shape of every weight that a model of this architecture has."""
+    with torch.device("meta"):
+        model = PackedNaFlexViT(architecture, ("tokens",))
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
