@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import BundleError
-from naflex_deploy.core.files import new_file
 from naflex_deploy.core.manifest import Executed, Gate
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.sessions import Session
@@ -61,7 +60,7 @@ class Golden:
             arrays[f"{index}/offsets"] = pack.offsets
             arrays[f"{index}/layout"] = np.array([pack.prefix, pack.tokens])
             arrays |= {f"{index}/output/{name}": values for name, values in golden.reference.items()}
-        with new_file(path) as partial, partial.open("wb") as stream:
+        with path.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     @classmethod
