@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
-import onnxruntime
 from torch import nn
 
 import naflex_deploy
@@ -21,14 +20,14 @@ from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.build.export import export, input_specs, output_specs
 from naflex_deploy.build.golden import make_golden
 from naflex_deploy.build.lower import choose
+from naflex_deploy.build.lower.task import Task
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import GateError, OutputError, UsageError
 from naflex_deploy.core.files import new_directory, refuse_existing, sha256
-from naflex_deploy.core.machine import cpu_name, system_name
-from naflex_deploy.core.manifest import FILE_NAME, Executed, FileEntry, Manifest, Model, Variant
+from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Gate, Manifest, Model, Variant
 from naflex_deploy.core.profile import Profile
-from naflex_deploy.runtime.golden import measure
-from naflex_deploy.runtime.sessions import open_session
+from naflex_deploy.runtime.golden import Golden, measure
+from naflex_deploy.runtime.sessions import cannot_run, executed_by, open_session
 
 Report = Callable[[str], None]
 
@@ -81,9 +80,9 @@ def build_bundle(
         )
         golden.write(partial / "golden.npz")
         report(f"lowering for {backend}, {precision}")
-        variant = lowering.lower(portable, partial / "variants", config.profile, precision)
-        report(f"measuring {variant.name} on the golden packs")
-        gate = measure(open_session(partial, variant), golden, precision, executed_here())
+        task = Task(portable, partial / "variants", config.profile, precision, prefix, report)
+        variant = lowering.lower(task)
+        gate = _gate(partial, variant, golden, report)
         figures = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_bytes": _peak_memory()}
         variant = variant.model_copy(update={"gate": gate, "build": {**variant.build, **figures}})
         manifest = _manifest(config, checkpoint, partial, variant)
@@ -122,9 +121,12 @@ def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ..
     return tuple(names)
 
 
-def executed_here() -> Executed:
-    """This machine and its ONNX Runtime."""
-    return Executed(cpu=cpu_name(), system=system_name(), runtime=f"onnxruntime {onnxruntime.__version__}")
+def _gate(bundle: Path, variant: Variant, golden: Golden, report: Report) -> Gate:
+    """How a variant does here; unmeasured, with the reason, where it cannot run."""
+    if reason := cannot_run(variant):
+        return Gate(status="unmeasured", reason=reason)
+    report(f"measuring {variant.name} on the golden packs")
+    return measure(open_session(bundle, variant), golden, variant.precision, executed_by(variant.backend))
 
 
 def _manifest(config: Config, checkpoint: Checkpoint, bundle: Path, variant: Variant) -> Manifest:

@@ -28,14 +28,15 @@ def command(
     settings: tuple[str, ...],
     backend: str | None,
     precision: str | None,
+    target: str | None,
     model: str | None,
     output: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Build a bundle: read a checkpoint, export it, lower it, measure it against its reference."""
-    resolved = resolve_options(profile, config, settings, backend, precision)
-    target = output or Path("build") / resolved.profile.name
+    resolved = resolve_options(profile, config, settings, backend, precision, target)
+    path = output or Path("build") / resolved.profile.name
     if model is None or model == DEMO:
         warn_demo()
     try:
@@ -43,21 +44,25 @@ def command(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "build") from None
     with steps() as report:
-        manifest = build_bundle(resolved, model or DEMO, target, force=force, report=report)
+        manifest = build_bundle(resolved, model or DEMO, path, force=force, report=report)
     variant = manifest.variants[0]
     if as_json:
-        print_json("build", bundle=str(target), manifest=manifest.model_dump(mode="json", by_alias=True))
+        print_json("build", bundle=str(path), manifest=manifest.model_dump(mode="json", by_alias=True))
         return
     gate = variant.gate
     size = sum(entry.size for entry in manifest.files.values()) / 1e6
-    out.print(f"[bold green]built[/] {target}  ({size:.1f} MB, {variant.build['seconds']} s)")
+    out.print(f"[bold green]built[/] {path}  ({size:.1f} MB, {variant.build['seconds']} s)")
     out.print(f"  model    {manifest.model.source}, {manifest.model.parameters / 1e6:.1f} M parameters")
     out.print(f"  variant  {variant.name}, packs of up to {variant.budgets[-1]} tokens")
+    if gate.executed is None:
+        out.print(f"  gate     {gate.status}: {gate.reason}")
+        out.print(f"  next     naflex-deploy verify {path}, where it shall run")
+        return
     out.print(
-        f"  gate     {gate.status} on {gate.executed.cpu if gate.executed else 'no machine'}: "
+        f"  gate     {gate.status} on {gate.executed.gpu or gate.executed.cpu}: "
         f"cosine {gate.min_cosine:.6f}, largest error {gate.max_error:.1e} of the largest value"
     )
-    out.print(f"  next     naflex-deploy embed {target} IMAGE…")
+    out.print(f"  next     naflex-deploy embed {path} IMAGE…")
 
 
 def warn_demo() -> None:

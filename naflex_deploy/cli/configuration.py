@@ -14,7 +14,7 @@ DEMO = "demo"
 
 
 def profile_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--profile, --config, --set, --backend, --precision."""
+    """--profile, --config, --set, --backend, --precision, --target."""
     for option in reversed(
         (
             click.option("--profile", required=True, help="A built-in profile, or the path of a TOML file."),
@@ -22,6 +22,7 @@ def profile_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Set one value. Repeatable."),
             click.option("--backend", help="Build for this backend alone: onnxruntime, tensorrt, tensorrt-rtx."),
             click.option("--precision", help="fp32, fp16, bf16, int8, fp8 or auto."),
+            click.option("--target", metavar="SM,…", help="GPUs to build for, such as sm86,sm89. TensorRT-RTX alone."),
         )
     ):
         function = option(function)
@@ -29,8 +30,17 @@ def profile_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resolve_options(
-    profile: str, config: Path | None, settings: tuple[str, ...], backend: str | None, precision: str | None
+    profile: str,
+    config: Path | None,
+    settings: tuple[str, ...],
+    backend: str | None,
+    precision: str | None,
+    target: str | None,
 ) -> Config:
     """The resolved profile of `profile_options`."""
-    overrides = {"engine.backends": [backend] if backend else None, "engine.precision": precision}
+    overrides = {
+        "engine.backends": [backend] if backend else None,
+        "engine.precision": precision,
+        "engine.tensorrt.targets": [name.strip() for name in target.split(",")] if target else None,
+    }
     return resolve(profile, config=config, settings=settings, overrides=overrides)

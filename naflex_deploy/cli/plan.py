@@ -22,11 +22,12 @@ def command(
     settings: tuple[str, ...],
     backend: str | None,
     precision: str | None,
+    target: str | None,
     model: str | None,
     as_json: bool,
 ) -> None:
     """Show what build would do: tokens, budgets, variants, memory, and where each value comes from."""
-    resolved = resolve_options(profile, config, settings, backend, precision)
+    resolved = resolve_options(profile, config, settings, backend, precision, target)
     try:
         from naflex_deploy.build.planning import plan
     except ModuleNotFoundError as error:

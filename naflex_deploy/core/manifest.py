@@ -74,6 +74,10 @@ class Variant(Entry):
         backend: Which session runs it.
         target: Hardware it was built for: ``cpu``, ``sm86+sm89``, …
         model: Path of the engine or graph, relative to the bundle.
+        shares: Files outside its directory that it reads, relative to the bundle.
+        budgets: Tokens of its packs, ascending.
+        profiles: Sizes of the symbols in its shapes, for each set of fixed shapes that it runs; none where it takes
+            any.
         passes: What was done to the portable graph, in order.
         versions: Of the tools that built it.
         build: Figures from the build.
@@ -84,7 +88,9 @@ class Variant(Entry):
     target: str
     precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
     model: str
+    shares: list[str] = []
     budgets: list[int]
+    profiles: list[dict[str, int]] = []
     inputs: list[InputSpec]
     outputs: list[OutputSpec]
     passes: list[dict[str, Any]] = []

@@ -24,6 +24,8 @@ class Role(StrEnum):
     SEGMENT_IDS = "segment_ids"
     CU_SEQLENS = "cu_seqlens"
     TOKEN_KIND = "token_kind"
+    PAD_INDEX = "pad_index"
+    UNPAD_INDEX = "unpad_index"
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +169,8 @@ class Pack:
                 return self.cu_seqlens
             case Role.TOKEN_KIND:
                 return self.token_kind
+            case Role.PAD_INDEX | Role.UNPAD_INDEX:
+                raise ValueError(f"{role} depends on an engine's rows, see `naflex_deploy.core.rows`")
 
     def split(self, tokens: npt.NDArray[Scalar]) -> list[npt.NDArray[Scalar]]:
         """Per-token outputs [T, D] as one [h, w, D] array an image, prefix tokens and tail left out."""

@@ -7,15 +7,13 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime
-
 from naflex_deploy.core.errors import IncompatibleError, OutputError
 from naflex_deploy.core.files import new_file
-from naflex_deploy.core.machine import cpu_flags, cpu_name, system_name
+from naflex_deploy.core.machine import cpu_flags
 from naflex_deploy.core.manifest import FILE_NAME, Executed, Gate, Manifest
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.golden import Golden, measure
-from naflex_deploy.runtime.sessions import cannot_run, open_session
+from naflex_deploy.runtime.sessions import cannot_run, executed_by, open_session
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,15 @@ def verify(path: Path) -> Verification:
     bundle = Bundle.open(path)
     bundle.check(bundle.manifest.files)
     golden = Golden.read(path / "golden.npz")
-    executed = Executed(cpu=cpu_name(), system=system_name(), runtime=f"onnxruntime {onnxruntime.__version__}")
+    executed = executed_by("onnxruntime")
     gates = {}
     for variant in bundle.manifest.variants:
         try:
             if reason := cannot_run(variant):
                 raise IncompatibleError(reason)
-            gates[variant.name] = measure(open_session(path, variant), golden, variant.precision, executed)
+            gates[variant.name] = measure(
+                open_session(path, variant), golden, variant.precision, executed_by(variant.backend)
+            )
         except IncompatibleError as error:
             gates[variant.name] = Gate(status="unmeasured", reason=error.message)
     return Verification(gates, _record(bundle, gates, executed))

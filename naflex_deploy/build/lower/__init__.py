@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-from naflex_deploy.build.lower import onnxruntime
+from naflex_deploy.build.lower import onnxruntime, tensorrt
+from naflex_deploy.build.lower.task import Task
 from naflex_deploy.core.errors import IncompatibleError, UsageError
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.profile import Profile
@@ -17,41 +18,62 @@ class Lowering:
     """A backend that engines can be built for.
 
     Attributes:
-        precisions: That it builds; the first is what ``auto`` means.
+        precisions: That it builds.
+        automatic: What precision ``auto`` means under a profile.
         unavailable: Why it cannot be built on this machine, or ``None``.
-        lower: ``(portable graph, variant directory, profile, precision) → variant``, with paths relative to the
-            bundle and no gate yet.
+        cannot_run: Why what it builds cannot run on this machine, or ``None``.
+        lower: Makes a variant, with paths relative to the bundle and no gate yet.
     """
 
     precisions: tuple[str, ...]
+    automatic: Callable[[Profile], str]
     unavailable: Callable[[], str | None]
-    lower: Callable[[Path, Path, Profile, str], Variant]
+    cannot_run: Callable[[], str | None]
+    lower: Callable[[Task], Variant]
 
 
-LOWERINGS = {"onnxruntime": Lowering(onnxruntime.PRECISIONS, onnxruntime.unavailable, onnxruntime.lower)}
+LOWERINGS = {
+    "onnxruntime": Lowering(
+        onnxruntime.PRECISIONS,
+        lambda profile: onnxruntime.PRECISIONS[0],
+        onnxruntime.unavailable,
+        onnxruntime.unavailable,
+        lambda task: onnxruntime.lower(task.portable, task.directory, task.profile, task.precision),
+    ),
+    **{
+        backend: Lowering(
+            tensorrt.PRECISIONS,
+            tensorrt.automatic,
+            partial(tensorrt.unavailable, backend),
+            partial(tensorrt.cannot_run, backend),
+            partial(tensorrt.lower, backend),
+        )
+        for backend in tensorrt.BACKENDS
+    },
+}
 
 
 def choose(profile: Profile) -> tuple[str, Lowering, str]:
-    """The first backend of the profile that can be built here, and its precision.
+    """The first backend of the profile that can be built and run here, else the first that can be built.
 
     Raises:
-        IncompatibleError: None can; says why for each.
+        IncompatibleError: None can be built; says why for each.
         UsageError: The backend does not build that precision.
     """
-    reasons = []
-    for name in profile.engine.backends:
-        lowering = LOWERINGS.get(name)
-        reason = "not part of this version" if lowering is None else lowering.unavailable()
-        if lowering is None or reason:
-            reasons.append(f"{name}: {reason}")
-            continue
-        wanted = profile.engine.precision
-        if wanted != "auto" and wanted not in lowering.precisions:
-            raise UsageError(
-                f"backend {name} builds {', '.join(lowering.precisions)}, found precision {wanted}",
-                hint=f"--precision {lowering.precisions[0]}",
-            )
-        return name, lowering, lowering.precisions[0] if wanted == "auto" else wanted
-    raise IncompatibleError(
-        f"no backend of the profile can be built here ({'; '.join(reasons)})", hint="try --backend onnxruntime"
-    )
+    reasons = {name: LOWERINGS[name].unavailable() for name in profile.engine.backends}
+    built = [name for name, reason in reasons.items() if reason is None]
+    if not built:
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise IncompatibleError(
+            f"no backend of the profile can be built here ({why})", hint="try --backend onnxruntime"
+        )
+    name = next((name for name in built if LOWERINGS[name].cannot_run() is None), built[0])
+    lowering, wanted = LOWERINGS[name], profile.engine.precision
+    if wanted == "auto":
+        return name, lowering, lowering.automatic(profile)
+    if wanted not in lowering.precisions:
+        raise UsageError(
+            f"backend {name} builds {', '.join(lowering.precisions)}, found precision {wanted}",
+            hint=f"--precision {lowering.precisions[0]}",
+        )
+    return name, lowering, wanted

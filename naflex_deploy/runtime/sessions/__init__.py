@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -10,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import IncompatibleError
-from naflex_deploy.core.manifest import Variant
+from naflex_deploy.core.machine import cpu_name, system_name
+from naflex_deploy.core.manifest import Executed, Variant
 from naflex_deploy.core.pack import Pack
+from naflex_deploy.runtime.sessions import cuda_device, tensorrt_compatibility, tensorrt_library
 
 Outputs = dict[str, npt.NDArray[np.generic]]
 
@@ -41,15 +44,29 @@ def open_session(bundle: Path, variant: Variant) -> Session:
     if variant.backend == "onnxruntime":
         from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(bundle / variant.model, variant)
+        return OnnxRuntimeSession(bundle / variant.model, variant, weights=bundle)
+    if variant.backend in tensorrt_library.MODULES:
+        from naflex_deploy.runtime.sessions.tensorrt import TensorRTSession
+
+        return TensorRTSession(bundle / variant.model, variant)
     raise IncompatibleError(
-        f"variant '{variant.name}' needs backend '{variant.backend}', which this version cannot run",
+        f"variant '{variant.name}': {cannot_run(variant)}",
         hint="upgrade naflex-deploy, or build a variant with --backend onnxruntime",
     )
 
 
 def cannot_run(variant: Variant) -> str | None:
     """Why this machine cannot run a variant, or ``None`` where it can, without loading its engine."""
-    if variant.backend != "onnxruntime":
-        return f"backend '{variant.backend}' is not available here"
-    return None
+    if variant.backend in tensorrt_library.MODULES:
+        return tensorrt_compatibility.cannot_run(variant)
+    return None if variant.backend == "onnxruntime" else f"this version cannot run backend '{variant.backend}'"
+
+
+def executed_by(backend: str) -> Executed:
+    """This machine and the library of a backend."""
+    gpu = ""
+    if backend in tensorrt_library.MODULES:
+        library, gpu = f"{backend} {tensorrt_library.installed(backend)}", str(cuda_device.find())
+    else:
+        library = f"onnxruntime {version('onnxruntime')}"
+    return Executed(cpu=cpu_name(), system=system_name(), runtime=library, gpu=gpu)

@@ -1,0 +1,107 @@
+"""Baking a precision into a graph: weights and activations in fp16 or bf16, with islands of float32.
+
+Float32 stay the operators that sum or exponentiate over many values (`ISLANDS`), and everything that follows from
+places alone until it meets a weight: filter weights and rotary angles, which half precision would put on the wrong
+place of a large grid. The graph's outputs stay float32. What executes such a graph has nothing left to choose,
+which is what strongly typed TensorRT networks ask for.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+
+from naflex_deploy.core.pack import Role
+
+DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+
+ISLANDS = frozenset({"LayerNormalization", "Softmax", "Sin", "Cos", "Exp", "ReduceSum", "ReduceMean", "Reciprocal"})
+
+PRODUCTS = frozenset({"MatMul", "Gemm", "Gather"})
+"""Operators by which what followed from places alone takes in learned values."""
+
+FLOAT32 = DTYPES["fp32"]
+
+
+def convert(graph: gs.Graph, precision: str) -> None:
+    """Convert a float32 graph in place.
+
+    Args:
+        graph: Sorted, with the type of every tensor known.
+        precision: ``fp16``, ``bf16``, or ``fp32``, which changes nothing.
+    """
+    low = DTYPES[precision]
+    if low == FLOAT32:
+        return
+    _Conversion(graph, low).run()
+
+
+class _Conversion:
+    def __init__(self, graph: gs.Graph, low: np.dtype[np.generic]) -> None:
+        self.graph = graph
+        self.low = low
+        self.features = {id(tensor) for tensor in graph.inputs if tensor.name == Role.PATCHES}
+        self.converted: dict[tuple[int, np.dtype[np.generic]], gs.Tensor] = {}
+
+    def run(self) -> None:
+        for node in list(self.graph.nodes):
+            dtype = self._dtype_of(node)
+            for index, tensor in enumerate(node.inputs):
+                if _is_float(tensor) and tensor.dtype != dtype:
+                    node.inputs[index] = self._as(tensor, dtype)
+            if not any(_is_float(tensor) for tensor in node.outputs):
+                continue
+            if node.op == "Cast":
+                node.attrs["to"] = _onnx_type(dtype)
+            for tensor in node.outputs:
+                if _is_float(tensor):
+                    tensor.dtype = dtype
+        for tensor in self.graph.outputs:
+            if tensor.dtype == self.low:
+                self._widen(tensor)
+        self.graph.cleanup().toposort()
+
+    def _dtype_of(self, node: gs.Node) -> np.dtype[np.generic]:
+        """What a node computes in; notes whether its outputs follow from more than places."""
+        learned = node.op in PRODUCTS and any(_is_float(tensor) for tensor in node.inputs)
+        feature = learned or any(id(tensor) in self.features for tensor in node.inputs)
+        if feature:
+            self.features.update(id(tensor) for tensor in node.outputs)
+        return self.low if feature and node.op not in ISLANDS else FLOAT32
+
+    def _as(self, tensor: gs.Tensor, dtype: np.dtype[np.generic]) -> gs.Tensor:
+        key = (id(tensor), dtype)
+        if key not in self.converted:
+            name = f"{tensor.name}.{dtype.name}"
+            if isinstance(tensor, gs.Constant):
+                self.converted[key] = gs.Constant(name, np.asarray(tensor.values).astype(dtype))
+            else:
+                self.converted[key] = self._cast(tensor, gs.Variable(name, dtype, tensor.shape))
+        return self.converted[key]
+
+    def _cast(self, source: gs.Tensor, target: gs.Variable) -> gs.Variable:
+        self.graph.nodes.append(
+            gs.Node("Cast", f"{target.name}/Cast", {"to": _onnx_type(target.dtype)}, [source], [target])
+        )
+        return target
+
+    def _widen(self, output: gs.Variable) -> None:
+        """Give a graph output back as float32 under its name."""
+        narrow = gs.Variable(f"{output.name}.{self.low.name}", self.low, output.shape)
+        (producer,) = output.inputs
+        producer.outputs[producer.outputs.index(output)] = narrow
+        for consumer in list(output.outputs):
+            consumer.inputs = [narrow if tensor is output else tensor for tensor in consumer.inputs]
+        output.dtype = FLOAT32
+        self._cast(narrow, output)
+
+
+def _is_float(tensor: gs.Tensor) -> bool:
+    return tensor.dtype is not None and np.dtype(tensor.dtype) in DTYPES.values()
+
+
+def _onnx_type(dtype: npt.DTypeLike) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -1,0 +1,230 @@
+"""For TensorRT and TensorRT-RTX: one engine, one optimization profile of fixed shapes for each token budget.
+
+The library is loaded in a child process alone: which of the two it is, polygraphy decides once a process, and a
+parser that meets a graph it cannot take may end the process that it runs in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from naflex_deploy.build.export import input_specs, output_specs
+from naflex_deploy.build.lower.precision import convert
+from naflex_deploy.build.lower.task import Task
+from naflex_deploy.build.lower.tensorrt_attention import apply_form, choose_form, refuse_dropped_lengths
+from naflex_deploy.build.lower.tensorrt_log import BuildLog
+from naflex_deploy.build.lower.tensorrt_process import Request, run
+from naflex_deploy.build.lower.tensorrt_profiles import check_profile, input_shapes, profile_sizes
+from naflex_deploy.build.passes import graphs
+from naflex_deploy.core.errors import IncompatibleError, UsageError
+from naflex_deploy.core.files import sha256
+from naflex_deploy.core.manifest import InputSpec, OutputSpec, Variant
+from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.sessions import cuda_device, tensorrt_library, tensorrt_plan
+from naflex_deploy.runtime.sessions.tensorrt_shapes import Sizes
+
+BACKENDS = tuple(tensorrt_library.MODULES)
+PRECISIONS = ("bf16", "fp16", "fp32")
+
+
+def automatic(profile: Profile) -> str:
+    """bf16, but for Turing, which has none."""
+    return "fp16" if "sm75" in profile.engine.tensorrt.targets else "bf16"
+
+
+def unavailable(backend: str) -> str | None:
+    """Why engines cannot be built here. TensorRT-RTX needs no GPU for it, TensorRT does."""
+    reason = tensorrt_library.missing(backend)
+    return cannot_run(backend) if reason is None and backend == "tensorrt" else reason
+
+
+def cannot_run(backend: str) -> str | None:
+    """Why engines cannot run here."""
+    if reason := tensorrt_library.missing(backend):
+        return reason
+    device = cuda_device.find()
+    if isinstance(device, str):
+        return device
+    if backend == "tensorrt-rtx" and device.sm not in tensorrt_plan.TARGETS:
+        return f"TensorRT-RTX has no {device.sm} ({device.name}), only {', '.join(tensorrt_plan.TARGETS)}"
+    return None
+
+
+def lower(backend: str, task: Task) -> Variant:
+    """Build the engine.
+
+    Raises:
+        UsageError: The target is none of the backend's.
+        IncompatibleError: The library is missing, refuses the graph, or the engine is above the memory limit.
+    """
+    if reason := unavailable(backend):
+        raise IncompatibleError(f"{backend}: {reason}", hint="try --backend onnxruntime")
+    targets = choose_targets(backend, task.profile)
+    number = tensorrt_library.installed(backend) or ""
+    forms = choose_form(backend, number, task.profile.budgets(backend))
+    refused = []
+    for form in forms[:-1]:
+        try:
+            return _lower(backend, task, targets, form, refused)
+        except IncompatibleError as error:
+            task.report(f"{form} attention: {error.message}")
+            refused.append({"pass": "attention", "form": form, "refused": error.message})
+    return _lower(backend, task, targets, forms[-1], refused)
+
+
+def _lower(backend: str, task: Task, targets: tuple[str, ...], form: str, refused: list[dict[str, str]]) -> Variant:
+    number = tensorrt_library.installed(backend) or ""
+    with tempfile.TemporaryDirectory(prefix="naflex-deploy-") as temporary:
+        graph = Path(temporary) / "lowered.onnx"
+        inputs, outputs = write_lowered(task.portable, graph, form, task.precision)
+        sizes = profile_sizes(task.profile, backend, form, task.prefix)
+        target = "+".join(targets) or "ampere+"
+        name = f"{backend}{'.'.join(number.split('.')[:2])}-{target}-{task.precision}"
+        plan = task.directory / name / "engine.plan"
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        cache = timing_cache(backend, target)
+        log, peak = build_engine(
+            backend, graph, plan, inputs, sizes, targets, task.precision, cache=cache, report=task.report
+        )
+    check_memory(log, sizes, task.profile.engine.memory_limit)
+    if backend == "tensorrt-rtx":
+        check_header(plan, number, targets)
+    return Variant(
+        name=name,
+        backend=backend,
+        target=target,
+        precision=task.precision,
+        model=f"{task.directory.name}/{name}/engine.plan",
+        budgets=list(task.profile.budgets(backend)),
+        profiles=sizes,
+        inputs=inputs,
+        outputs=outputs,
+        passes=[*refused, {"pass": "attention", "form": form}, {"pass": "precision", "precision": task.precision}],
+        versions={backend: number, **{package: version(package) for package in ("onnx", "polygraphy", "torch")}},
+        build={**log.to_json(), "builder_peak_memory_bytes": peak, "timing_cache": _cache_entry(cache)},
+    )
+
+
+def choose_targets(backend: str, profile: Profile) -> tuple[str, ...]:
+    """Architectures to build for; none means the library's default, which is every one from Ampere on.
+
+    Raises:
+        UsageError: One that the library does not build for.
+    """
+    targets = tuple(profile.engine.tensorrt.targets)
+    if backend == "tensorrt":
+        device = cuda_device.find()
+        here = device.sm if isinstance(device, cuda_device.Device) else "no GPU"
+        if targets and targets != (here,):
+            raise UsageError(
+                f"TensorRT builds for the GPU at hand, expected target {here}, found {', '.join(targets)}",
+                hint="build on a machine with that GPU, or take --backend tensorrt-rtx",
+            )
+        return (here,)
+    for target in targets:
+        if target not in tensorrt_plan.TARGETS:
+            raise IncompatibleError(
+                f"TensorRT-RTX has no {target}, expected some of {', '.join(tensorrt_plan.TARGETS)}",
+                hint="--backend tensorrt, on a machine with that GPU" if target in ("sm90", "sm100") else "--target",
+            )
+    return tuple(target for target in tensorrt_plan.TARGETS if target in targets)
+
+
+def write_lowered(portable: Path, path: Path, form: str, precision: str) -> tuple[list[InputSpec], list[OutputSpec]]:
+    """Write the graph that is given to TensorRT, its weights beside it.
+
+    Returns:
+        Its inputs and outputs.
+    """
+    model = graphs.read(portable)
+    apply_form(model, form)
+    model.graph.toposort()
+    convert(model.graph, precision)
+    proto = gs.export_onnx(model.graph)
+    del model
+    refuse_dropped_lengths(proto)
+    onnx.save(proto, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+    return input_specs(proto), output_specs(proto)
+
+
+def build_engine(
+    backend: str,
+    graph: Path,
+    plan: Path,
+    inputs: list[InputSpec],
+    sizes: list[Sizes],
+    targets: tuple[str, ...],
+    precision: str,
+    *,
+    cache: Path | None = None,
+    report: Any = lambda step: None,
+) -> tuple[BuildLog, int]:
+    """Build a plan with fixed shapes, one profile for each of ``sizes``.
+
+    Returns:
+        What the log told, and the builder's peak memory in bytes.
+    """
+    profiles = [input_shapes(inputs, one) for one in sizes]
+    for shapes in profiles:
+        check_profile(inputs, shapes)
+    request = Request(
+        backend=backend,
+        graph=str(graph),
+        plan=str(plan),
+        profiles=profiles,
+        targets=targets,
+        decomposable=precision == "fp32",
+        timing_cache=str(cache) if cache else None,
+    )
+    return run(request, report)
+
+
+def check_memory(log: BuildLog, sizes: list[Sizes], limit: int | None) -> None:
+    """Refuse an engine above the limit.
+
+    Raises:
+        IncompatibleError: Names the first budget that is.
+    """
+    for one, built in zip(sizes, log.profiles, strict=True):
+        total = built.activation_bytes + (log.weights_bytes or 0)
+        if limit is not None and total > limit:
+            raise IncompatibleError(
+                f"budget {one['tokens']} needs {total / 1e6:,.0f} MB, engine.memory_limit is {limit / 1e6:,.0f} MB",
+                hint="leave that budget out of packing.budgets, or raise engine.memory_limit",
+            )
+
+
+def check_header(plan: Path, version_built: str, targets: tuple[str, ...]) -> None:
+    """Hold the header of a plan against what was asked for.
+
+    Raises:
+        IncompatibleError: It says something else.
+    """
+    header = tensorrt_plan.PlanHeader.read(plan)
+    if header.version != version_built or (targets and header.targets != targets):
+        raise IncompatibleError(
+            f"expected a plan of TensorRT-RTX {version_built} for {', '.join(targets) or 'any'}, "
+            f"found {header.version} for {', '.join(header.targets)}",
+            hint="the library does not what it was asked for; report this with its version",
+        )
+
+
+def timing_cache(backend: str, target: str) -> Path:
+    """Where a build finds how fast kernels were, and leaves it: one file for library, version, target and GPU."""
+    device = cuda_device.find()
+    gpu = "" if isinstance(device, str) else f"{device.name} {device.driver}"
+    key = hashlib.sha256(f"{backend} {tensorrt_library.installed(backend)} {target} {gpu}".encode()).hexdigest()[:16]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "naflex-deploy" / "timing" / f"{key}.cache"
+
+
+def _cache_entry(cache: Path) -> dict[str, str] | None:
+    return {"key": cache.stem, "sha256": sha256(cache)} if cache.is_file() else None

@@ -1,0 +1,115 @@
+"""The process that builds: loads the library that its environment names, and never deserialises what it built.
+
+Called with one JSON document, a `tensorrt_process.Request` and the path of a log. Prints ``step …`` lines and, last,
+``peak BYTES``.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+from polygraphy.backend.trt import (
+    CreateConfig,
+    EngineBytesFromNetwork,
+    NetworkFromOnnxPath,
+    SetDecomposableAttentions,
+    util,
+)
+from polygraphy.backend.trt import Profile as OptimizationProfile
+from polygraphy.logger import G_LOGGER
+from polygraphy.mod.trt_importer import lazy_import_trt
+
+trt: Any = lazy_import_trt()
+
+
+def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
+    """Build an engine.
+
+    Args:
+        order: The fields of a `tensorrt_process.Request`.
+        messages: Receives (severity, text) of every message of the library.
+
+    Returns:
+        The plan.
+    """
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    util.TRT_LOGGER = _logger(messages)
+    flags = trt.NetworkDefinitionCreationFlag
+    network = NetworkFromOnnxPath(order["graph"], strongly_typed=hasattr(flags, "STRONGLY_TYPED"))
+    if order["decomposable"]:
+        network = SetDecomposableAttentions(network)
+    options: dict[str, Any] = {
+        "profiles": [_profile(shapes) for shapes in order["profiles"]],
+        "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,
+        "load_timing_cache": order["timing_cache"],
+        "progress_monitor": _monitor(),
+    }
+    if order["backend"] == "tensorrt-rtx":
+        targets = [(int(target[2:-1]), int(target[-1])) for target in order["targets"]]
+        config = CreateConfigRTX(compute_capabilities=targets or None, **options)
+    else:
+        config = CreateConfig(**options)
+    return bytes(EngineBytesFromNetwork(network, config, save_timing_cache=order["timing_cache"])())
+
+
+def _profile(shapes: dict[str, list[int]]) -> Any:
+    profile = OptimizationProfile()
+    for name, shape in shapes.items():
+        profile.add(name, min=shape, opt=shape, max=shape)
+    return profile
+
+
+def _logger(messages: list[tuple[str, str]]) -> Any:
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            messages.append((severity.name, message))
+
+    return Logger()
+
+
+def _monitor() -> Any:
+    class Monitor(trt.IProgressMonitor):
+        """Prints a line where a phase of its own begins; those inside others are too many."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if not parent:
+                print(f"step {phase}", flush=True)
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            return True
+
+    return Monitor()
+
+
+def main() -> int:
+    order = json.loads(sys.argv[1])
+    messages: list[tuple[str, str]] = []
+    try:
+        if order["timing_cache"]:
+            Path(order["timing_cache"]).parent.mkdir(parents=True, exist_ok=True)
+        Path(order["plan"]).write_bytes(build(order, messages))
+    except Exception as error:  # the parent turns whatever it was into one line
+        messages.append(("ERROR", f"{type(error).__name__}: {error}"))
+        return 1
+    finally:
+        Path(order["log"]).write_text("".join(f"{json.dumps(message)}\n" for message in messages))
+    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Whether a TensorRT engine fits this machine, found out before anything of it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from naflex_deploy.core.errors import IncompatibleError
+from naflex_deploy.core.manifest import Variant
+from naflex_deploy.runtime.sessions import cuda_device, tensorrt_library
+from naflex_deploy.runtime.sessions.tensorrt_library import NAMES
+from naflex_deploy.runtime.sessions.tensorrt_plan import TARGETS, PlanHeader
+
+AMPERE_ON = "ampere+"
+"""Target of an engine built for every architecture that the library has from Ampere on."""
+
+REBUILD = "make this variant again on this machine: naflex-deploy bundle rebuild"
+
+
+def cannot_run(variant: Variant) -> str | None:
+    """Why this machine cannot run a variant, by its manifest entry alone."""
+    if reason := tensorrt_library.missing(variant.backend):
+        return reason
+    built, here = variant.versions.get(variant.backend), tensorrt_library.installed(variant.backend)
+    if built != here:
+        return f"it needs {NAMES[variant.backend]} {built}, found {here}"
+    device = cuda_device.find()
+    if isinstance(device, str):
+        return device
+    targets = tuple(TARGETS)[1:] if variant.target == AMPERE_ON else tuple(variant.target.split("+"))
+    if device.sm not in targets:
+        return f"it was built for {', '.join(targets)}, found {device.sm} ({device.name})"
+    return None
+
+
+def check_plan(path: Path, variant: Variant) -> None:
+    """Refuse a plan that this machine cannot run, before it is deserialised.
+
+    Raises:
+        IncompatibleError: With what was expected and what was found.
+        BundleError: The plan is truncated.
+    """
+    if reason := cannot_run(variant):
+        raise IncompatibleError(f"variant '{variant.name}' cannot run here: {reason}", hint=REBUILD)
+    if variant.backend != "tensorrt-rtx":
+        return
+    header = PlanHeader.read(path)
+    built, device = variant.versions[variant.backend], cuda_device.find()
+    if header.version != built:
+        raise IncompatibleError(
+            f"{path}: expected a plan of TensorRT-RTX {built}, found one of {header.version}", hint=REBUILD
+        )
+    if isinstance(device, cuda_device.Device) and device.sm not in header.targets:
+        raise IncompatibleError(
+            f"{path}: expected a plan for {device.sm}, found one for {', '.join(header.targets)}", hint=REBUILD
+        )

@@ -1,0 +1,75 @@
+"""What the first bytes of a TensorRT-RTX plan say of it, read before anything deserialises it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from naflex_deploy.core.errors import BundleError, IncompatibleError
+
+MAGIC = b"vtrt"
+LENGTH = 64
+"""Bytes of the header that are read."""
+
+TARGETS = {"sm75": 0x01, "sm80": 0x02, "sm86": 0x04, "sm89": 0x08, "sm120": 0x10, "sm121": 0x20}
+"""Bits of the architectures that a plan holds kernels for. The library's default has a further bit of its own."""
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """The header of a plan.
+
+    Attributes:
+        size: Bytes of the whole plan.
+        version: Of the library that built it, ``1.7.1.116``.
+        targets: Architectures it runs on.
+    """
+
+    size: int
+    version: str
+    targets: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, data: bytes, source: str) -> PlanHeader:
+        """Read a header.
+
+        Args:
+            data: The first bytes of a plan.
+            source: Names it in messages.
+
+        Raises:
+            IncompatibleError: It is no plan of TensorRT-RTX.
+        """
+        if len(data) < LENGTH or data[:4] != MAGIC:
+            raise IncompatibleError(
+                f"{source}: expected a TensorRT-RTX plan, found {_kind(data)}",
+                hint="make this variant again: naflex-deploy bundle rebuild",
+            )
+        (size,) = struct.unpack_from("<Q", data, 0x10)
+        numbers = struct.unpack_from("<4B", data, 0x18)
+        (mask,) = struct.unpack_from("<I", data, 0x20)
+        return cls(size, ".".join(map(str, numbers)), tuple(sm for sm, bit in TARGETS.items() if mask & bit))
+
+    @classmethod
+    def read(cls, path: Path) -> PlanHeader:
+        """Read the header of a file, and hold the size it names against the file's.
+
+        Raises:
+            IncompatibleError: See `parse`.
+            BundleError: The file is truncated.
+        """
+        with path.open("rb") as stream:
+            header = cls.parse(stream.read(LENGTH), str(path))
+        if header.size != path.stat().st_size:
+            raise BundleError(
+                f"{path}: expected a plan of {header.size} bytes, found {path.stat().st_size}",
+                hint="copy or build the bundle again",
+            )
+        return header
+
+
+def _kind(data: bytes) -> str:
+    if not data:
+        return "an empty file"
+    return "a plan of TensorRT" if data[1:4] == b"trt" and data[:1] in b"fp" else "something else"
