@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from naflex_deploy.build.attention import ragged_attention
 from naflex_deploy.build.export import export, input_specs, output_specs
 from naflex_deploy.core.pack import Pack
-from tests.support.bundles import CLASSES, WIDTH, tiny_checkpoint
 from tests.support.packs import inputs, random_images
+from tests.support.tiny import CLASSES, WIDTH, tiny_checkpoint
 
 OUTPUTS = ("tokens", "pooled", "logits", "tokens:-2")
 GRIDS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=7)

@@ -26,7 +26,7 @@ from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.core.manifest import FILE_NAME, Manifest
 from naflex_deploy.runtime.golden import Golden
 from naflex_deploy.runtime.verify import verify
-from tests.support.bundles import CLASSES, VARIANT, WIDTH, build_tiny, tiny_checkpoint, tiny_config
+from tests.support.tiny import CLASSES, VARIANT, WIDTH, build_tiny, tiny_checkpoint, tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +160,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from naflex_deploy.build import pipeline
-from tests.support.bundles import build_tiny
+from tests.support.tiny import build_tiny
 pipeline.export = lambda model, path: [
     path.with_name(name).write_bytes((Path(sys.argv[2]) / name).read_bytes())
     for name in ("portable.onnx", "portable.onnx.data")

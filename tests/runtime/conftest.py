@@ -1,3 +1,3 @@
-from tests.support.bundles import bundle, own_bundle
+from tests.support.tiny import bundle, own_bundle
 
 __all__ = ["bundle", "own_bundle"]

@@ -17,7 +17,7 @@ from naflex_deploy.core.manifest import FILE_NAME, Gate
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.engine import load_engine
 from naflex_deploy.runtime.verify import verify
-from tests.support.bundles import VARIANT, WIDTH
+from tests.support.tiny import VARIANT, WIDTH
 from tests.support.manifests import a_manifest, a_variant
 
 ENGINE_FILES = [f"variants/{VARIANT}/model.onnx", f"variants/{VARIANT}/model.onnx.data"]

@@ -23,8 +23,8 @@ from naflex_deploy.runtime.engine import WINDOW, Engine, rank
 from naflex_deploy.runtime.prepare import Prepared
 from naflex_deploy.runtime.sessions import Outputs, open_session
 from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
-from tests.support.bundles import BUDGET, CLASSES, WIDTH
 from tests.support.manifests import a_manifest, a_variant
+from tests.support.tiny import BUDGET, CLASSES, WIDTH
 
 OUTPUTS = ("pooled", "tokens", "logits")
 SIZES = ((8, 8), (7, 3), (16, 40), (90, 24), (8, 200), (200, 9), (64, 64), (110, 100), (300, 260), (1, 1))

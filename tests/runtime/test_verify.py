@@ -19,7 +19,7 @@ from naflex_deploy.core.files import sha256
 from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Gate, Manifest
 from naflex_deploy.runtime.verify import verify
-from tests.support.bundles import VARIANT
+from tests.support.tiny import VARIANT
 from tests.support.manifests import a_variant
 
 

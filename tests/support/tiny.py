@@ -1,0 +1,66 @@
+"""A bundle of a tiny model with random weights, built once a test session."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from naflex_deploy.build import checkpoints
+from naflex_deploy.build.architecture import Architecture, Positions
+from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
+from naflex_deploy.build.pipeline import build_bundle
+from naflex_deploy.core.config import Config, resolve
+from naflex_deploy.core.manifest import Manifest
+
+VARIANT = "onnxruntime-cpu-fp32"
+BUDGET = 512
+WIDTH = 32
+CLASSES = 5
+
+
+@cache
+def tiny_checkpoint() -> Checkpoint:
+    return random_checkpoint(Architecture(WIDTH, 2, 4, 64, 8, Positions((5, 6)), classes=CLASSES), source="tiny")
+
+
+def tiny_config() -> Config:
+    """Small images stay small, so that lengths differ."""
+    settings = [
+        "outputs=['tokens', 'pooled']",
+        "image.tokens=200",
+        "image.fit=shrink-only",
+        f"engine.onnxruntime.budgets=[128, {BUDGET}]",
+        "engine.backends=['onnxruntime']",
+        "engine.precision=fp32",
+        "packing.max_images=8",
+    ]
+    return resolve("photo", settings=settings, environment={})
+
+
+def build_tiny(output: Path, *, force: bool = False, report: Callable[[str], None] = lambda step: None) -> Manifest:
+    with patch.object(checkpoints, "read", lambda model: tiny_checkpoint()):
+        return build_bundle(tiny_config(), "tiny", output, force=force, report=report)
+
+
+@cache
+def _built(directory: Path) -> Path:
+    build_tiny(directory / "tiny")
+    return directory / "tiny"
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with the outputs tokens, pooled and logits. Not to be changed."""
+    return _built(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def own_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(bundle, tmp_path / "own"))
