@@ -70,7 +70,7 @@ def lower(backend: str, task: Task) -> Variant:
     targets = choose_targets(backend, task.profile)
     number = tensorrt_library.installed(backend) or ""
     forms = choose_form(backend, number, task.profile.budgets(backend))
-    refused = []
+    refused: list[dict[str, str]] = []
     for form in forms[:-1]:
         try:
             return _lower(backend, task, targets, form, refused)

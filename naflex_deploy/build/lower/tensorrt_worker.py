@@ -65,7 +65,7 @@ def _profile(shapes: dict[str, list[int]]) -> Any:
 
 
 def _logger(messages: list[tuple[str, str]]) -> Any:
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -76,7 +76,7 @@ def _logger(messages: list[tuple[str, str]]) -> Any:
 
 
 def _monitor() -> Any:
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         """Prints a line where a phase of its own begins; those inside others are too many."""
 
         def __init__(self) -> None:

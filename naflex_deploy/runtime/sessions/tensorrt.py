@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import IncompatibleError
-from naflex_deploy.core.manifest import Variant
+from naflex_deploy.core.manifest import InputSpec, OutputSpec, Variant
 from naflex_deploy.core.pack import Pack, Role
 from naflex_deploy.core.rows import lay_rows
 from naflex_deploy.runtime.sessions import Outputs
@@ -176,7 +176,8 @@ class _Lane:
         self._pinned: dict[str, npt.NDArray[np.uint8]] = {}
         self._host_buffers: dict[str, Any] = {}
         pinned = cuda.LegacyPinnedMemoryResource()
-        for name, spec in [*((s.role.value, s) for s in variant.inputs), *((s.name, s) for s in variant.outputs)]:
+        specs: dict[str, InputSpec | OutputSpec] = {spec.role.value: spec for spec in variant.inputs}
+        for name, spec in (specs | self._outputs).items():
             size = max(_bytes(shape_of(spec, sizes), spec.dtype) for sizes in variant.profiles)
             self.device_buffers[name] = device.allocate(size, stream=self.stream)
             self._host_buffers[name] = pinned.allocate(size)
@@ -224,7 +225,7 @@ class _Lane:
         self.stream.sync()
         return kept
 
-    def _host(self, name: str, spec: Any, sizes: Sizes) -> Array:
+    def _host(self, name: str, spec: InputSpec | OutputSpec, sizes: Sizes) -> Array:
         shape = shape_of(spec, sizes)
         array: Array = self._pinned[name][: _bytes(shape, spec.dtype)].view(spec.dtype).reshape(shape)
         return array
@@ -253,7 +254,7 @@ def _cuda_core() -> Any:
 
 
 def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         """Keeps errors, which are the only reasons that the library gives."""
 
         def __init__(self) -> None:

@@ -29,7 +29,15 @@ def cannot_run(variant: Variant) -> str | None:
     targets = tuple(TARGETS)[1:] if variant.target == AMPERE_ON else tuple(variant.target.split("+"))
     if device.sm not in targets:
         return f"it was built for {', '.join(targets)}, found {device.sm} ({device.name})"
+    if (needed := memory_needed(variant)) > device.memory:
+        return f"it needs {needed / 1e9:.1f} GB of GPU memory, found {device.memory / 1e9:.1f} GB ({device.name})"
     return None
+
+
+def memory_needed(variant: Variant) -> int:
+    """Bytes of weights and of the largest profile's activations, as its builder logged them; 0 where it did not."""
+    profiles = variant.build.get("profiles", [])
+    return (variant.build.get("weights_bytes") or 0) + max((one["activation_bytes"] for one in profiles), default=0)
 
 
 def check_plan(path: Path, variant: Variant) -> None:
