@@ -2,7 +2,8 @@
 
     python benchmarks/startup.py build/doc-ocr [--runs 7]
 
-Prints the median of each step; ``cpu_seconds``, interpreter start included, tells a busy machine from slow code. The first run, which fills the file cache and compiles bytecode, is left out.
+Prints the median of each step; ``cpu_seconds``, interpreter start included, tells a busy machine from slow code.
+The first run, which fills the file cache and compiles bytecode, is left out.
 """
 
 from __future__ import annotations
