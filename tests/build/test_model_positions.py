@@ -11,26 +11,12 @@ from torch.nn import functional as F
 
 from naflex_deploy.build.architecture import Architecture, Positions
 from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
-from naflex_deploy.build.model import position_table
 from naflex_deploy.build.positions_learned import CoordinateMlp, SoftmaxTable
 from naflex_deploy.core.errors import UsageError
+from tests.support.positions import coordinate_mlp, filled, learned_softmax, place_all
 from tests.support.siglip2 import right_interpolation
 
 SIDES = st.sampled_from([1, 2, 3, 7, 16, 17, 40, 70, 130])
-
-
-def place_all(grid):
-    height, width = grid
-    coords = torch.cartesian_prod(torch.arange(height), torch.arange(width)).int()
-    return coords, torch.tensor([grid]).int().expand(len(coords), 2)
-
-
-def filled(positions, width=3):
-    layer = position_table(positions, width)
-    torch.manual_seed(0)
-    for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter)
-    return layer
 
 
 @settings(max_examples=150, deadline=None)
@@ -84,43 +70,22 @@ def test_factorized_tables_are_resized_as_torch_does(grid, square):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def gelu(x):
-    from math import erf
-
-    return x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))
-
-
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("grid", [(1, 1), (3, 20), (9, 1)])
 def test_learned_softmax_follows_its_formula(grid, align_corners):
     layer = filled(Positions((5, 7), "learned_softmax", align_corners=align_corners))
+    expected = learned_softmax(layer, grid)
     with torch.no_grad():
         found = layer(*place_all(grid)).numpy()
-    table = layer.table.detach().numpy().reshape(5, 7, 3)
-    w1, b1, w2, b2 = (p.detach().numpy() for n, p in layer.named_parameters() if n != "table")
-    for token, (row, column) in enumerate(np.ndindex(grid)):
-        place = []
-        for index, size, source in zip((row, column), grid, (5, 7), strict=True):
-            if align_corners:
-                place.append(index * (source - 1) / max(size - 1, 1))
-            else:
-                place.append((index + 0.5) * source / size - 0.5)
-        scores, values = [], []
-        for dy in (0, 1):
-            for dx in (0, 1):
-                i, j = int(np.floor(place[0])) + dy, int(np.floor(place[1])) + dx
-                scores.append((w2 @ gelu(w1 @ np.array([place[0] - i, place[1] - j]) + b1) + b2).item())
-                values.append(table[np.clip(i, 0, 4), np.clip(j, 0, 6)])
-        weights = np.exp(scores) / np.exp(scores).sum()
-        assert np.abs(found[token] - weights @ np.array(values)).max() < 3e-5
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_coordinate_mlp_follows_its_formula():
     layer = CoordinateMlp(6, 4)
-    coords, grid = place_all((3, 5))
-    w1, b1, w2, b2 = (parameter.detach().numpy() for parameter in layer.parameters())
-    expected = gelu((coords / torch.tensor([3, 5])).numpy() @ w1.T + b1) @ w2.T + b2
-    assert np.abs(layer(coords, grid).detach().numpy() - expected).max() < 1e-6
+    expected = coordinate_mlp(layer, (3, 5))
+    with torch.no_grad():
+        found = layer(*place_all((3, 5))).numpy()
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from naflex_deploy.build.checkpoints.timm_architectures import ARCHITECTURES
 from naflex_deploy.build.checkpoints.timm_config import TimmConfig
 from naflex_deploy.build.checkpoints.timm_module import options_of
 from naflex_deploy.core.errors import CheckpointError
-from tests.support.naflexvit import configured, golden, named
+from tests.support.naflexvit import OPTIONS, configured, golden, named
 from tests.support.packs import GRIDS, Recording, assert_parity, random_images, run
 
 IMAGES = random_images(GRIDS, 8)
@@ -57,70 +57,6 @@ def test_the_table_agrees_with_timm(name):
     assert registered.mean == tuple(original.pretrained_cfg["mean"])
     assert registered.std == tuple(original.pretrained_cfg["std"])
     assert original.pretrained_cfg["interpolation"] == "bicubic"
-
-
-OPTIONS = {
-    "learned, bilinear": {"pos_embed_interp_mode": "bilinear"},
-    "no antialias": {"pos_embed_antialias": False},
-    "bilinear, no antialias": {"pos_embed_interp_mode": "bilinear", "pos_embed_antialias": False},
-    "align corners": {"pos_embed_align_corners": True, "pos_embed_antialias": False},
-    "align corners, antialias": {"pos_embed_align_corners": True},
-    "aspect preserving": {"pos_embed_ar_preserving": True},
-    "grid sample": {"pos_embed_use_grid_sample": True},
-    "grid sample, factorized": {"pos_embed_use_grid_sample": True, "pos_embed": "factorized"},
-    "factorized": {"pos_embed": "factorized"},
-    "no positions": {"pos_embed": "none"},
-    "oblong table": {"pos_embed_grid_size": (5, 24)},
-    "class and registers": {"class_token": True, "reg_tokens": 3},
-    "average": {"global_pool": "avg"},
-    "average, final norm before pooling": {"global_pool": "avg", "fc_norm": False},
-    "average with prefix": {"global_pool": "avg", "class_token": True, "pool_include_prefix": True},
-    "average without prefix": {"global_pool": "avg", "class_token": True, "reg_tokens": 2},
-    "largest": {"global_pool": "max", "reg_tokens": 2},
-    "largest with prefix": {"global_pool": "max", "reg_tokens": 2, "pool_include_prefix": True},
-    "average and largest": {"global_pool": "avgmax", "class_token": True},
-    "class token": {"global_pool": "token", "class_token": True, "reg_tokens": 1},
-    "class token, prefix included": {"global_pool": "token", "class_token": True, "pool_include_prefix": True},
-    "map with prefix": {"global_pool": "map", "class_token": True, "reg_tokens": 1, "pool_include_prefix": True},
-    "map without prefix": {"global_pool": "map", "class_token": True, "reg_tokens": 1},
-    "map of other shape": {"attn_pool_num_heads": 4, "attn_pool_mlp_ratio": 1.3},
-    "no final norm": {"final_norm": False},
-    "norm before blocks": {"pre_norm": True, "class_token": True},
-    "norm of patches": {"embed_norm_layer": "layernorm"},
-    "no qkv bias": {"qkv_bias": False},
-    "no projection bias": {"proj_bias": False},
-    "LayerScale": {"init_values": 1e-5},
-    "odd MLP": {"mlp_ratio": 2.71},
-    "channels first": {"patchify_channels_last": False},
-    "convolution": {"embed_proj_type": "conv", "class_token": True},
-    "tanh": {"act_layer": "gelu_tanh"},
-    "q/k norm": {"qk_norm": True},
-    "scale norms": {"scale_attn_inner_norm": True, "scale_mlp_norm": True},
-    "SwiGLU": {"swiglu_mlp": True},
-    "SwiGLU, tanh in the pooling head": {"swiglu_mlp": True, "act_layer": "gelu_tanh"},
-    "SwiGLU with norm": {"swiglu_mlp": True, "scale_mlp_norm": True},
-    "SwiGLU, aligned": {"swiglu_mlp": True, "mlp_ratio": 2.1, "swiglu_align_to": 16},
-    "eva": {"attn_type": "eva", "init_values": 1e-5},
-    "eva, separate q/k/v": {"attn_type": "eva", "qkv_fused": False, "scale_attn_inner_norm": True},
-    "rope attention without rope": {"attn_type": "rope"},
-    "rope axial": {"rope_type": "axial", "class_token": True},
-    "rope axial, halves": {"rope_type": "axial", "rope_rotate_half": True, "reg_tokens": 1},
-    "rope axial, xy, reference": {
-        "rope_type": "axial",
-        "rope_grid_indexing": "xy",
-        "rope_ref_feat_shape": (16, 12),
-        "rope_grid_offset": 0.5,
-        "attn_type": "eva",
-    },
-    "rope dinov3": {"rope_type": "dinov3", "rope_temperature": 100.0, "rope_rotate_half": True, "class_token": True},
-    "rope dinov3, neighbours": {"rope_type": "dinov3", "rope_grid_indexing": "xy", "qk_norm": True},
-    "rope mixed": {"rope_type": "mixed", "reg_tokens": 2, "rope_temperature": 10.0},
-    "rope mixed, xy": {"rope_type": "mixed", "rope_grid_indexing": "xy", "pos_embed": "none"},
-    "shared key/value heads": {"attn_type": "rope", "num_kv_heads": 1, "qkv_fused": False, "rope_type": "axial"},
-    "shared by block": {"attn_type": "rope", "num_kv_heads": (1, 3), "qkv_fused": False, "qk_norm": True},
-    "gated attention": {"attn_gated": True, "scale_attn_inner_norm": True},
-    "LayerScale on attention alone": {"attn_only_layer_scale": True, "init_values": 1.0},
-}
 
 
 @pytest.mark.parametrize("name", OPTIONS)
