@@ -89,10 +89,10 @@ class Bundle:
                 )
 
     def files_of(self, variant: Variant) -> list[str]:
-        """The files that a variant needs to run: its engine and what lies beside it."""
+        """The files that a variant needs to run: its engine, what lies beside it, what it shares."""
         folder = f"{Path(variant.model).parent.as_posix()}/"
         beside = [name for name in self.manifest.files if name.startswith(folder) and name != variant.model]
-        return [variant.model, *beside]
+        return [variant.model, *beside, *variant.shares]
 
 
 def _rejection(variant: Variant) -> str | None:

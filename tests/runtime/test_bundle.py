@@ -17,11 +17,11 @@ from naflex_deploy.core.manifest import FILE_NAME, Gate
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.engine import load_engine
 from naflex_deploy.runtime.verify import verify
-from tests.support.tiny import VARIANT, WIDTH
 from tests.support.manifests import a_manifest, a_variant
+from tests.support.tiny import VARIANT, WIDTH
 
-ENGINE_FILES = [f"variants/{VARIANT}/model.onnx", f"variants/{VARIANT}/model.onnx.data"]
-FILES = ["golden.npz", "portable.onnx", "portable.onnx.data", *ENGINE_FILES]
+ENGINE_FILES = [f"variants/{VARIANT}/model.onnx", f"variants/{VARIANT}/model.onnx.data", "portable.onnx.data"]
+FILES = ["golden.npz", "portable.onnx", *ENGINE_FILES]
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:

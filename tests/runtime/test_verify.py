@@ -19,8 +19,8 @@ from naflex_deploy.core.files import sha256
 from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Gate, Manifest
 from naflex_deploy.runtime.verify import verify
-from tests.support.tiny import VARIANT
 from tests.support.manifests import a_variant
+from tests.support.tiny import VARIANT
 
 
 def rewrite(bundle: Path, **changes: object) -> None:
@@ -32,7 +32,8 @@ def spoil_weights(bundle: Path) -> None:
     """Change an engine as a compiler's bug would: another result, and a manifest that agrees with the file."""
     manifest = Manifest.read(bundle)
     path = bundle / manifest.variants[0].model
-    graph = onnx.load(path)
+    graph = onnx.load(path, load_external_data=False)
+    onnx.external_data_helper.load_external_data_for_model(graph, str(bundle))
     for tensor in graph.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
             values = numpy_helper.to_array(tensor)

@@ -14,7 +14,7 @@ from naflex_deploy.build.export import input_specs, output_specs
 from naflex_deploy.build.lower.cpu_attention import lower_attention
 from naflex_deploy.build.lower.cpu_positions import merge_positions
 from naflex_deploy.build.passes import manager
-from naflex_deploy.build.passes.graphs import Model, counts, read, write
+from naflex_deploy.build.passes.graphs import Model, counts, locations, read, write
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.profile import Profile
 
@@ -52,11 +52,9 @@ def lower(portable: Path, directory: Path, profile: Profile, precision: str) -> 
         name=name,
         backend="onnxruntime",
         target="cpu",
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         model=path.relative_to(root).as_posix(),
-        shares=sorted(
-            {entry.value for t in model.stored.values() for entry in t.external_data if entry.key == "location"}
-        ),
+        shares=sorted(locations(model)),
         budgets=list(profile.budgets("onnxruntime")),
         inputs=input_specs(graph),
         outputs=output_specs(graph),

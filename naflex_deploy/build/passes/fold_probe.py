@@ -17,7 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from naflex_deploy.build.passes.functions import DOMAIN
-from naflex_deploy.build.passes.graphs import Array, Model, label, producer
+from naflex_deploy.build.passes.graphs import Array, Model, evaluate, label, producer, sources_of
 from naflex_deploy.build.passes.linear import Linear, linear_of
 
 
@@ -41,18 +41,21 @@ def match(model: Model) -> Iterator[gs.Node]:
 def check(model: Model, node: gs.Node) -> Found | str:
     """Whether its query is one constant row, and keys and values are linear in the same tokens."""
     query, key, value = node.inputs[:3]
-    if not isinstance(query, gs.Constant) or len(query.values) != 1:
-        return "its query is computed"
-    layers = [linear_of(key), linear_of(value)]
-    for name, tensor, layer in zip(("keys", "values"), (key, value), layers, strict=True):
-        if layer is None:
-            source = producer(tensor)
-            return f"its {name} come from {source.op if source else 'an input'}, not from a linear layer"
-    keys, values = layers
-    assert keys is not None and values is not None
+    if sources := sources_of(model, query):
+        return f"its query is computed from {', '.join(sorted(sources))}"
+    probe = query.values if isinstance(query, gs.Constant) else evaluate(query, [], model.graph.opset)
+    if isinstance(probe, str):
+        return probe
+    if len(probe) != 1:
+        return f"it has {len(probe)} queries"
+    keys, values = linear_of(key), linear_of(value)
+    if keys is None or values is None:
+        name, tensor = ("keys", key) if keys is None else ("values", value)
+        source = producer(tensor)
+        return f"its {name} come from {source.op if source else 'an input'}, not from a linear layer"
     if keys.x is not values.x:
         return "its keys and values are of different tokens"
-    return Found(node, query.values, keys, values)
+    return Found(node, probe, keys, values)
 
 
 def rewrite(model: Model, found: Found) -> str:

@@ -21,8 +21,10 @@ from naflex_deploy.build.passes.graphs import (
     label,
     producer,
     scalar,
+    sources_of,
     through_layout,
 )
+from naflex_deploy.core.pack import Role
 
 LOW = -1e4
 """A mask fills with at most this: any real score is far above."""
@@ -59,8 +61,10 @@ class Found:
 
 
 def match(model: Model) -> Iterator[gs.Node]:
-    """Every softmax."""
-    return (node for node in model.graph.nodes if node.op == "Softmax")
+    """Every softmax over something that follows from pixels."""
+    for node in model.graph.nodes:
+        if node.op == "Softmax" and Role.PATCHES in sources_of(model, node.inputs[0]):
+            yield node
 
 
 def check(model: Model, node: gs.Node) -> Found | str:
@@ -127,7 +131,7 @@ def _segments(model: Model, mask: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor] | st
     if isinstance(found, str):
         return found
     for query, key, wanted in orders:
-        if found.shape == (1,) * (found.ndim - 2) + wanted.shape and np.array_equal(found.reshape(wanted.shape), wanted):
+        if found.size == wanted.size and np.array_equal(found.reshape(wanted.shape), wanted):
             return query, key
     return "its mask is not the equality of the segments of query and key"
 
@@ -150,7 +154,7 @@ def _scores(model: Model, scores: gs.Tensor, product: gs.Node) -> tuple[Rows, Ro
     if found.ndim != 3:
         return f"its scores have {found.ndim} axes, expected heads, queries, keys"
     heads = found.shape[0]
-    values = dict((id(tensor), value) for tensor, value in feeds)
+    values = {id(tensor): value for tensor, value in feeds}
     for q in _arrangements(query, heads, values.get(id(query))):
         for k in _arrangements(key, heads, values.get(id(key))):
             product_of = np.einsum("qhd,khd->hqk", q[1], k[1]) if q[1].shape[2] == k[1].shape[2] else np.zeros(0)
@@ -233,5 +237,3 @@ def _dtype(tensor: gs.Tensor) -> np.dtype[np.generic]:
 
 def _close(found: Array, wanted: Array) -> bool:
     return bool(np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max())
-
-

@@ -126,7 +126,7 @@ def _candidates(entries: int) -> Iterator[Positions]:
         for square, corners in flags:
             for antialias in (True, False):
                 for interpolation in ("bilinear", "bicubic"):
-                    yield Positions(grid, interpolation, antialias, corners, square)  # type: ignore[arg-type]
+                    yield Positions(grid, interpolation, antialias, corners, square)
     for rows in sorted(range(1, entries), key=lambda rows: abs(2 * rows - entries))[:SPLITS]:
         for square, corners in flags:
             yield Positions((rows, entries - rows), "bilinear", False, corners, square, factorized=True)
@@ -167,5 +167,3 @@ def _body(inputs: list[gs.Tensor], found: Found) -> onnx.FunctionProto:
         [*constants, *proto.node],
         [onnx.helper.make_opsetid("", OPSET)],
     )
-
-

@@ -51,7 +51,7 @@ class Model:
     def constant(self, name: str, values: Array) -> gs.Constant:
         """A new constant with a name of its own."""
         taken = self.graph.tensors()
-        return gs.Constant(unique(name, taken), np.ascontiguousarray(values))
+        return gs.Constant(unique(name, taken), np.asarray(values, order="C"))
 
     def variable(self, name: str) -> gs.Variable:
         """A new tensor with a name of its own."""
@@ -109,6 +109,13 @@ def write(model: Model, path: Path, root: Path) -> None:
     onnx.save(proto, str(path))
 
 
+def locations(model: Model) -> set[str]:
+    """The files that weights lie in which no pass changed."""
+    constants = {t.name for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
+    kept = [proto for name, proto in model.stored.items() if name in constants]
+    return {entry.value for proto in kept for entry in proto.external_data if entry.key == "location"}
+
+
 def counts(model: Model) -> dict[str, int]:
     """Nodes by operator, the most frequent first."""
     return dict(Counter(node.op for node in model.graph.nodes).most_common())
@@ -143,9 +150,7 @@ def scalar(tensor: gs.Tensor) -> float | None:
 def through_layout(tensor: gs.Tensor) -> gs.Tensor:
     """The tensor that another one is a mere rearrangement, or a multiple, of."""
     while (node := producer(tensor)) is not None:
-        if node.op in LAYOUT:
-            tensor = node.inputs[0]
-        elif node.op in ("Mul", "Div") and scalar(node.inputs[1]) is not None:
+        if node.op in LAYOUT or (node.op in ("Mul", "Div") and scalar(node.inputs[1]) is not None):
             tensor = node.inputs[0]
         elif node.op == "Mul" and scalar(node.inputs[0]) is not None:
             tensor = node.inputs[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,11 +38,10 @@ class Pass:
     rewrite: Callable[[Model, Any], str]
 
 
+_MODULES = (split_gemm, centre_pixels, split_qkv, merge_qkv, fuse_positions, fuse_attention, fold_probe)
 PASSES = {
-    module.__name__.rpartition(".")[2]: Pass(
-        module.__name__.rpartition(".")[2], module.match, module.check, module.rewrite
-    )
-    for module in (split_gemm, centre_pixels, split_qkv, merge_qkv, fuse_positions, fuse_attention, fold_probe)
+    name: Pass(name, module.match, module.check, module.rewrite)
+    for name, module in ((module.__name__.rpartition(".")[2], module) for module in _MODULES)
 }
 
 PORTABLE = ("split_gemm", "centre_pixels", "fuse_positions", "fuse_attention")
@@ -72,26 +71,25 @@ class PassError(NaflexError):
     """A pass did not find what the graph must hold."""
 
 
-def run(model: Model, names: Sequence[str], required: Mapping[str, int] | None = None) -> list[Applied]:
+def run(model: Model, names: Sequence[str], complete: Collection[str] = ()) -> list[Applied]:
     """Run passes, in place.
 
     Args:
         model: The graph.
         names: Of `PASSES`, in order.
-        required: How many pieces a pass has to rewrite.
+        complete: Passes that must find something and refuse nothing.
 
     Raises:
-        PassError: It rewrote another number; names the first candidate refused and the reason.
+        PassError: One of these did not; names the first candidate refused and the check that failed.
     """
     results = []
     for name in names:
         applied = apply(model, PASSES[name])
         results.append(applied)
-        expected = (required or {}).get(name, len(applied.changed))
-        if len(applied.changed) != expected:
-            where = "; ".join(f"at {node}: {reason}" for node, reason in list(applied.refused.items())[:1])
+        if name in complete and (applied.refused or not applied.changed):
+            where = [f"refused {node}, because {reason}" for node, reason in applied.refused.items()]
             raise PassError(
-                f"{name}: expected to rewrite {expected}, rewrote {len(applied.changed)}; {where or 'no candidates'}",
+                f"{name}: expected to rewrite every candidate, {where[0] if where else 'found none'}",
                 hint="the graph was exported by another version, or changed by a tool that passes do not know",
             )
     return results

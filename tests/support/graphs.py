@@ -1,0 +1,112 @@
+"""Portable graphs of small models, as exported and as other tools leave them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from naflex_deploy.build.architecture import Architecture, Positions, Rope
+from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
+from naflex_deploy.build.export import export
+from naflex_deploy.core.pack import Pack, Role
+from tests.support.packs import random_images
+
+GRIDS = ((3, 5), (1, 7), (9, 2), (16, 20))
+
+
+def small(positions: Positions | None, **options: object) -> Architecture:
+    return Architecture(32, 2, 2, 48, 4, positions, **options)  # type: ignore[arg-type]
+
+
+FAMILIES = {
+    "siglip2": small(Positions((16, 16)), classes=3),
+    "aligned corners, class token": small(
+        Positions((8, 8), "bicubic", align_corners=True, square=True), class_token=True, pooling="class"
+    ),
+    "large table by gather": small(
+        Positions((24, 24), antialias=False, square=True), class_token=True, registers=2, pooling="class"
+    ),
+    "bicubic by gather": small(
+        Positions((7, 9), "bicubic", antialias=False), registers=4, pooling="mean", final_norm="pooled"
+    ),
+    "factorized": small(Positions((8, 8), antialias=False, factorized=True), pooling="mean_max"),
+    "learned softmax": small(Positions((8, 8), "learned_softmax", antialias=False), pooling="max", coordinate_mlp=8),
+    "coordinate MLP": small(None, coordinate_mlp=8, pooling="mean"),
+    "rope, normed keys": small(Positions((8, 8)), rope=Rope("axial"), registers=1, qk_norm=True),
+    "rope mixed, gates": small(
+        None, rope=Rope("mixed"), gated_mlp=True, mlp_norm=True, attention_norm=True, attention_gate=True
+    ),
+    "tokens alone, patch norm": small(Positions((8, 8)), patch_norm=True, pooling="none"),
+}
+
+
+@cache
+def portable(name: str) -> Path:
+    """The exported graph of a family. Not to be changed."""
+    architecture = FAMILIES[name]
+    outputs = tuple(output for output in ("tokens", "pooled", "logits") if output in architecture.outputs)
+    path = Path(mkdtemp(prefix="naflex-graphs-")) / "portable.onnx"
+    export(random_checkpoint(architecture).model(outputs), path)
+    return path
+
+
+def renamed(source: Path, folder: Path) -> Path:
+    """Every tensor but inputs and outputs, and every node, under another name; weights inside the file."""
+    graph = onnx.load(str(source))
+    kept = {value.name for value in (*graph.graph.input, *graph.graph.output)}
+    names: dict[str, str] = {}
+
+    def new(name: str) -> str:
+        return name if not name or name in kept else names.setdefault(name, f"t{len(names)}")
+
+    for number, node in enumerate(graph.graph.node):
+        node.name = f"n{number}"
+        node.input[:], node.output[:] = [new(name) for name in node.input], [new(name) for name in node.output]
+    for tensor in graph.graph.initializer:
+        tensor.name = new(tensor.name)
+    del graph.graph.value_info[:]
+    path = folder / "renamed.onnx"
+    onnx.save(graph, str(path))
+    return path
+
+
+@cache
+def optimised(source: Path, level: str = "BASIC") -> Path:
+    """What ONNX Runtime's offline optimiser makes of it, beside it, as it shares its weights."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    path = source.with_name(f"optimised-{level}.onnx")
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    return path
+
+
+def pack(name: str, grids: tuple[tuple[int, int], ...] = GRIDS, tail: int = 3) -> Pack:
+    prefix = FAMILIES[name].prefix
+    images = random_images(grids, 4)
+    return Pack.of(images, prefix=prefix, tokens=sum(len(image) + prefix for image in images) + tail)
+
+
+def run(path: Path, pack: Pack, root: Path | None = None) -> dict[str, np.ndarray]:
+    """Outputs for a pack, those of tokens without the tail."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    folder = str(root or path.parent)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    found = session.run(None, {value.name: pack.view(Role(value.name)) for value in session.get_inputs()})
+    names = [value.name for value in session.get_outputs()]
+    rows = [pack.useful_tokens if name == "tokens" else pack.images for name in names]
+    return {name: values[:count] for name, values, count in zip(names, found, rows, strict=True)}
+
+
+def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert np.abs(found[name] - values).max() <= 1e-5 * np.abs(values).max(), name
