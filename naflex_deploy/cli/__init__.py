@@ -8,7 +8,7 @@ import click
 
 from naflex_deploy import __version__
 
-COMMANDS = ("build", "plan", "embed", "verify", "inspect", "profiles", "doctor")
+COMMANDS = ("build", "plan", "embed", "verify", "inspect", "profiles", "doctor", "serve")
 
 
 class LazyGroup(click.Group):
@@ -20,7 +20,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"naflex_deploy.cli.{cmd_name}").command
+        command: click.Command = import_module(f"naflex_deploy.cli.{cmd_name.replace('-', '_')}").command
         return command
 
 

@@ -94,6 +94,18 @@ def frame_count(path: Path) -> int:
         return 1
 
 
+def read_header(content: bytes) -> tuple[int, int, int]:
+    """(width, height, frames) of an encoded image, as stored: not turned upright, no pixel decoded.
+
+    Raises:
+        ImageError: The content is no image, or a damaged one.
+    """
+    name = describe(content)
+    with _damage(name):
+        image = _open(BytesIO(content), name)
+        return image.width, image.height, int(image.n_frames) if isinstance(image, TiffImageFile) else 1
+
+
 def describe(source: object) -> str:
     """A short name of a source for messages, on one line."""
     match source:

@@ -1,66 +1,133 @@
-"""A bundle of a tiny model with random weights, built once a test session."""
+"""Bundles with a real engine that is made in a moment: it sums each image's pixels."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from unittest.mock import patch
 
-import pytest
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
 
-from naflex_deploy.build import checkpoints
-from naflex_deploy.build.architecture import Architecture, Positions
-from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
-from naflex_deploy.build.pipeline import build_bundle
-from naflex_deploy.core.config import Config, resolve
-from naflex_deploy.core.manifest import Manifest
+from naflex_deploy.core.files import sha256
+from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Gate, InputSpec, Manifest, Model, OutputSpec, Variant
+from naflex_deploy.core.pack import Patches, Role
+from naflex_deploy.core.preprocessing import Preprocessing
+from naflex_deploy.core.profile import Profile
 
-VARIANT = "onnxruntime-cpu-fp32"
-BUDGET = 512
-WIDTH = 32
-CLASSES = 5
+PATCH = 4
+WIDTH = 8
+LABELS = ["page", "receipt", "photo"]
 
 
-@cache
-def tiny_checkpoint() -> Checkpoint:
-    return random_checkpoint(Architecture(WIDTH, 2, 4, 64, 8, Positions((5, 6)), classes=CLASSES), source="tiny")
-
-
-def tiny_config() -> Config:
-    """Small images stay small, so that lengths differ."""
-    settings = [
-        "outputs=['tokens', 'pooled']",
-        "image.tokens=200",
-        "image.fit=shrink-only",
-        f"engine.onnxruntime.budgets=[128, {BUDGET}]",
-        "engine.backends=['onnxruntime']",
-        "engine.precision=fp32",
-        "packing.max_images=8",
+def summing_manifest(*, budgets: tuple[int, ...] = (16, 64), tokens: int = 16, scale: float = 1.0) -> Manifest:
+    """The manifest of a model of patch size 4 with ``pooled``, ``logits`` and ``tokens``."""
+    patch_inputs = [InputSpec(role=Role.PATCHES, dtype="uint8", shape=["tokens", 3 * PATCH**2])]
+    inputs = [
+        *patch_inputs,
+        InputSpec(role=Role.SEGMENT_IDS, dtype="int32", shape=["tokens"]),
+        InputSpec(role=Role.CU_SEQLENS, dtype="int32", shape=["images+1"]),
     ]
-    return resolve("photo", settings=settings, environment={})
+    outputs = [
+        OutputSpec(name="pooled", dtype="float32", shape=["images", WIDTH]),
+        OutputSpec(name="logits", dtype="float32", shape=["images", len(LABELS)]),
+        OutputSpec(name="tokens", dtype="float32", shape=["tokens", WIDTH]),
+    ]
+    variant = Variant(
+        name="onnxruntime-cpu-fp32",
+        backend="onnxruntime",
+        target="cpu",
+        precision="fp32",
+        model="variants/onnxruntime-cpu-fp32/model.onnx",
+        budgets=list(budgets),
+        inputs=inputs,
+        outputs=outputs,
+        gate=Gate(status="passed"),
+    )
+    profile = Profile.parse(
+        {
+            "name": "test",
+            "outputs": ["pooled", "logits", "tokens"],
+            "image": {"tokens": tokens, "fit": "shrink-only"},
+            "packing": {"budgets": list(budgets), "max_images": 32},
+        },
+        source=lambda path: "test",
+    )
+    return Manifest(
+        schema=1,
+        tool="test",
+        created="2026-01-01",
+        model=Model(source=f"sums of {scale:g}", digest=f"{scale:g}", architecture={}, parameters=0),
+        preprocessing=Preprocessing(patch_size=PATCH),
+        labels=LABELS,
+        inputs=inputs,
+        outputs=outputs,
+        variants=[variant],
+        files={},
+        config=profile,
+    )
 
 
-def build_tiny(output: Path, *, force: bool = False, report: Callable[[str], None] = lambda step: None) -> Manifest:
-    with patch.object(checkpoints, "read", lambda model: tiny_checkpoint()):
-        return build_bundle(tiny_config(), "tiny", output, force=force, report=report)
+def projection(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [48, 8] of the patches and [8, 3] of the classes."""
+    rng = np.random.default_rng(7)
+    width = 3 * PATCH**2
+    return (
+        (scale * rng.standard_normal((width, WIDTH)) / 255 / width).astype(np.float32),
+        rng.standard_normal((WIDTH, len(LABELS))).astype(np.float32),
+    )
 
 
-@cache
-def _built(directory: Path) -> Path:
-    build_tiny(directory / "tiny")
-    return directory / "tiny"
+def expected(image: Patches, scale: float = 1.0) -> np.ndarray:
+    """[8]: ``pooled`` of an image."""
+    return (image.pixels.astype(np.float64) @ projection(scale)[0].astype(np.float64)).sum(0).astype(np.float32)
 
 
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with the outputs tokens, pooled and logits. Not to be changed."""
-    return _built(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def own_bundle(bundle: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
-    return Path(shutil.copytree(bundle, tmp_path / "own"))
+def write_summing_bundle(path: Path, *, scale: float = 1.0) -> Path:
+    """Write such a bundle, its engine an ONNX graph."""
+    manifest = summing_manifest(scale=scale)
+    variant = manifest.variants[0]
+    weights, head = projection(scale)
+    nodes = [
+        helper.make_node("Cast", ["patches"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["pixels", "weights"], ["tokens"]),
+        helper.make_node("Shape", ["cu_seqlens"], ["ends"]),
+        helper.make_node("Sub", ["ends", "one"], ["images"]),
+        helper.make_node("Squeeze", ["images"], ["count"]),
+        helper.make_node("Range", ["zero", "count", "step"], ["numbers"]),
+        helper.make_node("Unsqueeze", ["numbers", "axis1"], ["rows"]),
+        helper.make_node("Cast", ["segment_ids"], ["segments"], to=TensorProto.INT64),
+        helper.make_node("Equal", ["rows", "segments"], ["mine"]),
+        helper.make_node("Cast", ["mine"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["mask", "tokens"], ["pooled"]),
+        helper.make_node("MatMul", ["pooled", "head"], ["logits"]),
+    ]
+    constants = {
+        "weights": weights,
+        "head": head,
+        "one": np.array([1]),
+        "zero": np.array(0),
+        "step": np.array(1),
+        "axis1": np.array([1]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "sums",
+        [
+            helper.make_tensor_value_info("patches", TensorProto.UINT8, ["tokens", 3 * PATCH**2]),
+            helper.make_tensor_value_info("segment_ids", TensorProto.INT32, ["tokens"]),
+            helper.make_tensor_value_info("cu_seqlens", TensorProto.INT32, ["slots"]),
+        ],
+        [
+            helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["images", WIDTH]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["images", len(LABELS)]),
+            helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["tokens", WIDTH]),
+        ],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    engine = path / variant.model
+    engine.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), engine)
+    entry = FileEntry(sha256=sha256(engine), size=engine.stat().st_size)
+    content = manifest.model_copy(update={"files": {variant.model: entry}}).to_json()
+    (path / FILE_NAME).write_text(content, encoding="utf-8")
+    return path

@@ -1,0 +1,84 @@
+"""naflex-deploy serve"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from naflex_deploy.cli.terminal import reports_errors, steps
+from naflex_deploy.core.errors import MissingExtraError, UsageError
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, metavar="[NAME=]BUNDLE...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on, 0 for a free one.")
+@click.option("--api-keys", type=click.Path(path_type=Path), help="File of accepted keys, one a line.")
+@click.option("--queue-tokens", default=0, help="Tokens admitted before 429. Default: 32 packs of the largest budget.")
+@click.option("--max-wait", default=2.0, show_default=True, help="Milliseconds an idle engine waits for a fuller pack.")
+@click.option("--deadline", default=30.0, show_default=True, help="Seconds in which a request is answered.")
+@click.option("--max-body", default=32, show_default=True, help="MiB of a request's body.")
+@click.option("--max-items", default=64, show_default=True, help="Images of a request.")
+@click.option("--notice", default=1.0, show_default=True, help="Seconds between SIGTERM and closing the socket.")
+@reports_errors
+def command(
+    bundles: tuple[str, ...],
+    host: str,
+    port: int,
+    api_keys: Path | None,
+    queue_tokens: int,
+    max_wait: float,
+    deadline: float,
+    max_body: int,
+    max_items: int,
+    notice: float,
+) -> None:
+    """Serve bundles over HTTP: Open Inference Protocol v2, /v1/embeddings, /v1/classify, a page at /.
+
+    Each bundle is a model, named by its directory or by NAME=. SIGHUP loads them again, SIGTERM drains.
+    """
+    try:
+        from naflex_deploy.runtime.queue import Policy
+        from naflex_deploy.serving.limits import Limits
+        from naflex_deploy.serving.metrics import Metrics
+        from naflex_deploy.serving.server import Settings, load_models, serve_models
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve") from None
+    settings = Settings(
+        host=host,
+        port=port,
+        policy=Policy(queue_tokens=queue_tokens, max_wait=max_wait / 1000),
+        limits=Limits(body_bytes=max_body << 20, items=max_items, deadline_seconds=deadline),
+        keys=_keys(api_keys) if api_keys else (),
+        notice_seconds=notice,
+    )
+    metrics = Metrics()
+    with steps() as report:
+        report(f"loading {', '.join(bundles)}")
+        models = load_models(_named(bundles), settings.policy, metrics)
+    if not serve_models(models, settings, metrics):
+        sys.exit(1)
+
+
+def _named(bundles: tuple[str, ...]) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for bundle in bundles:
+        name, separator, path = bundle.partition("=")
+        if not separator:
+            name, path = Path(bundle).resolve().name, bundle
+        if name in paths:
+            raise UsageError(f"two bundles are named '{name}'", hint="name one of them: NAME=BUNDLE")
+        paths[name] = Path(path)
+    return paths
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        keys = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file with one key a line") from None
+    if not keys:
+        raise UsageError(f"{path}: expected keys, found none", hint="write one key a line")
+    return keys

@@ -1,0 +1,1 @@
+"""Bundles behind HTTP, and on distributed engines that exist."""

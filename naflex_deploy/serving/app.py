@@ -1,0 +1,290 @@
+"""The HTTP application: routes of the Open Inference Protocol, of OpenAI's shape, health, metrics, the page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+import naflex_deploy
+from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.runtime.scheduler import Served
+from naflex_deploy.serving import oip, openai
+from naflex_deploy.serving.gate import LEFT, Gate, Keys, answer
+from naflex_deploy.serving.infer import infer
+from naflex_deploy.serving.limits import Limits, Sent
+from naflex_deploy.serving.metrics import Metrics
+from naflex_deploy.serving.models import Model, Models
+from naflex_deploy.serving.problems import Problem, problem_of
+from naflex_deploy.serving.receive import Buffers
+
+INLINE = 64 << 10
+"""Bytes up to which a body is parsed, and an answer is written, on the event loop."""
+
+R = TypeVar("R")
+
+
+class Service:
+    """What the routes share.
+
+    Attributes:
+        draining: Set when the server is about to stop: it is not ready and takes no more work.
+    """
+
+    def __init__(self, models: Models, limits: Limits, keys: Keys, metrics: Metrics) -> None:
+        self.models, self.limits, self.keys, self.metrics = models, limits, keys, metrics
+        self.buffers = Buffers(limits)
+        self.draining = False
+
+    def model(self, name: str | None) -> Model:
+        try:
+            return self.models.get(name)
+        except NaflexError as error:
+            raise Problem(404, "no_such_model", error.message, hint=error.hint) from None
+
+    def check_ready(self, model: Model | None = None) -> None:
+        """Turn a request away before its body is received."""
+        if self.draining:
+            raise Problem(503, "draining", "the server is shutting down", hint="use another one", retry_after=1)
+        scheduler = model.scheduler if model else None
+        if scheduler and scheduler.admitted_tokens >= scheduler.capacity:
+            raise Problem(429, "queue_full", "the queue is full", hint="wait", retry_after=scheduler.retry_after())
+
+    async def run(
+        self, request: Request, name: str, images: Sequence[Sent], outputs: Sequence[str], **options: Any
+    ) -> tuple[Model, list[Served]]:
+        """Infer on the model that has the name now, and note it."""
+        model = self.model(name)
+        fields = request.scope["state"]["fields"]
+        fields["model"], fields["images"] = model.name, len(images)
+        try:
+            served = await infer(request, model, images, outputs, self.limits, **options)
+        except Problem as problem:
+            # Replaced in this moment: the one that was closed took none of these images, or gave them back.
+            if problem.reason != "draining" or self.model(name) is model:
+                raise
+            return await self.run(request, name, images, outputs, **options)
+        fields["tokens"] = sum(item.grid_hw[0] * item.grid_hw[1] for item in served)
+        self.metrics.decoded(model.name, served)
+        return model, served
+
+
+def create_app(
+    models: Models, *, limits: Limits | None = None, keys: Collection[str] = (), metrics: Metrics | None = None
+) -> FastAPI:
+    """The application; its `Service` is ``app.state.service``.
+
+    Args:
+        models: Loaded already: it is ready at once.
+        limits: Of requests.
+        keys: API keys; none means that no key is asked for, and that models are not reloaded over HTTP.
+        metrics: The counters that the models' schedulers were given.
+    """
+    app = FastAPI(title="naflex-deploy", version=naflex_deploy.__version__, docs_url=None, redoc_url=None)
+    service = Service(models, limits or Limits(), Keys(keys), metrics or Metrics())
+    service.metrics.watch(models)
+    app.state.service = service
+    _add_errors(app)
+    _add_health(app, service)
+    _add_oip(app, service)
+    _add_openai(app, service)
+    app.add_middleware(Gate, keys=service.keys, metrics=service.metrics)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(NaflexError)
+    async def on_problem(request: Request, error: NaflexError) -> Response:
+        return answer(problem_of(error), request.scope)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        return answer(Problem(error.status_code, "not_found", str(error.detail)), request.scope)
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_left(request: Request, error: ClientDisconnect) -> Response:
+        request.scope["state"]["fields"]["reason"] = "client_left"
+        return Response(status_code=LEFT)
+
+    @app.exception_handler(Exception)
+    async def on_bug(request: Request, error: Exception) -> Response:
+        return answer(problem_of(error), request.scope)
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    page = files("naflex_deploy.serving").joinpath("page.html").read_text(encoding="utf-8")
+
+    @app.get("/v2/health/live", summary="The process answers")
+    async def live() -> Response:
+        return Response(status_code=200)
+
+    @app.get("/v2/health/ready", summary="Models are warm and the server is not draining")
+    async def ready() -> Response:
+        return Response(status_code=503 if service.draining else 200)
+
+    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        policy = "default-src 'none'; img-src blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+        return HTMLResponse(page, headers={"content-security-policy": f"{policy}; connect-src 'self'"})
+
+
+def _add_oip(app: FastAPI, service: Service) -> None:
+    def versioned(path: str) -> list[str]:
+        return [f"/v2/models/{{name}}{path}", f"/v2/models/{{name}}/versions/{oip.VERSION}{path}"]
+
+    @app.get("/v2", summary="The server")
+    async def server() -> dict[str, Any]:
+        return {
+            "name": "naflex-deploy",
+            "version": naflex_deploy.__version__,
+            "extensions": ["binary_tensor_data", "model_repository"],
+        }
+
+    async def model_metadata(name: str) -> dict[str, Any]:
+        return oip.metadata(service.model(name))
+
+    async def model_ready(name: str) -> Response:
+        service.model(name)
+        return Response(status_code=503 if service.draining else 200)
+
+    async def model_infer(name: str, request: Request) -> Response:
+        model = service.model(name)
+        service.check_ready(model)
+        async with service.buffers.body(request) as body:
+            length = request.headers.get(oip.HEADER_LENGTH)
+            inference = await _work(len(body), oip.parse, body, length, model, service.limits)
+            model, served = await service.run(
+                request,
+                name,
+                inference.images,
+                inference.wanted,
+                seconds=inference.seconds,
+                priority=inference.priority,
+            )
+            size = sum(values.nbytes for item in served for values in item.outputs.values())
+            content, headers = await _work(size, oip.answer, inference, model, served)
+            return Response(content, headers=headers)
+
+    for path in versioned("/ready"):
+        app.add_api_route(path, model_ready, summary="The model is loaded")
+    for path in versioned("/infer"):
+        app.add_api_route(path, model_infer, methods=["POST"], summary="Infer", openapi_extra=_body(oip.InferRequest))
+    for path in versioned(""):
+        app.add_api_route(path, model_metadata, summary="Inputs and outputs of a model")
+
+    @app.post("/v2/repository/index", summary="Loaded models")
+    async def repository() -> list[dict[str, str]]:
+        return [{"name": model.name, "version": oip.VERSION, "state": "READY"} for model in service.models.all()]
+
+    @app.post("/v2/repository/models/{name}/load", summary="Load a bundle again; needs API keys to be set")
+    async def load(name: str) -> Response:
+        if not service.keys:
+            raise Problem(
+                403, "forbidden", "models are reloaded over HTTP only where API keys are set", hint="or SIGHUP"
+            )
+        service.model(name)
+        await asyncio.to_thread(service.models.reload, name)
+        return Response(status_code=200)
+
+
+def _add_openai(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", summary="Loaded models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_described(model) for model in service.models.all()]}
+
+    @app.post(
+        "/v1/embeddings",
+        summary="One vector an image",
+        response_model=openai.EmbeddingsResponse,
+        openapi_extra=_body(openai.EmbeddingsRequest, multipart=True),
+    )
+    async def embeddings(request: Request) -> Response:
+        return await answered(request, openai.EmbeddingsRequest, "pooled", openai.embeddings)
+
+    @app.post(
+        "/v1/classify",
+        summary="The most probable classes of each image",
+        response_model=openai.ClassifyResponse,
+        openapi_extra=_body(openai.ClassifyRequest, multipart=True),
+    )
+    async def classify(request: Request) -> Response:
+        return await answered(request, openai.ClassifyRequest, "logits", openai.classes)
+
+    async def answered(
+        request: Request, kind: type[openai.T], output: str, write: Callable[[openai.T, Model, list[Served]], BaseModel]
+    ) -> Response:
+        service.check_ready()
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media not in ("application/json", "multipart/form-data"):
+            expected = "expected application/json or multipart/form-data"
+            raise Problem(415, "unsupported_media_type", f"{expected}, found {media[:60]!r}")
+        async with service.buffers.body(request) as body:
+            if media == "application/json":
+                parsed, images = await _work(len(body), openai.parse_json, body, kind, service.limits)
+            else:
+                parsed, images = await openai.parse_multipart(body, request.headers, kind, service.limits)
+            model = service.model(parsed.model)
+            if output not in model.outputs:
+                raise Problem(422, "no_such_output", f"model '{model.name}' has no output '{output}'", param="model")
+            model, served = await service.run(
+                request, model.name, images, (output,), seconds=parsed.timeout, priority=parsed.priority
+            )
+            size = 8 * sum(item.outputs[output].nbytes for item in served)
+            content = await _work(size, lambda: write(parsed, model, served).model_dump_json(exclude_none=True))
+            return Response(content, media_type="application/json")
+
+
+async def _work(size: int, function: Callable[..., R], *args: Any) -> R:
+    """Call a function whose time goes with a size in bytes, off the event loop where that is large."""
+    if size <= INLINE:
+        return function(*args)
+    return await asyncio.to_thread(function, *args)
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "owned_by": model.manifest.model.source,
+        "variant": model.variant.name,
+        "outputs": list(model.outputs),
+        "classes": len(model.labels),
+        "budget": model.variant.budgets[-1],
+    }
+
+
+def _body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
+    """The OpenAPI description of a body that the route itself parses."""
+    schema = _inlined(model.model_json_schema())
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if multipart:
+        fields = {name: value for name, value in schema["properties"].items() if name != "input"}
+        images = {"type": "array", "items": {"type": "string", "format": "binary"}}
+        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {openai.FILES: images, **fields}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its definitions put where they are used."""
+    definitions = schema.pop("$defs", {})
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return resolved(definitions[value["$ref"].rpartition("/")[2]])
+            return {key: resolved(part) for key, part in value.items()}
+        return [resolved(part) for part in value] if isinstance(value, list) else value
+
+    result: dict[str, Any] = resolved(schema)
+    return result

@@ -1,0 +1,130 @@
+"""Around every request: its id, its key, its line in the log, its counts."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from naflex_deploy.serving.metrics import Metrics
+from naflex_deploy.serving.problems import Problem
+
+log = logging.getLogger("naflex_deploy.serving")
+
+OPEN = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
+"""What needs no key: the page (it asks for one) and the checks of a load balancer."""
+
+LEFT = 499
+"""Status in logs and metrics where nobody was there to answer."""
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        content: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            content["exception"] = self.formatException(record.exc_info)
+        return json.dumps(content)
+
+
+class Keys:
+    """API keys, kept as digests; none: no key is asked for."""
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, headers: Headers) -> bool:
+        """Whether a request bears one: ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = hashlib.sha256(given.encode()).digest()
+        return any(hmac.compare_digest(digest, known) for known in self._digests)
+
+
+class Gate:
+    """The outermost layer.
+
+    Args:
+        app: What answers.
+        keys: That are accepted.
+        metrics: That count.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Keys, metrics: Metrics) -> None:
+        self._app, self._keys, self._metrics = app, keys, metrics
+        self._routes: dict[tuple[str, int], Any] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, headers = time.perf_counter(), Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else uuid.uuid4().hex
+        # What the handlers add to the line in the log.
+        fields: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
+        scope["state"] = {**scope.get("state", {}), "fields": fields}
+        status = LEFT
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"x-request-id", request_id.encode()))
+            await send(message)
+
+        try:
+            if self._keys and scope["path"] not in OPEN and not self._keys.accept(headers):
+                problem = Problem(401, "no_key", "expected a valid API key", hint="send Authorization: Bearer KEY")
+                await respond(problem, scope, receive, sending)
+            else:
+                await self._app(scope, receive, sending)
+        finally:
+            self._note(scope, status, time.perf_counter() - started, fields)
+
+    def _note(self, scope: Scope, status: int, seconds: float, fields: dict[str, Any]) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        counters = self._routes.get((route, status))
+        if counters is None:
+            metrics = self._metrics
+            counters = (metrics.requests.labels(route, status), metrics.request_seconds.labels(route))
+            self._routes[route, status] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
+        if "reason" in fields:
+            self._metrics.rejections.labels(fields["reason"]).inc()
+        if log.isEnabledFor(logging.INFO) and not fields["path"].startswith("/v2/health"):
+            level = logging.ERROR if status == 500 else logging.INFO
+            log.log(level, "request", extra={"fields": {**fields, "status": status, "ms": round(1000 * seconds, 2)}})
+
+
+async def respond(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a problem."""
+    await answer(problem, scope)(scope, receive, send)
+
+
+def answer(problem: Problem, scope: Scope) -> JSONResponse:
+    """The response to a problem; notes its reason for the log."""
+    fields = scope["state"]["fields"]
+    fields["reason"] = problem.reason
+    fields["message"] = problem.message
+    return JSONResponse(problem.content(scope["path"], fields["request_id"]), problem.status, problem.headers())

@@ -1,0 +1,147 @@
+"""The server's process: its socket, its signals, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.machine import cores
+from naflex_deploy.runtime.queue import Policy
+from naflex_deploy.serving.app import Service, create_app
+from naflex_deploy.serving.gate import JsonLines, log
+from naflex_deploy.serving.limits import Limits
+from naflex_deploy.serving.metrics import Metrics
+from naflex_deploy.serving.models import Model, Models, open_model
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        host, port: Where to listen; port 0 takes a free one.
+        policy: Of every model's queue.
+        limits: Of requests.
+        keys: API keys; none: no key is asked for.
+        notice_seconds: Between not being ready and closing the socket, so that load balancers see it.
+        drain_seconds: In which what was admitted must be answered.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
+    keys: Collection[str] = ()
+    notice_seconds: float = 1.0
+    drain_seconds: float = 30.0
+
+
+def load_models(paths: Mapping[str, Path], policy: Policy, metrics: Metrics) -> Models:
+    """Open bundles by name; all share one pool of decoding threads."""
+    decoders = ThreadPoolExecutor(cores(), "decode")
+
+    def load(name: str, path: Path) -> Model:
+        return open_model(name, path, policy=policy, decoders=decoders, on_pack=metrics.pack_observer(name))
+
+    return Models(paths, load)
+
+
+def serve(paths: Mapping[str, Path], settings: Settings) -> bool:
+    """Serve bundles until SIGTERM or SIGINT; SIGHUP loads every bundle again.
+
+    Args:
+        paths: Of the bundles, by name.
+
+    Returns:
+        Whether everything admitted was answered before the end.
+
+    Raises:
+        NaflexError: A bundle cannot be loaded.
+    """
+    metrics = Metrics()
+    return serve_models(load_models(paths, settings.policy, metrics), settings, metrics)
+
+
+def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
+    """`serve` for models that are loaded already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    # Threads give up the interpreter sooner than after 5 ms, so that none keeps the event loop waiting for long.
+    sys.setswitchinterval(0.001)
+    app = create_app(models, limits=settings.limits, keys=settings.keys, metrics=metrics)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+    )
+    server = _Server(config, app.state.service, settings)
+    server.run()
+    answered = models.close(settings.drain_seconds)
+    log.info("stopped", extra={"fields": {"all_answered": answered}})
+    return answered
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, with a drain before its end and a reload."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, settings: Settings) -> None:
+        super().__init__(config)
+        self._service, self._settings = service, settings
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._start, "drain")
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._start, "reload")
+        await super().startup()
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            names = [model.name for model in self._service.models.all()]
+            log.info("ready", extra={"fields": {"url": f"http://{host}:{port}", "models": names}})
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def _start(self, what: str) -> None:
+        if what == "drain" and self._service.draining:
+            self.should_exit = self.force_exit = True
+            return
+        task = asyncio.get_running_loop().create_task(self._drain() if what == "drain" else self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self) -> None:
+        self._service.draining = True
+        log.info("draining")
+        await asyncio.sleep(self._settings.notice_seconds)
+        self.should_exit = True
+
+    async def _reload(self) -> None:
+        for model in self._service.models.all():
+            try:
+                await asyncio.to_thread(self._service.models.reload, model.name)
+                log.info("reloaded", extra={"fields": {"model": model.name}})
+            except NaflexError as error:
+                log.error("reload failed", extra={"fields": {"model": model.name, "message": str(error)}})

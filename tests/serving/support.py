@@ -1,0 +1,108 @@
+"""A server in this process on a free port of 127.0.0.1, and images to send."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+from PIL import Image
+
+from naflex_deploy.runtime.patchify import patchify
+from naflex_deploy.runtime.prepare import Preparer
+from naflex_deploy.runtime.queue import Policy
+from naflex_deploy.runtime.scheduler import Scheduler
+from naflex_deploy.serving.app import Service, create_app
+from naflex_deploy.serving.limits import Limits
+from naflex_deploy.serving.metrics import Metrics
+from naflex_deploy.serving.models import Model, Models
+from tests.support.bundles import PATCH, WIDTH, expected, projection, summing_manifest
+
+
+class SummingSession:
+    """What `tests.support.bundles` writes as a graph, in numpy.
+
+    Args:
+        scale: Of the weights, to tell models apart.
+        seconds: That a pack takes.
+    """
+
+    def __init__(self, scale: float = 1.0, seconds: float = 0.0) -> None:
+        self.weights, self.head = projection(scale)
+        self.seconds = seconds
+
+    def run(self, pack, outputs):
+        if self.seconds:
+            time.sleep(self.seconds)
+        tokens = pack.patches.astype(np.float32) @ self.weights
+        pooled = np.add.reduceat(tokens, pack.offsets[:-1])
+        found = {"tokens": tokens, "pooled": pooled, "logits": pooled @ self.head}
+        return {name: found[name] for name in outputs}
+
+
+@dataclass
+class Running:
+    url: str
+    service: Service
+    models: Models
+    metrics: Metrics
+    server: uvicorn.Server
+
+
+@contextmanager
+def running(session=None, *, names=("sums",), policy=None, limits=None, keys=(), load=None) -> Iterator[Running]:
+    """A server of `summing_manifest` on an engine of the test's own."""
+    metrics = Metrics()
+
+    def loaded(name: str, path: Path) -> Model:
+        manifest = summing_manifest()
+        variant = manifest.variants[0]
+        scheduler = Scheduler(
+            session or SummingSession(),
+            budget=variant.budgets[-1],
+            max_images=manifest.config.packing.max_images,
+            policy=policy or Policy(queue_tokens=10**5),
+            on_pack=metrics.pack_observer(name),
+        )
+        return Model(name, manifest, variant, scheduler, Preparer(manifest, variant))
+
+    models = Models({name: Path(name) for name in names}, load or loaded)
+    app = create_app(models, limits=limits or Limits(), keys=keys, metrics=metrics)
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + 20
+    while not server.started and time.monotonic() < end:
+        time.sleep(0.005)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    try:
+        yield Running(f"http://{host}:{port}", app.state.service, models, metrics, server)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        models.close(10)
+
+
+def pixels(seed: int, height: int = 8, width: int = 12) -> np.ndarray:
+    """[height, width, 3] uint8; sides that are multiples of the patch are not resized by the profile."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def vector(image: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """[8]: what the server must answer for an image that is not resized."""
+    result = expected(patchify(image, PATCH), scale)
+    assert result.shape == (WIDTH,)
+    return result
