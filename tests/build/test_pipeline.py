@@ -28,6 +28,22 @@ from naflex_deploy.runtime.golden import Golden
 from naflex_deploy.runtime.verify import verify
 from tests.support.tiny import CLASSES, VARIANT, WIDTH, build_tiny, tiny_checkpoint, tiny_config
 
+BUILD = """
+import os, signal, sys
+from pathlib import Path
+from naflex_deploy.build import pipeline
+from tests.support.tiny import build_tiny
+pipeline.export = lambda model, path: [
+    path.with_name(name).write_bytes((Path(sys.argv[2]) / name).read_bytes())
+    for name in ("portable.onnx", "portable.onnx.data")
+]
+def kill(step):
+    if step.startswith(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+build_tiny(Path(sys.argv[1]), report=kill)
+"""
+"""A build in a process of its own, killed at the step whose line begins as told."""
+
 
 @pytest.fixture(autouse=True)
 def _exported_before(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +103,12 @@ def test_golden_packs_cover_what_goes_wrong_in_ports(bundle: Path) -> None:
     assert max(height * width for height, width in grids) >= 180  # about the most that an image may have
 
 
-def test_two_builds_differ_in_time_alone(bundle: Path, tmp_path: Path) -> None:
-    again = build_tiny(tmp_path / "again")
-    assert again.files == Manifest.read(bundle).files
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_builds_differ_in_time_alone(bundle: Path, tmp_path: Path, seed: str) -> None:
+    """Neither in another process, where sets have another order."""
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "again"), str(bundle), "never"]
+    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, check=True)
+    assert Manifest.read(tmp_path / "again").files == Manifest.read(bundle).files
 
 
 def test_steps_are_reported(tmp_path: Path) -> None:
@@ -156,24 +175,8 @@ def test_force_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
     assert names(tmp_path / "thesis") == ["chapter-1"]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from naflex_deploy.build import pipeline
-from tests.support.tiny import build_tiny
-pipeline.export = lambda model, path: [
-    path.with_name(name).write_bytes((Path(sys.argv[2]) / name).read_bytes())
-    for name in ("portable.onnx", "portable.onnx.data")
-]
-def kill(step):
-    if step.startswith("measuring"):
-        os.kill(os.getpid(), signal.SIGKILL)
-build_tiny(Path(sys.argv[1]), report=kill)
-"""
-
-
 def test_a_killed_build_leaves_no_bundle_and_the_next_sweeps(bundle: Path, tmp_path: Path) -> None:
-    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out"), str(bundle)])
+    run = subprocess.run([sys.executable, "-c", BUILD, str(tmp_path / "out"), str(bundle), "measuring"])
     assert run.returncode == -signal.SIGKILL
     (left,) = names(tmp_path)
     assert left.startswith(".out.partial-")
