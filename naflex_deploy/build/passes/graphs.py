@@ -104,6 +104,7 @@ def write(model: Model, path: Path, root: Path) -> None:
     with _weights_outside(model, fresh, str(fresh.relative_to(root))):
         used = {node.op for node in model.graph.nodes if node.domain == DOMAIN}
         proto = gs.export_onnx(model.graph)
+    proto.opset_import.sort(key=lambda opset: opset.domain)  # they come from a set, in an order that changes
     bodies = FUNCTIONS | model.functions
     proto.functions.extend(bodies[name] for name in sorted(used))
     onnx.save(proto, str(path))
