@@ -259,6 +259,7 @@ def test_an_endless_input_streams_and_little_is_held() -> None:
         nonlocal given_out
         for number in itertools.count():
             given_out += 1
+            assert given_out < 2000, "everything is held"
             yield flat(number % 250, side=4 * (1 + number % 8))
 
     held = 0
