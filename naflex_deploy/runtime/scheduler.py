@@ -116,6 +116,7 @@ class Scheduler:
         self._open: set[Ticket] = set()
         self._admitted = self._formed = self._packs = 0
         self._rate = 0.0
+        self._until = math.inf
         self._closed = False
         count = runs + 1 if start else 0
         self._threads = [threading.Thread(target=self._serve, name=f"pack-{i}", daemon=True) for i in range(count)]
@@ -256,7 +257,9 @@ class Scheduler:
             self._admitted -= ticket.tokens - exact
             ticket.tokens, ticket.patches = exact, patches
             self._queue.put(ticket, self._clock())
-            self._changed.notify()
+            # Threads that wait look again only where this changes what they wait for.
+            if self._queue.images == 1 or self._queue.full or ticket.deadline < self._until:
+                self._changed.notify()
 
     def _serve(self) -> None:
         while (batch := self._next()) is not None:
@@ -274,6 +277,7 @@ class Scheduler:
                 now, idle = self._clock(), self._formed < self._runs
                 until = self._queue.next_event(idle)
                 if until > now and not self._queue.full:
+                    self._until = until
                     self._changed.wait(None if until == math.inf else until - now)
 
     def _form(self) -> _Batch | None:
@@ -286,6 +290,7 @@ class Scheduler:
             if tickets:
                 self._formed += 1
                 self._packs += 1
+                self._changed.notify()  # another thread, to look after those left
             number = self._packs - 1
         self._expire(expired)
         if not tickets:

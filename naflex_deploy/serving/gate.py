@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
 import logging
 import re
+import secrets
+import sys
 import time
-import uuid
 from collections.abc import Collection
 from typing import Any
 
@@ -41,6 +43,27 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             content["exception"] = self.formatException(record.exc_info)
         return json.dumps(content)
+
+
+class BufferedLines(logging.Handler):
+    """Lines on stderr: those of requests when `flush` is called, others at once, with all before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonLines())
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record) + "\n")
+        if record.msg != "request":
+            self.flush()
+
+    def flush(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, []
+        if lines:
+            sys.stderr.write("".join(lines))
+            sys.stderr.flush()
 
 
 class Keys:
@@ -79,7 +102,7 @@ class Gate:
             return
         started, headers = time.perf_counter(), Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else uuid.uuid4().hex
+        request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else secrets.token_hex(16)
         # What the handlers add to the line in the log.
         fields: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
         scope["state"] = {**scope.get("state", {}), "fields": fields}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
-from naflex_deploy.runtime.scheduler import Served
+from naflex_deploy.runtime.scheduler import Served, Work
 from naflex_deploy.serving.limits import Limits, Sent
 from naflex_deploy.serving.models import Model
 from naflex_deploy.serving.problems import Problem, problem_of
 from naflex_deploy.serving.receive import left
+
+INLINE = 64 << 10
+"""Bytes of pixels up to which the event loop cuts a raw tensor into patches itself."""
 
 
 async def infer(
@@ -42,7 +47,7 @@ async def infer(
     allowed = min(seconds or math.inf, limits.deadline_seconds)
     try:
         futures = model.scheduler.submit(
-            [model.work(image, limits) for image in images],
+            [_work(model, image, limits) for image in images],
             outputs,
             tokens=model.image_tokens,
             deadline=time.monotonic() + allowed,
@@ -50,20 +55,24 @@ async def infer(
         )
     except Exception as error:
         raise problem_of(error) from error
-    done = asyncio.ensure_future(_all_done(futures))
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[str] = loop.create_future()
+    _when_all_done(futures, lambda: loop.call_soon_threadsafe(_resolve, done, "served"))
+    # The scheduler keeps the deadline; the margin is for an engine that hangs.
+    timer = loop.call_later(allowed + 0.05, _resolve, done, "late")
     leaving = asyncio.ensure_future(left(request))
+    leaving.add_done_callback(lambda _: _resolve(done, "left"))
     try:
-        # The scheduler keeps the deadline; the margin is for an engine that hangs.
-        await asyncio.wait((done, leaving), timeout=allowed + 0.05, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
-            if leaving.done():
-                raise ClientDisconnect
-            raise Problem(504, "deadline", f"not answered within {allowed:g} s", hint="allow more time")
+        outcome = await done
     finally:
+        timer.cancel()
         leaving.cancel()
-        done.cancel()
         for future in futures:
             future.cancel()
+    if outcome == "left":
+        raise ClientDisconnect
+    if outcome == "late":
+        raise Problem(504, "deadline", f"not answered within {allowed:g} s", hint="allow more time")
     for index, future in enumerate(futures):
         failure = future.exception()
         if failure is not None:
@@ -71,21 +80,30 @@ async def infer(
     return [future.result() for future in futures]
 
 
-async def _all_done(futures: Sequence[Future[Served]]) -> None:
-    """One wake-up of the event loop for all futures of a request."""
-    loop = asyncio.get_running_loop()
-    finished = asyncio.Event()
+def _work(model: Model, image: Sent, limits: Limits) -> Work:
+    """A small tensor costs less to cut into patches than to hand to another thread."""
+    work = model.work(image, limits)
+    return work() if isinstance(image, np.ndarray) and image.nbytes <= INLINE else work
+
+
+def _resolve(done: asyncio.Future[str], outcome: str) -> None:
+    if not done.done():
+        done.set_result(outcome)
+
+
+def _when_all_done(futures: Sequence[Future[Served]], call: Callable[[], object]) -> None:
+    """Call once, from whichever thread answers last: one wake-up of the event loop for a request."""
     lock = threading.Lock()
-    open_futures = len(futures)
+    left_open = len(futures)
 
     def one_done(_: Future[Served]) -> None:
-        nonlocal open_futures
+        nonlocal left_open
         with lock:
-            open_futures -= 1
-            last = not open_futures
-        if last and not loop.is_closed():
-            loop.call_soon_threadsafe(finished.set)
+            left_open -= 1
+            last = not left_open
+        if last:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                call()
 
     for future in futures:
         future.add_done_callback(one_done)
-    await finished.wait()

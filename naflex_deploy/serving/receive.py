@@ -41,7 +41,8 @@ class Buffers:
         self.used += room
         try:
             try:
-                body = await asyncio.wait_for(_read(request, limit), self.limits.receive_seconds)
+                async with asyncio.timeout(self.limits.receive_seconds):
+                    body = await _read(request, limit)
             except TimeoutError:
                 raise Problem(
                     408, "too_slow", f"the body did not arrive within {self.limits.receive_seconds:g} s"

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.runtime.queue import Policy
 from naflex_deploy.serving.app import Service, create_app
-from naflex_deploy.serving.gate import JsonLines, log
+from naflex_deploy.serving.gate import BufferedLines, log
 from naflex_deploy.serving.limits import Limits
 from naflex_deploy.serving.metrics import Metrics
 from naflex_deploy.serving.models import Model, Models, open_model
@@ -74,8 +74,7 @@ def serve(paths: Mapping[str, Path], settings: Settings) -> bool:
 
 def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
     """`serve` for models that are loaded already."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
+    handler = BufferedLines()
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
     # Threads give up the interpreter sooner than after 5 ms, so that none keeps the event loop waiting for long.
@@ -90,10 +89,11 @@ def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
         lifespan="off",
         ws="none",
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
     )
-    server = _Server(config, app.state.service, settings)
+    server = _Server(config, app.state.service, settings, handler.flush)
     server.run()
     answered = models.close(settings.drain_seconds)
     log.info("stopped", extra={"fields": {"all_answered": answered}})
@@ -103,9 +103,11 @@ def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
 class _Server(uvicorn.Server):
     """uvicorn's, with a drain before its end and a reload."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, settings: Settings) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, settings: Settings, flush_log: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._service, self._settings = service, settings
+        self._service, self._settings, self._flush_log = service, settings, flush_log
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
@@ -123,6 +125,10 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        self._flush_log()
+        return await super().on_tick(counter)
 
     def _start(self, what: str) -> None:
         if what == "drain" and self._service.draining:

@@ -106,3 +106,10 @@ def vector(image: np.ndarray, scale: float = 1.0) -> np.ndarray:
     result = expected(patchify(image, PATCH), scale)
     assert result.shape == (WIDTH,)
     return result
+
+
+def wait_until(condition, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)

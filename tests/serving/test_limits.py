@@ -16,7 +16,7 @@ import pytest
 
 from naflex_deploy.runtime.queue import Policy
 from naflex_deploy.serving.limits import Limits
-from tests.serving.support import SummingSession, pixels, png, running, vector
+from tests.serving.support import SummingSession, pixels, png, running, vector, wait_until
 
 
 def huge_png(width: int, height: int) -> bytes:
@@ -210,10 +210,3 @@ def test_request_ids_are_echoed_or_made_and_logged(caplog):
     assert (first["status"], first["reason"], first["level"]) == (422, "bad_image", "info")
     assert (second["request_id"], second["status"], second["images"], second["tokens"]) == (odd, 200, 1, 6)
     assert second["ms"] > 0
-
-
-def wait_until(condition, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
