@@ -5,6 +5,9 @@ of its four nearest entries,
 
     pos = Σ_n w_n · table[n],   w = softmax_n(v · gelu(W·(y - y_n, x - x_n) + b) + c)
 
+Unlike a triangle, these weights jump where the token passes an entry, so the nearest entries are found in integers:
+in float32 a token that falls on an entry could come to lie on either side of it.
+
 ``coordinate_mlp``, no table at all or beside one: the token at (i, j) of an h×w grid gets
 
     pos = W₂ · gelu(W₁·(i/h, j/w) + b₁) + b₂
@@ -17,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naflex_deploy.build.architecture import Positions
-from naflex_deploy.build.positions_gather import nearest_entries, pair_entries, table_places
+from naflex_deploy.build.positions import target_grid
+from naflex_deploy.build.positions_gather import pair_entries
 
 HIDDEN = 16
 """Hidden channels of the MLP that scores an offset."""
@@ -41,12 +45,35 @@ class SoftmaxTable(nn.Module):
 
     def forward(self, coords: Tensor, token_grid: Tensor) -> Tensor:
         """[T, 2] places and [T, 2] grids → [T, D] embeddings."""
-        places = table_places(coords, token_grid, self.positions)
-        entries, offsets = nearest_entries(places, self.positions, 2)
+        entries, offsets = surrounding_entries(coords, token_grid, self.positions)
         vertical, horizontal = offsets[:, 0, :, None].expand(-1, 2, 2), offsets[:, 1, None, :].expand(-1, 2, 2)
         pairs = torch.stack([vertical.flatten(1), horizontal.flatten(1)], dim=-1).to(self.table.dtype)
         weights: Tensor = self.score(F.gelu(self.hidden(pairs))).softmax(1)
         return (weights * self.table[pair_entries(entries, self.positions.grid[1])]).sum(1)
+
+
+def surrounding_entries(coords: Tensor, token_grid: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+    """The two nearest entries of each axis, exactly, and how far the token is beyond each.
+
+    The place of `positions_gather` is a fraction: k·(n - 1)/(m - 1) with align_corners, ((2k + 1)·n - m)/2m without,
+    for n entries and a grid of m.
+
+    Returns:
+        [T, 2, 2] int64 entries, clamped to the table; [T, 2, 2] float32 offsets, not clamped.
+    """
+    place, grid = coords.long(), target_grid(token_grid, positions).long()
+    size = torch.tensor(positions.grid, device=coords.device)
+    if positions.align_corners:
+        # A grid of one row or column lies on the first entry.
+        numerator, denominator = place * (size - 1), (grid - 1).clamp(min=1)
+    else:
+        numerator, denominator = (2 * place + 1) * size - grid, 2 * grid
+    # Shifted by one entry, as integer division rounds towards zero and the place can be above -1.
+    first = torch.div(numerator + denominator, denominator, rounding_mode="trunc") - 1
+    offset = (numerator - first * denominator).float() / denominator.float()
+    entries = torch.stack([first, first + 1], dim=-1)
+    clamped = torch.minimum(entries.clamp(min=0), size[:, None] - 1)
+    return clamped, torch.stack([offset, offset - 1], dim=-1)
 
 
 class CoordinateMlp(nn.Module):

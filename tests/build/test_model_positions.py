@@ -71,7 +71,7 @@ def test_factorized_tables_are_resized_as_torch_does(grid, square):
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-@pytest.mark.parametrize("grid", [(1, 1), (3, 20), (9, 1)])
+@pytest.mark.parametrize("grid", [(1, 1), (3, 20), (9, 1), (25, 37), (5, 7), (10, 21)])
 def test_learned_softmax_follows_its_formula(grid, align_corners):
     layer = filled(Positions((5, 7), "learned_softmax", align_corners=align_corners))
     expected = learned_softmax(layer, grid)

@@ -93,7 +93,11 @@ def configured(classes: int = 0, scale: float = 1.0, **options: object) -> NaFle
 
 
 def golden(model: NaFlexVit, images: Sequence[Patches]) -> Results:
-    """The original, in float64, on padded patches with a mask; a convolutional one, which takes none, on each image."""
+    """The original, in float64, on padded patches with a mask.
+
+    One with a convolution takes whole images. One that samples its table by grid_sample takes one image at a time:
+    it rescales float32 coordinates by the largest grid of the batch, which costs digits.
+    """
     model = copy.deepcopy(model).double()
     pretrained = getattr(model, "pretrained_cfg", None) or {}
     mean, std = (torch.tensor(pretrained.get(key, (0.5,) * 3)).double() for key in ("mean", "std"))
@@ -102,9 +106,13 @@ def golden(model: NaFlexVit, images: Sequence[Patches]) -> Results:
         (torch.from_numpy(image.pixels).double().view(len(image), -1, channels) / 255 - mean) / std for image in images
     ]
     with torch.inference_mode(), right_interpolation():
-        if model.embeds.is_linear:
+        pairs = list(zip(images, pixels, strict=True))
+        if not model.embeds.is_linear:
+            parts = [_whole(model, image, values) for image, values in pairs]
+        elif model.embeds.pos_embed_use_grid_sample:
+            parts = [_padded(model, [image], [values]) for image, values in pairs]
+        else:
             return _padded(model, images, pixels)
-        parts = [_whole(model, image, values) for image, values in zip(images, pixels, strict=True)]
     pooled = torch.cat([part.pooled for part in parts])
     logits = torch.cat([part.logits for part in parts]) if model.num_classes else None
     return Results(pooled, [token for part in parts for token in part.tokens], logits)

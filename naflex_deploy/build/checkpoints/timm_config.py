@@ -47,7 +47,10 @@ LARGEST_TABLE = 128
 
 @dataclass(frozen=True)
 class TimmConfig:
-    """The options of a NaFlexVit that reach its graph. Names, meaning and defaults are timm's (1.0.31)."""
+    """The options of a NaFlexVit that reach its graph. Names, meaning and defaults are timm's (1.0.31).
+
+    ``norm_eps`` alone is no option there, but a property of the norm class that a model was made with.
+    """
 
     patch_size: int = 16
     embed_dim: int = 768
@@ -93,6 +96,7 @@ class TimmConfig:
     swiglu_align_to: int = 0
     qkv_fused: bool = True
     attn_only_layer_scale: bool = False
+    norm_eps: float = 1e-6
 
     @classmethod
     def of(cls, options: Mapping[str, Any], source: str) -> TimmConfig:
@@ -199,6 +203,7 @@ class TimmConfig:
             mlp_width=self.mlp_width,
             patch_size=self.patch_size,
             positions=self._positions(),
+            norm_eps=self.norm_eps,
             activation="gelu_tanh" if self.act_layer == "gelu_tanh" else "gelu",
             pooling=POOLINGS[self.global_pool],
             classes=classes,

@@ -12,7 +12,6 @@ ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh"}
 ROPES = {"RotaryEmbeddingCat": "axial", "RotaryEmbeddingMixed": "mixed", "RotaryEmbeddingDinoV3": "dinov3"}
 ATTENTIONS = {"Attention": "standard", "EvaAttention": "eva", "AttentionRope": "rope"}
 BLOCKS = ("Block", "EvaBlock")
-NORM_EPS = 1e-6
 
 
 def options_of(model: Any) -> dict[str, Any]:
@@ -28,11 +27,13 @@ def options_of(model: Any) -> dict[str, Any]:
     attention, mlp = block.attn, block.mlp
     _known(block, "block_fn", BLOCKS)
     attention_type = _known(attention, "attn_layer", tuple(ATTENTIONS), ATTENTIONS)
+    epsilons = set()
     for module in model.modules():
         if "Norm" in type(module).__name__:
             _known(module, "norm_layer", ("LayerNorm",))
-            if module.eps != NORM_EPS:
-                raise CheckpointError(f"NaFlexVit: a norm has eps = {module.eps}, expected {NORM_EPS}")
+            epsilons.add(module.eps)
+    if len(epsilons) > 1:
+        raise CheckpointError(f"NaFlexVit: norms of several eps, {sorted(epsilons)}", hint="one for all is supported")
     gated = type(mlp).__name__ in ("SwiGLU", "GluMlp")
     if not gated:
         _known(mlp, "mlp_layer", ("Mlp",))
@@ -41,6 +42,7 @@ def options_of(model: Any) -> dict[str, Any]:
     # A gated MLP has its own activation; the pooling head's still follows the option.
     act = mlp.act if not gated else pool.mlp.act if pool is not None else None
     return {
+        "norm_eps": epsilons.pop(),
         "patch_size": tuple(embeds.patch_size),
         "in_chans": embeds.in_chans,
         "embed_dim": model.embed_dim,

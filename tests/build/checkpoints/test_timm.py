@@ -21,6 +21,7 @@ from naflex_deploy.build.checkpoints.timm_module import options_of
 from naflex_deploy.core.errors import CheckpointError
 from tests.support.naflexvit import OPTIONS, configured, golden, named
 from tests.support.packs import GRIDS, Recording, assert_parity, random_images, run
+from tests.support.weights import reseed
 
 IMAGES = random_images(GRIDS, 8)
 FEW = random_images([(1, 5), (7, 1), (20, 3), (4, 6)], 8)
@@ -62,6 +63,24 @@ def test_the_table_agrees_with_timm(name):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_equals_timm(name):
     check(configured(classes=3, **OPTIONS[name]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_small_patch14_reg4_dinov2",
+        "vit_base_patch16_clip_224",
+        "vit_small_patch16_dinov3",
+        "vit_base_patch16_rope_mixed_224",
+        "eva02_tiny_patch14_224",
+    ],
+)
+def test_a_classic_model_made_for_naflex_equals_timm(name):
+    original = reseed(timm.create_model(name, use_naflex=True, depth=1, num_classes=20))
+    images = random_images([(3, 5), (1, 20)], original.embeds.patch_size[0])
+    model = read(original).model(("pooled", "tokens", "logits"))
+    assert_parity(run(model, images), golden(original, images))
 
 
 @pytest.mark.parametrize("antialias", [False, True])
@@ -247,6 +266,9 @@ def test_modules_with_unsupported_parts():
     original = configured()
     original.blocks[1].norm1 = nn.RMSNorm(96)
     refused(original, "norm_layer = RMSNorm is not supported")
+    original = configured()
+    original.norm.eps = 1e-5
+    refused(original, r"norms of several eps, \[1e-06, 1e-05\]")
     oblong = configured(pos_embed_ar_preserving=True, pos_embed_grid_size=(5, 24))
     refused(oblong, r"pos_embed_ar_preserving = True with pos_embed_grid_size = \(5, 24\) is not supported")
     refused(configured(attn_layer="diff"), "attn_layer = DiffAttention is not supported")
