@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,19 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
+from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.bundle import Bundle
+from naflex_deploy.runtime.crew import ahead, balanced
 from naflex_deploy.runtime.decode import Source
 from naflex_deploy.runtime.packer import pack_lengths
 from naflex_deploy.runtime.prepare import Prepared, Preparer
-from naflex_deploy.runtime.sessions import Session, open_session
+from naflex_deploy.runtime.sessions import Session, SideBySide, open_session
 
 Array = npt.NDArray[np.generic]
 Float = npt.NDArray[np.float32]
 
 WINDOW = 4
 """Packs' worth of images looked at together: more fill packs better, fewer hold less memory."""
+
+WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray)
+"""Kinds of sources that any thread may read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,24 +129,89 @@ class Engine:
         """
         for name in outputs:
             self._width(name)
+        with ThreadPoolExecutor(cores(), "naflex") as pool:
+            try:
+                yield from self._stream(images, outputs, pool)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _stream(self, images: Iterable[Source], outputs: Sequence[str], pool: Executor) -> Iterator[Result]:
+        """Packs run while the next images are decoded.
+
+        A stream that fills a window has work for every core, and its packs run side by side. A shorter one gives
+        each pack all cores, unless it divides evenly and the session for packs side by side is there already.
+        """
         window: list[Prepared] = []
+        running: deque[Future[list[Result]]] = deque()
         pending, packs = 0, 0
-        for index, source in enumerate(images):
-            for prepared in self._prepare(index, source):
-                if prepared.patches is None:
-                    yield _failed(prepared, prepared.error)
-                    continue
-                window.append(prepared)
-                pending += self._tokens(prepared)
-                if pending >= WINDOW * self._budget:
-                    *full, window = self._packs(window)
-                    for members in full:
-                        yield from self._run(members, outputs, packs)
-                        packs += 1
-                    pending = sum(map(self._tokens, window))
-        for members in self._packs(window):
-            yield from self._run(members, outputs, packs)
+        for prepared in self._prepared(images, pool):
+            if prepared.patches is None:
+                yield _failed(prepared, prepared.error)
+                continue
+            window.append(prepared)
+            pending += self._tokens(prepared)
+            if pending >= max(WINDOW, 2 * self._workers) * self._budget:
+                *full, window = self._packs(window)
+                for members in full:
+                    yield from self._start(members, outputs, packs, pool, running)
+                    packs += 1
+                pending = sum(map(self._tokens, window))
+        side_by_side = self._even(window, pending) if packs or self._worker_is_loaded else None
+        for members in side_by_side or self._packs(window):
+            if packs or side_by_side:
+                yield from self._start(members, outputs, packs, pool, running)
+            else:
+                yield from self._run(self._session, members, outputs, packs)
             packs += 1
+        for future in running:
+            yield from future.result()
+
+    def _prepared(self, images: Iterable[Source], pool: Executor) -> Iterator[Prepared]:
+        """Every frame of every image, in order, the first frames of the next images being decoded meanwhile."""
+
+        def begin(item: tuple[int, Source]) -> tuple[Prepared | None, Iterator[Prepared]]:
+            frames = iter(self._prepare(*item))
+            # Reading a stream or a lazy Pillow image is not safe from another thread: the caller may hold it twice.
+            return (next(frames, None) if isinstance(item[1], WHOLE) else None), frames
+
+        for _, (first, frames) in ahead(pool, begin, enumerate(images), depth=cores() + 1):
+            if first is not None:
+                yield first
+            yield from frames
+
+    @property
+    def _workers(self) -> int:
+        """Packs that run at once; 1 where each has the whole machine."""
+        return self._session.workers if isinstance(self._session, SideBySide) else 1
+
+    @property
+    def _worker_is_loaded(self) -> bool:
+        return isinstance(self._session, SideBySide) and self._session.worker_is_loaded
+
+    def _start(
+        self,
+        members: Sequence[Prepared],
+        outputs: Sequence[str],
+        number: int,
+        pool: Executor,
+        running: deque[Future[list[Result]]],
+    ) -> Iterator[Result]:
+        """Run a pack side by side with others; yields the results of one that has to end first."""
+        if not isinstance(self._session, SideBySide):
+            yield from self._run(self._session, members, outputs, number)
+            return
+        if len(running) > self._workers:
+            yield from running.popleft().result()
+        worker = self._session.worker()
+        running.append(pool.submit(lambda: list(self._run(worker, members, outputs, number))))
+
+    def _even(self, window: Sequence[Prepared], tokens: int) -> list[list[Prepared]] | None:
+        """The window as packs of nearly one size, as many for each worker, if it can be so divided."""
+        packs = self._workers * max(1, math.ceil(tokens / (self._workers * self._budget)))
+        found = balanced([self._tokens(item) for item in window], packs, self._budget, self._max_images)
+        if found is None or not all(found):
+            return None
+        return [[window[index] for index in sorted(pack)] for pack in found]
 
     def _packs(self, window: Sequence[Prepared]) -> list[list[Prepared]]:
         """The window as packs, the emptiest last."""
@@ -146,15 +219,15 @@ class Engine:
         members = [[window[index] for index in pack] for pack in packs]
         return sorted(members, key=lambda pack: -sum(map(self._tokens, pack)))
 
-    def _run(self, members: Sequence[Prepared], outputs: Sequence[str], number: int) -> Iterator[Result]:
+    def _run(
+        self, session: Session, members: Sequence[Prepared], outputs: Sequence[str], number: int
+    ) -> Iterator[Result]:
         pack = Pack.of([item.patches for item in members if item.patches], prefix=self.manifest.model.prefix)
-        found = {
-            name: values.astype(np.float32, copy=False) for name, values in self._session.run(pack, outputs).items()
-        }
+        found = {name: values.astype(np.float32, copy=False) for name, values in session.run(pack, outputs).items()}
         if len(members) > 1 and not all(np.isfinite(values).all() for values in found.values()):
             # A mask keeps attention apart but not NaN: 0·NaN is NaN. Alone, only the culprit has it.
             for item in members:
-                yield from self._run([item], outputs, number)
+                yield from self._run(session, [item], outputs, number)
             return
         per_image: dict[str, list[Float]] = {
             name: pack.split(values) if name.startswith("tokens") else list(values) for name, values in found.items()

@@ -218,6 +218,8 @@ def _as_matrix(model: Model, rows: Rows, name: str) -> gs.Tensor:
         )
         tensor = turned
     merged = model.variable(f"{name}/rows")
+    tokens, heads, width = (rows.tensor.shape[axis] for axis in rows.order)
+    merged.dtype, merged.shape = np.float32, [tokens, heads * width]
     shape = model.constant("rows_shape", np.array([0, -1], np.int64))
     model.graph.nodes.append(gs.Node("Reshape", merged.name, inputs=[tensor, shape], outputs=[merged]))
     return merged

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import onnxruntime as ort
 
@@ -49,18 +49,25 @@ class OnnxRuntimeSession:
                 hint=f"it was built with {variant.versions.get('onnxruntime', 'another version')}; build it again here",
             ) from None
         self._inputs = variant.inputs
+        self._loading = Lock()
+        self._worker = self if self._threads == 1 else None
 
     @property
     def workers(self) -> int:
         """Packs that are best run side by side, on `worker`."""
         return self._threads
 
-    @cached_property
     def worker(self) -> OnnxRuntimeSession:
         """The same graph with one thread a call: several packs at once waste no time waiting for each other."""
-        if self._threads == 1:
-            return self
-        return OnnxRuntimeSession(self._model, self._variant, 1, self._weights)
+        with self._loading:
+            if self._worker is None:
+                self._worker = OnnxRuntimeSession(self._model, self._variant, 1, self._weights)
+        return self._worker
+
+    @property
+    def worker_is_loaded(self) -> bool:
+        """Whether `worker` was asked for already."""
+        return self._worker is not None
 
     def run(self, pack: Pack, outputs: Sequence[str]) -> Outputs:
         feeds = {spec.role.value: pack.view(spec.role) for spec in self._inputs}
