@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,23 @@ class Session(Protocol):
         Returns:
             Per-image outputs [M, …] and per-token outputs [T, …] by name.
         """
+        ...
+
+
+@runtime_checkable
+class SideBySide(Session, Protocol):
+    """A session whose packs are best run several at once, each on a core of its own, when there are enough.
+
+    Attributes:
+        workers: How many at once.
+        worker_is_loaded: Whether `worker` was called.
+    """
+
+    workers: int
+    worker_is_loaded: bool
+
+    def worker(self) -> Session:
+        """What runs them, called from as many threads; loaded by the first call."""
         ...
 
 
