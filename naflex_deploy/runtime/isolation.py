@@ -18,12 +18,16 @@ class EngineError(NaflexError):
     """The engine failed on an image, or returned NaN or infinity for it."""
 
 
+_NOT_FINITE = EngineError("the engine returned NaN or infinity", hint="try a variant of fp32 or bf16")
+
+
 def run_isolated(
     session: Session, pack: Pack, images: Sequence[Patches], outputs: Sequence[str]
 ) -> list[Results | EngineError]:
     """Run a pack; where it fails or a result is not finite, run each of its images alone.
 
-    A mask keeps attention apart but not NaN, as 0·NaN is NaN: alone, only the culprit has it.
+    A mask keeps attention apart but not NaN, as 0·NaN is NaN: alone, only the culprit has it. An engine that
+    failed may have recovered (a worker that was killed, memory that ran out): alone, each image has a second try.
 
     Args:
         session: Runs packs.
@@ -34,18 +38,28 @@ def run_isolated(
     Returns:
         [M]: per-image outputs [...] and per-token outputs [h, w, D] in float32, or why there are none.
     """
-    try:
-        results = _run(session, pack, outputs)
-    except Exception as error:
+    results = _attempt(session, pack, outputs)
+    if not isinstance(results, EngineError):
+        if all(_finite(result) for result in results):
+            return [*results]
         if len(images) == 1:
-            return [_failure(error)]
-        results = []
-    if results and all(_finite(result) for result in results):
-        return [*results]
-    if len(images) == 1:
-        return [EngineError("the engine returned NaN or infinity", hint="try a variant of fp32 or bf16")]
-    alone = [run_isolated(session, Pack.of([image], prefix=pack.prefix), [image], outputs) for image in images]
-    return [result for results in alone for result in results]
+            return [_NOT_FINITE]
+    return [_alone(session, Pack.of([image], prefix=pack.prefix), outputs) for image in images]
+
+
+def _alone(session: Session, pack: Pack, outputs: Sequence[str]) -> Results | EngineError:
+    results = _attempt(session, pack, outputs)
+    if isinstance(results, EngineError):
+        return results
+    return results[0] if _finite(results[0]) else _NOT_FINITE
+
+
+def _attempt(session: Session, pack: Pack, outputs: Sequence[str]) -> list[Results] | EngineError:
+    try:
+        return _run(session, pack, outputs)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return EngineError(f"the engine failed: {reason}", hint="`naflex-deploy verify BUNDLE` tests it")
 
 
 def _run(session: Session, pack: Pack, outputs: Sequence[str]) -> list[Results]:
@@ -63,8 +77,3 @@ def _split(name: str, values: npt.NDArray[np.float32], pack: Pack) -> list[npt.N
 
 def _finite(result: Results) -> bool:
     return all(bool(np.isfinite(values).all()) for values in result.values())
-
-
-def _failure(error: Exception) -> EngineError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return EngineError(f"the engine failed: {reason}", hint="see the server's log; `naflex-deploy verify` tests it")
