@@ -118,6 +118,9 @@ class Architecture:
     coordinate_mlp: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "mlp_width", "patch_size", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         for heads in (self.heads, self.pool_heads or self.heads):
             if self.width % heads:
                 raise ValueError(f"{heads} heads do not divide a width of {self.width}")

@@ -73,7 +73,13 @@ OPTIONS = {
     "rope mixed": {"rope_type": "mixed", "reg_tokens": 2, "rope_temperature": 10.0},
     "rope mixed, xy": {"rope_type": "mixed", "rope_grid_indexing": "xy", "pos_embed": "none"},
     "shared key/value heads": {"attn_type": "rope", "num_kv_heads": 1, "qkv_fused": False, "rope_type": "axial"},
-    "shared by block": {"attn_type": "rope", "num_kv_heads": (1, 3), "qkv_fused": False, "qk_norm": True},
+    "shared by block": {
+        "attn_type": "rope",
+        "num_heads": 4,
+        "num_kv_heads": (2, 1),
+        "qkv_fused": False,
+        "qk_norm": True,
+    },
     "gated attention": {"attn_gated": True, "scale_attn_inner_norm": True},
     "LayerScale on attention alone": {"attn_only_layer_scale": True, "init_values": 1.0},
 }

@@ -70,7 +70,8 @@ def _convert(config: dict[str, Any], processor: dict[str, Any], tensors: Tensors
         )
     # The image classifier averages patches and never runs the attention head, even where one is stored.
     has_head = vision["vision_use_head"] and not classes
-    architecture = Architecture(
+    architecture = _architecture(
+        source,
         width=vision["hidden_size"],
         depth=vision["num_hidden_layers"],
         heads=vision["num_attention_heads"],
@@ -87,6 +88,13 @@ def _convert(config: dict[str, Any], processor: dict[str, Any], tensors: Tensors
     weights = dict(_weights(architecture, tensors, prefix))
     tensors.finish(ignore=("text_model.", "logit_", f"{prefix}head."))
     return Checkpoint(source, architecture, weights, _preprocessing(processor, vision["patch_size"], source), labels)
+
+
+def _architecture(source: str, **options: Any) -> Architecture:
+    try:
+        return Architecture(**options)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: config.json: {error}", hint="its values contradict each other") from None
 
 
 def _weights(a: Architecture, tensors: Tensors, prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -127,6 +135,12 @@ def _vision_config(config: dict[str, Any], source: str) -> dict[str, Any]:
             hint="fixed-resolution SigLIP is another model; use a '…-naflex' checkpoint",
         )
     vision = VISION_DEFAULTS | {k: v for k, v in (config.get("vision_config") or config).items() if v is not None}
+    for name, default in VISION_DEFAULTS.items():
+        wrong = not isinstance(vision[name], (int, float) if isinstance(default, float) else type(default))
+        if wrong:
+            raise CheckpointError(
+                f"{source}: config.json: {name}: expected {type(default).__name__}, found {vision[name]!r}"
+            )
     if vision["hidden_act"] not in ACTIVATIONS:
         raise CheckpointError(
             f"{source}: hidden_act = '{vision['hidden_act']}' is not supported", hint=f"known: {', '.join(ACTIVATIONS)}"

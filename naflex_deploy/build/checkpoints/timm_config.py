@@ -115,6 +115,8 @@ class TimmConfig:
                     f"{source}: {name} = {value!r} is not supported",
                     hint=f"supported: {', '.join(repr(choice) for choice in allowed)}",
                 )
+        for field in fields(cls):
+            _check_type(field.name, options.get(field.name, field.default), field.default, source)
         values = {name: _frozen(value) for name, value in options.items() if name in known}
         if "patch_size" in values:
             values["patch_size"] = _square(values["patch_size"], "patch_size", source)
@@ -249,6 +251,16 @@ class TimmConfig:
                 return Rope("mixed", self.rope_temperature, column_first=column_first)
             case _:
                 return None
+
+
+def _check_type(name: str, value: Any, default: Any, source: str) -> None:
+    """An option is of its default's kind; those without a default, and pairs, are checked where they are used."""
+    if name == "patch_size" or default is None or isinstance(default, tuple):
+        return
+    kinds: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+    right = isinstance(value, kinds[type(default)]) and (type(default) is bool or not isinstance(value, bool))
+    if not right:
+        raise CheckpointError(f"{source}: {name}: expected {type(default).__name__}, found {value!r}")
 
 
 def _frozen(value: Any) -> Any:

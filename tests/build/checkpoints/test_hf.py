@@ -169,6 +169,21 @@ def test_config_that_contradicts_its_tensors(directory):
     refused(directory, r"expected shape \[48, 192\], found \[96, 192\]")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "match"),
+    [
+        ("hidden_size", "96", "hidden_size: expected int, found '96'"),
+        ("num_attention_heads", 5, "5 heads do not divide a width of 96"),
+        ("num_attention_heads", 0, "heads is 0, expected at least 1"),
+        ("num_patches", 250, "num_patches = 250 is not square"),
+    ],
+)
+def test_config_that_makes_no_model(directory, option, value, match):
+    vision = json.loads((directory / "config.json").read_text())["vision_config"] | {option: value}
+    edit_json(directory / "config.json", vision_config=vision)
+    refused(directory, match)
+
+
 def test_contradicting_patch_sizes(directory):
     edit_json(directory / "preprocessor_config.json", patch_size=14)
     refused(directory, "patch_size 14, config.json 8")

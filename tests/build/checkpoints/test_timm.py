@@ -231,6 +231,10 @@ def test_missing_extra_and_misshaped_tensors(saved):
         ("num_kv_heads", 1, "num_kv_heads = 1 is not supported"),
         ("global_pool", "", "num_classes = 3 with global_pool = '' is not supported"),
         ("global_pool", "token", "needs a class token"),
+        ("depth", "2", "depth: expected int, found '2'"),
+        ("qk_norm", 1, "qk_norm: expected bool, found 1"),
+        ("mlp_ratio", True, "mlp_ratio: expected float, found True"),
+        ("num_heads", 0, "heads is 0, expected at least 1"),
         ("num_heads", 5, "5 heads do not divide a width of 96"),
     ],
 )
