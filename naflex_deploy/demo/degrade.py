@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from naflex_deploy.demo.sheet import Sheet
@@ -24,7 +25,7 @@ def degrade(sheet: Sheet, rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def _light(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+def _light(image: Image.Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """A colour cast, a linear fall of light across the page, and grain."""
     pixels = np.asarray(image, np.float32)
     height, width, _ = pixels.shape
@@ -33,7 +34,8 @@ def _light(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
     light = light + across * np.linspace(-1, 1, width, dtype=np.float32)
     pixels = pixels * light[..., None] * rng.uniform(0.86, 1.04, 3).astype(np.float32)
     grain = rng.standard_normal((height, width), dtype=np.float32) * np.float32(rng.uniform(0, 12))
-    return np.clip(pixels + grain[..., None], 0, 255).astype(np.uint8)
+    result: npt.NDArray[np.uint8] = np.clip(pixels + grain[..., None], 0, 255).astype(np.uint8)
+    return result
 
 
 def _jpeg(image: Image.Image, quality: int) -> Image.Image:

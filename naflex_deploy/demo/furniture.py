@@ -11,14 +11,14 @@ def furnish(sheet: Sheet, kind: str) -> Box:
     """Draw furniture at the edges of a sheet.
 
     Returns:
-        The region left for the body, at least 55 % of the page's height.
+        The region left for the body, at least 60 % of the page's height.
     """
     rng, em = sheet.rng, sheet.em
     page = Box(0, 0, *sheet.image.size)
     if rng.random() < 0.2:
         sheet.frame(page.inset(0.5 * em), outline=sheet.mix(rng.uniform(0.3, 1)), width=sheet.hairline)
     body = page.inset(min(rng.uniform(0.9, 2.2) * em, 0.08 * min(page.width, page.height)))
-    spare = 0.4 * body.height
+    spare = 0.32 * body.height
     for part in rng.permutation(len(_PARTS)):
         wanted, draw = _PARTS[part]
         height = rng.uniform(1.6, 3.4) * em

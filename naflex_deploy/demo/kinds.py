@@ -29,8 +29,9 @@ def invoice(sheet: Sheet, box: Box) -> None:
         sheet.text(items.left, y, str(number + 1), size)
         room = edges[1] - edges[0] - 3 * em
         sheet.text(edges[0], y, sheet.fit(sheet.words(4), room * rng.uniform(0.4, 1), size), size)
-        for edge, decimals in zip(edges[1:], (False, True, True), strict=True):
-            sheet.text(edge, y, sheet.number(decimals), size, "rm")
+        for left, edge, decimals in zip(edges, edges[1:], (False, True, True), strict=False):
+            room = edge - left - 0.4 * em if decimals else 2.5 * em
+            sheet.text(edge, y, sheet.fit(sheet.number(decimals), room, size), size, "rm")
         if ruled:
             sheet.rule(items.left, y + step / 2, items.right, y + step / 2, fill=sheet.mix(0.5))
     sheet.rule(edges[1], rows.bottom, items.right, rows.bottom, 2 * sheet.hairline)
@@ -45,12 +46,12 @@ def receipt(sheet: Sheet, box: Box) -> None:
     size, step = sheet.size(rng.uniform(0.8, 1.0)), rng.uniform(1.15, 1.4) * em
     for strip in _split(box, rng.uniform(15, 24) * em, 2 * em):
         cells = max(8, int(strip.width / max(3, round(size * 0.62))))
-        until_break = int(rng.integers(1, 4))
+        until_break = int(rng.integers(1, 3))
         centred = True
         for y in np.arange(strip.top + step / 2, strip.bottom - step / 3, step):
             if until_break == 0:
                 line = str(rng.choice(["-", "=", "*", "- "])) * cells
-                until_break, centred = int(rng.integers(3, 9)), rng.random() < 0.15
+                until_break, centred = int(rng.integers(3, 9)), rng.random() < 0.1
             elif centred:
                 line = sheet.words(2).upper().center(cells)
                 until_break -= 1
@@ -111,7 +112,7 @@ def table(sheet: Sheet, box: Box) -> None:
 def form(sheet: Sheet, box: Box) -> None:
     """Small labels with something to fill in: empty boxes, rows of square cells, lines, ticks."""
     rng, em = sheet.rng, sheet.em
-    small, step = sheet.size(0.7), rng.uniform(2.5, 3.4) * em
+    small, step = sheet.size(0.75), rng.uniform(2.7, 3.4) * em
     for column in _split(box, rng.uniform(12, 22) * em, 1.5 * em):
         for y in np.arange(column.top, column.bottom - step + 1, step):
             row = column._replace(top=y, bottom=y + step)
@@ -122,7 +123,7 @@ def form(sheet: Sheet, box: Box) -> None:
 def _field(sheet: Sheet, field: Box, size: int) -> None:
     rng, em = sheet.rng, sheet.em
     label, entry = field.cut(0.9 * em)
-    entry = entry._replace(bottom=entry.bottom - 0.4 * em)
+    entry = entry._replace(bottom=entry.bottom - 0.6 * em)
     sheet.text(label.left, label.top + 0.45 * em, sheet.fit(sheet.words(2), label.width, size), size)
     side = entry.height
     match rng.integers(4):

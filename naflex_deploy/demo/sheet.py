@@ -96,7 +96,7 @@ class Sheet:
         dark = rng.integers(0, 50) + rng.integers(0, 30, 3)
         paper, ink = (dark, light) if rng.random() < 0.1 else (light, dark)
         image = Image.new("RGB", (width, height), tuple(paper.tolist()))
-        em = max(6, round((width * height) ** 0.5 / rng.uniform(15, 30)))
+        em = max(6, round((width * height) ** 0.5 / rng.uniform(14, 25)))
         accent = rng.integers(20, 220, 3)
         return cls(rng, image, ImageDraw.Draw(image), em, *(tuple(c.tolist()) for c in (paper, ink, accent)))
 
@@ -107,7 +107,8 @@ class Sheet:
 
     def mix(self, share: float) -> Color:
         """Ink laid thinly: ``share`` of ink on paper."""
-        return tuple(round(share * a + (1 - share) * b) for a, b in zip(self.ink, self.paper, strict=True))
+        red, green, blue = (round(share * a + (1 - share) * b) for a, b in zip(self.ink, self.paper, strict=True))
+        return red, green, blue
 
     def size(self, ems: float) -> int:
         """A text size of so many ems, in whole pixels."""

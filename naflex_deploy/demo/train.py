@@ -1,0 +1,216 @@
+"""Trains the demo checkpoint: ``python -m naflex_deploy.demo.train -o DIR``. Under an hour on two cores.
+
+Pages are learned first at few tokens, which is quick and teaches the textures, then at the token counts that the
+model is used with, and two more cycles sharpen it on fresh pages. Images are packed, not padded, throughout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from naflex_deploy.build.architecture import Architecture, Positions
+from naflex_deploy.build.model import PackedNaFlexViT
+from naflex_deploy.core.files import refuse_existing
+from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.demo.draw import KINDS
+from naflex_deploy.demo.save import save
+from naflex_deploy.demo.training_set import PATCH, Budget, draw_training_set, read_file
+
+ARCHITECTURE = Architecture(
+    width=192,
+    depth=4,
+    heads=3,
+    mlp_width=576,
+    patch_size=PATCH,
+    positions=Positions((16, 16)),
+    pooling="mean",
+    classes=len(KINDS),
+)
+STREAM = 0
+WARMUP_STEPS = 60
+TOKENS_AT_ONCE = 8192
+
+
+def few_tokens(rng: np.random.Generator) -> int:
+    """A budget for the first pass."""
+    return int(rng.choice([64, 100, 144]))
+
+
+def usual_tokens(rng: np.random.Generator) -> int:
+    """A budget of the first two cycles: mostly 256, some around it, a tenth at 1024."""
+    budgets = {256: 0.68, 1024: 0.10, 64: 0.04, 100: 0.04, 144: 0.04, 196: 0.04, 324: 0.02, 400: 0.02, 576: 0.02}
+    return int(rng.choice(list(budgets), p=list(budgets.values())))
+
+
+def more_tokens(rng: np.random.Generator) -> int:
+    """A budget of the last cycle, for which strokes twice as large must become as familiar."""
+    budgets = {256: 0.45, 1024: 0.35, 576: 0.08, 64: 0.04, 144: 0.04, 400: 0.04}
+    return int(rng.choice(list(budgets), p=list(budgets.values())))
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Passes over some files, one for each named way of choosing a budget, under one learning-rate schedule."""
+
+    files: range
+    budgets: dict[str, Budget]
+    peak_rate: float
+
+
+CYCLES = (
+    Cycle(range(320), {"few": few_tokens, "usual": usual_tokens}, 8e-4),
+    Cycle(range(320, 576), {"usual": usual_tokens}, 6e-4),
+    Cycle(range(576, 776), {"more": more_tokens}, 6e-4),
+)
+
+
+class NormalisedLinear(nn.Linear):
+    """The projection of centred pixels, its weights those for pixels normalised to -1…1."""
+
+    def forward(self, centred: Tensor) -> Tensor:
+        return super().forward(centred / 127.5)
+
+
+class PerImageAttention:
+    """Attention on slices of known length; a pack's lengths are set before it runs."""
+
+    lengths: Sequence[int] = ()
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, query_segment: Tensor, segment: Tensor) -> Tensor:
+        images = zip(
+            *(torch.split(tensor.transpose(0, 1), list(self.lengths), 1) for tensor in (query, key, value)), strict=True
+        )
+        outputs = [F.scaled_dot_product_attention(q[None], k[None], v[None])[0] for q, k, v in images]
+        return torch.cat(outputs, 1).transpose(0, 1)
+
+
+def new_model() -> tuple[PackedNaFlexViT, PerImageAttention]:
+    """The model before training, and the attention it runs with."""
+    attention = PerImageAttention()
+    model = PackedNaFlexViT(ARCHITECTURE, ("logits",), attention)
+    model.embed = NormalisedLinear(ARCHITECTURE.patch_values, ARCHITECTURE.width)
+    nn.init.normal_(model.get_parameter("positions.table"), std=0.02)
+    _start_from_textures(model)
+    return model, attention
+
+
+@torch.no_grad()
+def _start_from_textures(model: PackedNaFlexViT) -> None:
+    """Make the untrained model measure textures, so that the first steps are not spent finding out how.
+
+    The projection begins as cosine transforms of grey patches, and the first MLP adds their magnitudes,
+    ``|z| = relu(z) + relu(-z)``. The last channels hold a constant, which keeps LayerNorm from evening out
+    strong and weak textures. All of it is trained further.
+    """
+    gain, textures = 6.0, ARCHITECTURE.width - 16
+    weights = dict(model.named_parameters())
+    weights["embed.weight"][:textures] = _cosine_filters(textures)
+    weights["embed.bias"][:textures] = 0
+    weights["embed.bias"][textures:] = 4 * (-1.0) ** torch.arange(16)
+    for block in range(ARCHITECTURE.depth):
+        for name in ("out", "mlp.fc2"):
+            weights[f"blocks.{block}.{name}.weight"].mul_(0.3)
+    up, up_bias, down = (weights[f"blocks.0.mlp.{name}"] for name in ("fc1.weight", "fc1.bias", "fc2.weight"))
+    diagonal = torch.arange(textures)
+    for sign, rows in ((1, diagonal), (-1, diagonal + textures)):
+        up[rows] = 0
+        up_bias[rows] = 0
+        up[rows, diagonal] = sign * gain
+        down[:, rows] = 0
+        down[diagonal, rows] = 2 / gain
+
+
+def _cosine_filters(count: int) -> Tensor:
+    """[count, 768]: the cosine transforms of lowest frequency, without the constant one, of a grey patch."""
+    place, frequency = torch.arange(PATCH) + 0.5, torch.arange(PATCH)
+    cosines = torch.cos(math.pi / PATCH * frequency[:, None] * place) * (2 / PATCH) ** 0.5
+    pairs = sorted(((v, u) for v in range(PATCH) for u in range(PATCH)), key=lambda pair: (sum(pair), pair))
+    grey = torch.stack([torch.outer(cosines[v], cosines[u]) for v, u in pairs[1 : count + 1]])
+    return (grey[..., None] / 3).expand(-1, -1, -1, 3).flatten(1)
+
+
+def train(directory: Path) -> PackedNaFlexViT:
+    """Train on a drawn set, cycle by cycle."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    model, attention = new_model()
+    for cycle in CYCLES:
+        order = [f"{number:05d}-{name}.npz" for name in cycle.budgets for number in rng.permutation(cycle.files)]
+        _run_cycle(model, attention, [directory / name for name in order], cycle.peak_rate)
+    return model.eval()
+
+
+def _run_cycle(model: PackedNaFlexViT, attention: PerImageAttention, paths: list[Path], peak_rate: float) -> None:
+    """One step a file, under a cosine schedule."""
+    body = [p for name, p in model.named_parameters() if not name.startswith("classifier")]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in body if p.ndim > 1]},
+        {"params": [p for p in body if p.ndim == 1], "weight_decay": 0.0},
+        # Averaged tokens differ little from page to page at first: the classifier must grow quickly.
+        {"params": list(model.get_submodule("classifier").parameters()), "lr": 10 * peak_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 0.5 + 0.5 * math.cos(math.pi * step / len(paths)))
+    )
+    start, recent = time.monotonic(), math.log(len(KINDS))
+    for step, path in enumerate(paths, 1):
+        loss = sum(_backward(model, attention, *part) for part in _parts(*read_file(path)))
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        rate.step()
+        recent += 0.05 * (loss - recent)
+        if step % 25 == 0:
+            print(f"step {step}/{len(paths)}  loss {recent:.3f}  {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _parts(images: list[Patches], labels: np.ndarray) -> Iterator[tuple[list[Patches], np.ndarray, float]]:
+    """Packs of bounded size out of one training step, each with its share of the step."""
+    count = max(1, TOKENS_AT_ONCE // max(map(len, images)))
+    for i in range(0, len(images), count):
+        part = images[i : i + count]
+        yield part, labels[i : i + count], len(part) / len(images)
+
+
+def _backward(
+    model: PackedNaFlexViT, attention: PerImageAttention, images: list[Patches], labels: np.ndarray, share: float
+) -> float:
+    pack = Pack.of(images)
+    attention.lengths = np.diff(pack.offsets).tolist()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(*(torch.from_numpy(pack.view(role)) for role in model.roles))["logits"]
+    loss = F.cross_entropy(logits.float(), torch.from_numpy(labels), label_smoothing=0.02) * share
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item()
+
+
+def main() -> None:
+    """Draw, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="directory of the checkpoint")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    refuse_existing(arguments.output, force=False)
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as drawn:
+        for cycle in CYCLES:
+            draw_training_set(Path(drawn), STREAM, cycle.files, cycle.budgets, arguments.threads)
+        model = train(Path(drawn))
+    save(model, KINDS, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
