@@ -1,0 +1,1 @@
+"""What the benchmarks share: mixes of image sizes, interleaved timing, rooflines, the machine."""
