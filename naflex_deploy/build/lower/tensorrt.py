@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -23,6 +24,7 @@ from naflex_deploy.build.lower.tensorrt_attention import apply_form, choose_form
 from naflex_deploy.build.lower.tensorrt_log import BuildLog
 from naflex_deploy.build.lower.tensorrt_process import Request, run
 from naflex_deploy.build.lower.tensorrt_profiles import check_profile, input_shapes, profile_sizes
+from naflex_deploy.build.lower.tensorrt_quantize import TYPES, quantize
 from naflex_deploy.build.passes import graphs
 from naflex_deploy.core.errors import IncompatibleError, UsageError
 from naflex_deploy.core.files import sha256
@@ -91,10 +93,10 @@ def _lower(backend: str, task: Task, targets: tuple[str, ...], form: str, refuse
         plan = task.directory / name / "engine.plan"
         plan.parent.mkdir(parents=True, exist_ok=True)
         cache = timing_cache(backend, target)
-        log, peak = build_engine(
-            backend, graph, plan, inputs, sizes, targets, task.precision, cache=cache, report=task.report
-        )
-    check_memory(log, sizes, task.profile.engine.memory_limit)
+        request = make_request(backend, graph, plan, inputs, sizes, targets, task.precision, cache)
+        task.report(f"building {name}: {len(sizes)} optimization profiles, {form} attention")
+        built = run(request, task.report)
+    check_memory(built.log, sizes, task.profile.engine.memory_limit)
     if backend == "tensorrt-rtx":
         check_header(plan, number, targets)
     return Variant(
@@ -109,7 +111,11 @@ def _lower(backend: str, task: Task, targets: tuple[str, ...], form: str, refuse
         outputs=outputs,
         passes=[*refused, {"pass": "attention", "form": form}, {"pass": "precision", "precision": task.precision}],
         versions={backend: number, **{package: version(package) for package in ("onnx", "polygraphy", "torch")}},
-        build={**log.to_json(), "builder_peak_memory_bytes": peak, "timing_cache": _cache_entry(cache)},
+        build={
+            **built.log.to_json(),
+            "builder_peak_memory_bytes": built.peak_memory,
+            "timing_cache": _cache_entry(cache),
+        },
     )
 
 
@@ -138,8 +144,17 @@ def choose_targets(backend: str, profile: Profile) -> tuple[str, ...]:
     return tuple(target for target in tensorrt_plan.TARGETS if target in targets)
 
 
-def write_lowered(portable: Path, path: Path, form: str, precision: str) -> tuple[list[InputSpec], list[OutputSpec]]:
+def write_lowered(
+    portable: Path, path: Path, form: str, precision: str, amax: Mapping[str, float] = MappingProxyType({})
+) -> tuple[list[InputSpec], list[OutputSpec]]:
     """Write the graph that is given to TensorRT, its weights beside it.
+
+    Args:
+        portable: The portable graph.
+        path: Of the graph to write.
+        form: Of attention.
+        precision: ``int8`` and ``fp8`` are Q/DQ in a graph of fp16.
+        amax: For those, the largest magnitude of the activation at each site.
 
     Returns:
         Its inputs and outputs.
@@ -147,7 +162,9 @@ def write_lowered(portable: Path, path: Path, form: str, precision: str) -> tupl
     model = graphs.read(portable)
     apply_form(model, form)
     model.graph.toposort()
-    convert(model.graph, precision)
+    convert(model.graph, "fp16" if precision in TYPES else precision)
+    if precision in TYPES:
+        quantize(model.graph, amax, precision)
     proto = gs.export_onnx(model.graph)
     del model
     refuse_dropped_lengths(proto)
@@ -155,7 +172,7 @@ def write_lowered(portable: Path, path: Path, form: str, precision: str) -> tupl
     return input_specs(proto), output_specs(proto)
 
 
-def build_engine(
+def make_request(
     backend: str,
     graph: Path,
     plan: Path,
@@ -163,19 +180,17 @@ def build_engine(
     sizes: list[Sizes],
     targets: tuple[str, ...],
     precision: str,
-    *,
     cache: Path | None = None,
-    report: Any = lambda step: None,
-) -> tuple[BuildLog, int]:
-    """Build a plan with fixed shapes, one profile for each of ``sizes``.
+) -> Request:
+    """What to ask the builder for: a plan with fixed shapes, one profile for each of ``sizes``.
 
-    Returns:
-        What the log told, and the builder's peak memory in bytes.
+    Raises:
+        UsageError: The shapes of a profile disagree.
     """
     profiles = [input_shapes(inputs, one) for one in sizes]
     for shapes in profiles:
         check_profile(inputs, shapes)
-    request = Request(
+    return Request(
         backend=backend,
         graph=str(graph),
         plan=str(plan),
@@ -184,7 +199,6 @@ def build_engine(
         decomposable=precision == "fp32",
         timing_cache=str(cache) if cache else None,
     )
-    return run(request, report)
 
 
 def check_memory(log: BuildLog, sizes: list[Sizes], limit: int | None) -> None:

@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from naflex_deploy.build.lower.tensorrt_log import BuildLog, parse
 from naflex_deploy.core.errors import IncompatibleError
+
+Report = Callable[[str], None]
 
 WORKER = "naflex_deploy.build.lower.tensorrt_worker"
 
@@ -79,48 +81,90 @@ class Request:
     timing_cache: str | None = None
 
 
-def run(request: Request, report: Callable[[str], None] = lambda step: None) -> tuple[BuildLog, int]:
-    """Build.
+@dataclass(frozen=True)
+class Built:
+    """A plan was written.
 
-    Returns:
-        What the log told, and the worker's peak memory in bytes.
+    Attributes:
+        log: What the builder told.
+        peak_memory: Of the worker so far, in bytes.
+    """
+
+    log: BuildLog
+    peak_memory: int
+
+
+def run(request: Request, report: Report = lambda step: None) -> Built:
+    """Build one plan.
 
     Raises:
         IncompatibleError: The builder refused; says why.
     """
-    environment = os.environ | {"POLYGRAPHY_USE_TENSORRT_RTX": str(int(request.backend == "tensorrt-rtx"))}
+    (result,) = run_all([request], report)
+    if isinstance(result, IncompatibleError):
+        raise result
+    return result
+
+
+def run_all(requests: Sequence[Request], report: Report = lambda step: None) -> Iterator[Built | IncompatibleError]:
+    """Build several plans of one backend, one after another in one process.
+
+    Yields:
+        For each, what was built or why it was refused. A worker that ended refuses all that it had before it.
+    """
+    backend = requests[0].backend
+    environment = os.environ | {
+        "POLYGRAPHY_USE_TENSORRT_RTX": str(int(backend == "tensorrt-rtx")),
+        # With `tensorrt_worker.fix_addresses`, for plans that are the same to the byte.
+        "MALLOC_ARENA_MAX": "1",
+        "PYTHONHASHSEED": "0",
+    }
     with tempfile.TemporaryDirectory(prefix="naflex-deploy-") as temporary:
-        log = Path(temporary) / "log.jsonl"
-        order = json.dumps(asdict(request) | {"log": str(log)})
-        worker = subprocess.Popen(
-            [sys.executable, "-m", WORKER, order],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
+        orders = Path(temporary) / "orders.jsonl"
+        logs = [Path(temporary) / f"{index}.jsonl" for index in range(len(requests))]
+        orders.write_text(
+            "".join(
+                f"{json.dumps(asdict(request) | {'log': str(log)})}\n"
+                for request, log in zip(requests, logs, strict=True)
+            )
         )
-        try:
-            assert worker.stdout is not None
-            peak = 0
-            for line in worker.stdout:
-                kind, _, rest = line.rstrip("\n").partition(" ")
-                if kind == "step":
-                    report(rest)
-                elif kind == "peak":
-                    peak = int(rest)
-            _, complaint = worker.communicate()
-        finally:
-            worker.kill()
-            worker.wait()
-        messages = [tuple(json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
-        found = parse(messages)
-    if worker.returncode != 0:
-        last = complaint.strip().splitlines()[-1:]
-        raise refusal(request.backend, [*found.errors, *last], worker.returncode)
-    return found, peak
+        with (Path(temporary) / "complaints").open("w+") as complaints:
+            command = [sys.executable, "-m", WORKER, str(orders)]
+            worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment)
+            try:
+                for log in logs:
+                    peak = _wait(worker, report)
+                    found = parse(_messages(log))
+                    complaints.seek(0)
+                    last = complaints.read().strip().splitlines()[-1:]
+                    yield Built(found, peak) if peak else refusal(backend, [*found.errors, *last], worker.poll())
+            finally:
+                worker.kill()
+                worker.wait()
 
 
-def refusal(backend: str, errors: Sequence[str], status: int) -> IncompatibleError:
+def _wait(worker: subprocess.Popen[str], report: Report) -> int:
+    """Follow the worker until it has done one order: its peak memory, 0 where it refused or is gone."""
+    assert worker.stdout is not None
+    for line in worker.stdout:
+        kind, _, rest = line.rstrip("\n").partition(" ")
+        if kind == "step":
+            report(rest)
+        elif kind == "built":
+            return int(rest)
+        elif kind == "refused":
+            return 0
+    worker.wait()
+    return 0
+
+
+def _messages(log: Path) -> list[tuple[str, str]]:
+    if not log.is_file():
+        return []
+    return [(severity, text) for severity, text in map(json.loads, log.read_text().splitlines())]
+
+
+def refusal(backend: str, errors: Sequence[str], status: int | None) -> IncompatibleError:
     """The error for what the builder said; the first message that is known, else the last one there is."""
     for pattern, message, hint in REFUSALS:
         for error in errors:

@@ -1,12 +1,14 @@
 """The process that builds: loads the library that its environment names, and never deserialises what it built.
 
-Called with one JSON document, a `tensorrt_process.Request` and the path of a log. Prints ``step …`` lines and, last,
-``peak BYTES``.
+Called with the path of orders, one JSON document a line: a `tensorrt_process.Request` and the path of a log. Prints
+``step …`` lines as it goes on, and for each order ``built PEAK_MEMORY`` or ``refused``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -26,6 +28,9 @@ from polygraphy.mod.trt_importer import lazy_import_trt
 
 trt: Any = lazy_import_trt()
 
+QUERY, ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000
+"""Of Linux's personality(2)."""
+
 
 def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
     """Build an engine.
@@ -43,6 +48,8 @@ def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
     network = NetworkFromOnnxPath(order["graph"], strongly_typed=hasattr(flags, "STRONGLY_TYPED"))
     if order["decomposable"]:
         network = SetDecomposableAttentions(network)
+    builder, definition, parser = network()
+    builder.max_threads = 1  # threads race for addresses, see `fix_addresses`
     options: dict[str, Any] = {
         "profiles": [_profile(shapes) for shapes in order["profiles"]],
         "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,
@@ -54,7 +61,9 @@ def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
         config = CreateConfigRTX(compute_capabilities=targets or None, **options)
     else:
         config = CreateConfig(**options)
-    return bytes(EngineBytesFromNetwork(network, config, save_timing_cache=order["timing_cache"])())
+    return bytes(
+        EngineBytesFromNetwork((builder, definition, parser), config, save_timing_cache=order["timing_cache"])()
+    )
 
 
 def _profile(shapes: dict[str, list[int]]) -> Any:
@@ -95,21 +104,37 @@ def _monitor() -> Any:
     return Monitor()
 
 
-def main() -> int:
-    order = json.loads(sys.argv[1])
-    messages: list[tuple[str, str]] = []
-    try:
-        if order["timing_cache"]:
-            Path(order["timing_cache"]).parent.mkdir(parents=True, exist_ok=True)
-        Path(order["plan"]).write_bytes(build(order, messages))
-    except Exception as error:  # the parent turns whatever it was into one line
-        messages.append(("ERROR", f"{type(error).__name__}: {error}"))
-        return 1
-    finally:
+def fix_addresses() -> None:
+    """Start over without randomised addresses, where the system lets us.
+
+    The builder lists outputs in the order of their addresses, so that two plans of one graph could differ.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    persona = libc.personality(QUERY)
+    if persona >= 0 and not persona & ADDR_NO_RANDOMIZE and libc.personality(persona | ADDR_NO_RANDOMIZE) >= 0:
+        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]])
+
+
+def main() -> None:
+    for line in Path(sys.argv[1]).read_text().splitlines():
+        order = json.loads(line)
+        messages: list[tuple[str, str]] = []
+        answer = "refused"
+        try:
+            if order["timing_cache"]:
+                Path(order["timing_cache"]).parent.mkdir(parents=True, exist_ok=True)
+            os.chdir(Path(order["graph"]).parent)  # so that no path's length moves what is allocated after it
+            order["graph"] = Path(order["graph"]).name
+            Path(order["plan"]).write_bytes(build(order, messages))
+            answer = f"built {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}"
+        except Exception as error:  # the parent turns whatever it was into one line
+            messages.append(("ERROR", f"{type(error).__name__}: {error}"))
         Path(order["log"]).write_text("".join(f"{json.dumps(message)}\n" for message in messages))
-    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}", flush=True)
-    return 0
+        print(answer, flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    fix_addresses()
+    main()

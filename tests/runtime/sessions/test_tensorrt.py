@@ -223,9 +223,7 @@ def test_what_does_not_fit_is_refused_before_it_is_deserialised(
 def test_a_plan_that_does_not_load_says_why(prepare: Prepare) -> None:
     plan, variant, machine = prepare()
     machine.broken = True
-    with pytest.raises(
-        IncompatibleError, match="does not load variant 'tensorrt-rtx1.7-sm89-fp32': the plan is broken"
-    ):
+    with pytest.raises(IncompatibleError, match="does not load .*: the plan is broken"):
         open_session(plan.parent, variant)
 
 

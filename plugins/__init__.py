@@ -1,0 +1,1 @@
+"""TensorRT plugins: kernels in the Triton language, compiled ahead of time."""

@@ -1,0 +1,85 @@
+"""From a kernel to PTX for one architecture. Needs no GPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import triton
+from triton.backends.compiler import GPUTarget
+
+SHARED_LIMIT = 48 * 1024
+"""Bytes of shared memory that any kernel may have without asking."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel ready to be embedded.
+
+    Attributes:
+        name: Of its entry.
+        ptx: Its text. The entry takes the kernel's own arguments and no other.
+        threads: Of a block.
+        shared: Bytes of shared memory of a block.
+    """
+
+    name: str
+    ptx: str
+    threads: int
+    shared: int
+
+
+def compile_kernel(
+    kernel: triton.JITFunction, arguments: Mapping[str, str], constants: Mapping[str, object], sm: int, warps: int = 4
+) -> Compiled:
+    """Compile.
+
+    Args:
+        kernel: A `triton.jit` function.
+        arguments: Type of each argument, in the kernel's order: ``*fp16``, ``*i32``, ``i32``, …
+        constants: Value of each constexpr.
+        sm: Architecture, 80 for ``sm80``.
+        warps: Of 32 threads in a block.
+
+    Raises:
+        ValueError: It takes more shared memory than every block has.
+    """
+    signature = {**arguments, **dict.fromkeys(constants, "constexpr")}
+    names = list(signature)
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in arguments.items() if kind[0] == "*"}
+    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=dict(constants), attrs=aligned)
+    for stages in (2, 1):  # loads ahead of use, where shared memory has room for them
+        options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+        built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+        if built.metadata.shared <= SHARED_LIMIT:
+            break
+    else:
+        raise ValueError(f"{built.metadata.name} takes {built.metadata.shared} bytes of shared memory")
+    ptx = drop_scratch(built.asm["ptx"], built.metadata.name, len(arguments))
+    return Compiled(built.metadata.name, ptx, warps * 32, built.metadata.shared)
+
+
+def drop_scratch(ptx: str, name: str, arguments: int) -> str:
+    """Take the pointers that the compiler adds for its own launcher off an entry that does not use them.
+
+    TensorRT passes inputs, integers and outputs, and nothing after those.
+
+    Args:
+        ptx: The compiler's text.
+        name: Of the entry.
+        arguments: How many the kernel has itself.
+
+    Raises:
+        ValueError: The entry uses one.
+    """
+    entry = re.search(rf"\.entry {re.escape(name)}\((?P<parameters>[^)]*)\)", ptx)
+    if entry is None:
+        raise ValueError(f"no entry {name} in the PTX")
+    parameters = [line.strip() for line in entry["parameters"].split(",\n")]
+    for parameter in parameters[arguments:]:
+        added = parameter.split()[-1]
+        if ptx.count(added) > 1:
+            raise ValueError(f"{name} uses {added}, which TensorRT does not pass")
+    kept = ",\n\t".join(parameters[:arguments])
+    return f"{ptx[: entry.start('parameters')]}\n\t{kept}\n{ptx[entry.end('parameters') :]}"

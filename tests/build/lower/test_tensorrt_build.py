@@ -1,0 +1,212 @@
+"""Engines really built by TensorRT-RTX, without a GPU: the published matrix, what the log told, every refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+import pytest
+
+from benchmarks.tensorrt_matrix import BUDGETS, COLUMNS, DEFAULT, PAGE, PRECISIONS, Cell, measure, published
+from naflex_deploy.build.lower import choose, tensorrt
+from naflex_deploy.build.lower.task import Task
+from naflex_deploy.build.lower.tensorrt import make_request, write_lowered
+from naflex_deploy.build.lower.tensorrt_attention import choose_form
+from naflex_deploy.build.lower.tensorrt_process import Built, Request, refusal, run, run_all
+from naflex_deploy.build.lower.tensorrt_quantize import site
+from naflex_deploy.build.passes import graphs
+from naflex_deploy.core.config import resolve
+from naflex_deploy.core.errors import IncompatibleError, UsageError
+from naflex_deploy.core.files import sha256
+from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.golden import cosine
+from naflex_deploy.runtime.sessions import cuda_device, tensorrt_library
+from naflex_deploy.runtime.sessions.tensorrt_plan import PlanHeader
+from tests.support.engines import exported
+
+
+def profile(*settings: str, budgets: tuple[int, ...] = (64, 128)) -> Profile:
+    sizes = (f"packing.budgets={list(budgets)}", "packing.max_images=8", "image.tokens=64")
+    targets = 'engine.tensorrt.targets=["sm89", "sm86"]'
+    return resolve("doc-ocr", settings=(*sizes, targets, *settings)).profile
+
+
+def task(folder: Path, *settings: str, precision: str = "fp16", budgets: tuple[int, ...] = (64, 128)) -> Task:
+    return Task(exported("siglip2").portable, folder / "variants", profile(*settings, budgets=budgets), precision)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_the_published_matrix_is_what_builds() -> None:
+    """Every precision on every target in the segment form, the other forms and three budgets on some."""
+    cells = [Cell("segment", precision, target, 1) for precision in PRECISIONS for target in COLUMNS]
+    cells += [Cell("rows", precision, target, 1) for precision in PRECISIONS for target in ("sm75", DEFAULT)]
+    cells += [Cell("packed", precision, DEFAULT, 1) for precision in PRECISIONS]
+    cells += [Cell(form, "bf16", DEFAULT, len(BUDGETS)) for form in ("segment", "rows")]
+    expected = published(PAGE.read_text(encoding="utf-8"))
+    found = dict(measure(cells))
+    assert found == {cell: expected[cell.form, cell.precision, cell.target] for cell in cells}
+
+
+def test_an_engine_comes_with_what_its_builder_told(tmp_path: Path) -> None:
+    steps: list[str] = []
+    given = task(tmp_path, budgets=(64, 8192))
+    variant = tensorrt.lower("tensorrt-rtx", Task(**{**vars(given), "report": steps.append}))
+    assert variant.name.startswith("tensorrt-rtx1.") and variant.name.endswith("-sm86+sm89-fp16")
+    assert variant.gate.status == "unmeasured"
+    assert variant.profiles == [
+        {"tokens": 64, "images": 8, "rows": 1, "row_tokens": 64},
+        {"tokens": 8192, "images": 8, "rows": 257, "row_tokens": 64},
+    ]
+    small, large = variant.build["profiles"]
+    assert small["fused_attentions"] == large["fused_attentions"] == 2
+    assert set(small["datatypes"]) <= {"Half", "Float", "Int32", "Bool", "none"} and small["datatypes"]["Half"] > 10
+    assert 0 < small["activation_bytes"] < large["activation_bytes"] < 100e6
+    weights = sum(tensor.numel() for tensor in exported("siglip2").checkpoint.weights.values())
+    assert 1.5 * weights < variant.build["weights_bytes"] < 3 * weights
+    header = PlanHeader.read(tmp_path / variant.model)
+    assert (header.version, header.targets) == (variant.versions["tensorrt-rtx"], ("sm86", "sm89"))
+    assert any("2 optimization profiles, rows attention" in step for step in steps)
+    assert "Building engine" in " ".join(steps)
+
+
+def test_a_rebuild_is_the_same_to_the_byte(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("first", "second-in-a-folder-of-another-length", "third"):
+        variant = tensorrt.lower("tensorrt-rtx", task(tmp_path / name))
+        digests.add((sha256(tmp_path / name / variant.model), json.dumps(variant.build["timing_cache"])))
+    assert len({digest for digest, _ in digests}) == 1
+    assert all(json.loads(cache)["sha256"] for _, cache in digests)
+
+
+@pytest.mark.parametrize(
+    ("settings", "precision", "said"),
+    [
+        (('engine.tensorrt.targets=["sm90"]',), "fp16", r"TensorRT-RTX has no sm90, expected some of sm75, sm80"),
+        (('engine.tensorrt.targets=["sm75", "sm86"]',), "bf16", "sm75 has no bf16"),
+        (('engine.tensorrt.targets=["sm75"]',), "fp32", "sm75 has no float32 matrix product"),
+        (("engine.memory_limit=1000",), "fp16", "budget 64 needs .* MB, engine.memory_limit is 0 MB"),
+    ],
+)
+def test_what_the_library_does_not_build_is_refused_in_a_line(
+    tmp_path: Path, settings: tuple[str, ...], precision: str, said: str
+) -> None:
+    with pytest.raises(IncompatibleError, match=said) as caught:
+        tensorrt.lower("tensorrt-rtx", task(tmp_path, *settings, precision=precision, budgets=(64,)))
+    assert caught.value.code == 4 and caught.value.hint and "\n" not in caught.value.message
+
+
+def test_packed_attention_falls_back_and_the_reason_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choose_form("tensorrt", "11.4.0", (1024,)) == ("packed", "segment")
+    assert choose_form("tensorrt", "10.16.1", (1024, 16384)) == ("rows",)
+    assert choose_form("tensorrt-rtx", "1.7.1", (1024, 4096)) == ("segment",)
+    monkeypatch.setattr(tensorrt, "choose_form", lambda *_: ("packed", "segment"))
+    variant = tensorrt.lower("tensorrt-rtx", task(tmp_path, budgets=(64,)))
+    assert variant.passes[0]["form"] == "packed" and "no fused kernel for packed" in variant.passes[0]["refused"]
+    assert variant.passes[1] == {"pass": "attention", "form": "segment"}
+
+
+def test_a_graph_that_is_none_and_a_worker_that_dies_are_told_apart(tmp_path: Path) -> None:
+    graph = tmp_path / "lowered.onnx"
+    inputs, _ = write_lowered(exported("siglip2").portable, graph, "segment", "fp16")
+    plan = tmp_path / "engine.plan"
+    good = make_request("tensorrt-rtx", graph, plan, inputs, [{"tokens": 64, "images": 8}], (), "fp16")
+    missing = Request(**{**vars(good), "graph": str(tmp_path / "none.onnx")})
+    results = list(run_all([missing, good]))
+    assert isinstance(results[0], IncompatibleError) and "cannot build this graph" in results[0].message
+    assert isinstance(results[1], Built)
+    strange = onnx.helper.make_node("TurboAttention", ["x"], ["y"], domain="acme")
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, [2]) for name in "xy")
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("acme", 1)]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([strange], "g", [x], [y]), opset_imports=opsets), graph)
+    with pytest.raises(IncompatibleError, match="a plugin that TensorRT does not have"):
+        run(Request("tensorrt-rtx", str(graph), str(plan), [{"x": (2,)}]))
+
+
+def test_profiles_that_disagree_are_refused_before_they_are_built(tmp_path: Path) -> None:
+    """TensorRT itself builds an engine of mismatched image counts without a word."""
+    graph = tmp_path / "lowered.onnx"
+    inputs, _ = write_lowered(exported("siglip2").portable, graph, "packed", "fp16")
+    request = make_request("tensorrt-rtx", graph, graph, inputs, [{"tokens": 64, "images": 8}], (), "fp16")
+    shapes = request.profiles[0]
+    assert tensorrt.check_profile(inputs, shapes) == {"tokens": 64, "images": 8}
+    for name, wrong in (("grid_hw", (8, 2)), ("cu_seqlens", (10,)), ("coords", (63, 2)), ("patches", (64, 47))):
+        with pytest.raises(UsageError, match=rf"optimization profile: .*{name}"):
+            tensorrt.check_profile(inputs, shapes | {name: wrong})
+    with pytest.raises(UsageError, match="segment_ids: expected 1 dimensions, found none"):
+        tensorrt.check_profile(inputs, {name: shape for name, shape in shapes.items() if name != "segment_ids"})
+
+
+def test_a_backend_that_runs_here_comes_before_one_that_is_only_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_device, "find", lambda: "there is no NVIDIA driver")
+    assert choose(resolve("doc-ocr").profile)[0] == "onnxruntime"
+    only = resolve("doc-ocr", overrides={"engine.backends": ["tensorrt-rtx"]}).profile
+    assert choose(only)[::2] == ("tensorrt-rtx", "bf16")
+    assert choose(only.model_copy(update={"engine": profile('engine.tensorrt.targets=["sm75"]').engine}))[2]
+    with pytest.raises(IncompatibleError, match="tensorrt: TensorRT is not installed"):
+        choose(resolve("doc-ocr", overrides={"engine.backends": ["tensorrt"]}).profile)
+    monkeypatch.setattr(tensorrt_library, "installed", lambda backend: "11.4.0")
+    with pytest.raises(IncompatibleError, match="tensorrt: there is no NVIDIA driver"):
+        choose(resolve("doc-ocr", overrides={"engine.backends": ["tensorrt"]}).profile)
+    here = cuda_device.Device("H200", "sm90", 10**11, "13.0")
+    monkeypatch.setattr(cuda_device, "find", lambda: here)
+    assert tensorrt.cannot_run("tensorrt") is None
+    assert "has no sm90 (H200)" in (tensorrt.cannot_run("tensorrt-rtx") or "")
+    assert tensorrt.choose_targets("tensorrt", profile('engine.tensorrt.targets=["sm90"]')) == ("sm90",)
+    with pytest.raises(UsageError, match="expected target sm90, found sm89, sm86"):
+        tensorrt.choose_targets("tensorrt", profile())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("cudaError 35: CUDA driver version is insufficient for CUDA runtime version", "no NVIDIA driver"),
+        ("Error Code 2: OutOfMemory (Requested size was 999 bytes. out of memory)", "not enough memory"),
+        ("ModuleNotFoundError: No module named 'tensorrt_rtx_bindings.plugin'", "module tensorrt_rtx_bindings.plugin"),
+        ("Attention operation was not supported by a dedicated kernel", "no kernel for this attention"),
+        ("something\n new", "cannot build this graph: something new"),
+    ],
+)
+def test_each_refusal_has_its_own_words(error: str, said: str) -> None:
+    assert said in refusal("tensorrt", [error], 1).message
+    assert "status -6 and no message" in refusal("tensorrt", [], -6).message
+
+
+def ranges(portable: Path, feeds: Mapping[str, object], folder: Path) -> dict[str, float]:
+    """Largest magnitudes at the inputs of the blocks' linear layers, measured by ONNX Runtime."""
+    sites = {node.inputs[0].name: site(node) for node in graphs.read(portable).graph.nodes if node.op == "Gemm"}
+    graph = onnx.load(str(portable))
+    del graph.graph.output[:]
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sites)
+    onnx.save(graph, str(folder / "watched.onnx"))
+    found = ort.InferenceSession(str(folder / "watched.onnx")).run(list(sites), dict(feeds))
+    by_tensor = dict(zip(sites, found, strict=True))
+    every = [node for node in graphs.read(portable).graph.nodes if node.op == "Gemm"]
+    amax = {site(node): float(abs(by_tensor[node.inputs[0].name]).max()) for node in every}
+    return {name: value for name, value in amax.items() if name.startswith("blocks.")}
+
+
+@pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("fp8", 0.99)])
+def test_quantised_graphs_stay_close_to_the_reference(tmp_path: Path, precision: str, least: float) -> None:
+    model = exported("siglip2")
+    pack = model.pack((3, 5), (7, 4), (9, 9))
+    feeds = {role.value: pack.view(role) for role in model.checkpoint.model().roles}
+    amax = ranges(model.portable, feeds, tmp_path)
+    assert len(amax) == 12
+    graph = tmp_path / "quantised.onnx"
+    write_lowered(model.portable, graph, "segment", precision, amax)
+    tensors = {tensor.name: tensor.data_type for tensor in onnx.load(str(graph)).graph.initializer}
+    stored = onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.FLOAT8E4M3FN
+    assert sum(kind == stored for kind in tensors.values()) >= 24
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it would transpose FP8, and fail
+    found = ort.InferenceSession(str(graph), options).run(["tokens"], feeds)[0]
+    assert cosine(found, model.reference(pack)["tokens"]).min() > least
