@@ -22,7 +22,7 @@ from naflex_deploy.core.machine import cores
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.isolation import EngineError, Results, run_isolated
 from naflex_deploy.runtime.queue import DeadlineError, PackQueue, Policy, QueueFullError, Ticket
-from naflex_deploy.runtime.sessions import Session
+from naflex_deploy.runtime.sessions import Session, SideBySide
 
 Work = Patches | Callable[[], Patches]
 
@@ -83,7 +83,7 @@ class Scheduler:
         max_images: Images that a pack holds.
         prefix: Prefix tokens of the model.
         policy: When packs go, and how much may wait.
-        runs: Packs running at once.
+        runs: Packs running at once; 0 for as many as the session wants side by side, one for most.
         decoders: Where images are decoded; by default a thread a core, ended by `close`.
         on_pack: Called after every pack, from the thread that ran it.
         clock: In seconds.
@@ -98,7 +98,7 @@ class Scheduler:
         max_images: int,
         prefix: int = 0,
         policy: Policy | None = None,
-        runs: int = 1,
+        runs: int = 0,
         decoders: Executor | None = None,
         on_pack: Callable[[PackReport], None] = lambda report: None,
         clock: Callable[[], float] = time.monotonic,
@@ -106,19 +106,22 @@ class Scheduler:
     ) -> None:
         self.policy = policy or Policy()
         self.capacity = self.policy.queue_tokens or 32 * budget
-        self._session, self._prefix, self._runs = session, prefix, runs
+        self._session, self._prefix = session, prefix
+        # A pack alone gets the whole machine; packs side by side get a core each.
+        self._worker = session.worker() if isinstance(session, SideBySide) and session.workers > 1 else session
+        self._runs = runs or (session.workers if isinstance(session, SideBySide) else 1)
         self._own_decoders = decoders is None
         self._decoders: Executor = decoders or ThreadPoolExecutor(cores(), "decode")
         self._on_pack, self._clock = on_pack, clock
         self._queue = PackQueue(budget, max_images, self.policy)
         self._changed = threading.Condition()
-        self._engine = threading.Semaphore(runs)
+        self._engine = threading.Semaphore(self._runs)
         self._open: set[Ticket] = set()
         self._admitted = self._formed = self._packs = 0
         self._rate = 0.0
         self._until = math.inf
         self._closed = False
-        count = runs + 1 if start else 0
+        count = self._runs + 1 if start else 0
         self._threads = [threading.Thread(target=self._serve, name=f"pack-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
@@ -312,7 +315,8 @@ class Scheduler:
             laid_out = self._clock() - started
             with self._engine:
                 started = self._clock()
-                results = run_isolated(self._session, pack, batch.images, batch.outputs)
+                session = self._session if self._formed == 1 else self._worker
+                results = run_isolated(session, pack, batch.images, batch.outputs)
                 finished = self._clock()
             self._note(batch, pack, laid_out, started, finished)
         except BaseException as error:  # nothing may end this thread, nor leave a caller without an answer

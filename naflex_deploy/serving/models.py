@@ -69,7 +69,7 @@ def open_model(
     path: Path,
     *,
     policy: Policy | None = None,
-    runs: int = 1,
+    runs: int = 0,
     decoders: Executor | None = None,
     variant: str | None = None,
     session: Callable[[Path, Variant], Session] = open_session,

@@ -1,0 +1,15 @@
+"""Requests with faults of every kind; see `benchmarks/serving_faults.py`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_every_accepted_request_is_answered_once_with_its_own_result():
+    script = Path(__file__).parents[2] / "benchmarks" / "serving_faults.py"
+    command = [sys.executable, str(script), "--requests", "1200"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "0 problems" in found.stdout
