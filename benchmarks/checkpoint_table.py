@@ -101,8 +101,8 @@ error = max |Δ| / max |original| over pooled, tokens and logits.
 ## Measured: what positions cost
 
 Four images of 16x16 patches in a pack, width 768: CPU time beyond that of the same model without positions, the least
-of {repeats} runs taken in turn. The last row is for scale. Values below zero show what the noise is: a row that is no further from zero was not
-distinguished from no cost.
+of {repeats} runs taken in turn. The last row is for scale. Values below zero show what the noise is: a row that is
+no further from zero was not distinguished from no cost.
 
 {costs}
 
