@@ -39,7 +39,7 @@ from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.prepare import Preparer
 from naflex_deploy.runtime.queue import PackQueue, Policy, Ticket
-from naflex_deploy.runtime.scheduler import Scheduler
+from naflex_deploy.runtime.scheduler import MARGIN, Scheduler
 
 WIDTH = 64
 SLO = 0.5
@@ -195,18 +195,21 @@ def ideal(rate: float, seconds: float, *, tokens: int, budget: int, cost: float)
     queue = PackQueue(budget, 64, Policy(max_wait=0.002))
     due = arrivals(rate, seconds, 0)
     now = free_at = 0.0
-    good = index = admitted = 0
+    good = index = admitted = running = 0
     while index < len(due) or queue.images:
         if index < len(due) and due[index] <= now:
-            if (admitted + tokens) * cost / budget <= SLO:
+            if not admitted or (admitted + tokens) * cost / budget <= (1 - MARGIN) * SLO:
                 queue.put(Ticket(tokens, (), due[index], due[index] + SLO, due[index]), due[index])
                 admitted += tokens
             index += 1
             continue
         admitted -= tokens * len(queue.expired(now))
+        if free_at <= now:
+            admitted -= running
+            running = 0
         if free_at <= now and (pack := queue.take(now, idle=True)):
             free_at = now + cost
-            admitted -= tokens * len(pack)
+            running = tokens * len(pack)
             good += sum(free_at - ticket.arrival <= SLO for ticket in pack)
             continue
         events = [free_at] if free_at > now else [queue.next_event(True)]

@@ -24,6 +24,9 @@ from naflex_deploy.runtime.isolation import EngineError, Results, run_isolated
 from naflex_deploy.runtime.queue import DeadlineError, PackQueue, Policy, QueueFullError, Ticket
 from naflex_deploy.runtime.sessions import Session, SideBySide
 
+MARGIN = 0.2
+"""Part of the time to a deadline that is not counted on: for decoding, for packs that are not full, for the way."""
+
 Work = Patches | Callable[[], Patches]
 
 
@@ -172,7 +175,8 @@ class Scheduler:
         order = now - priority * self.policy.head_start
         tickets = [Ticket(count, tuple(outputs), now, deadline, order) for count in counts]
         with self._changed:
-            self._admit(sum(counts), deadline - now)
+            self.check(sum(counts), deadline - now)
+            self._admitted += sum(counts)
             self._open.update(tickets)
         for ticket, work in zip(tickets, works, strict=True):
             ticket.future.add_done_callback(partial(self._settle, ticket))
@@ -181,6 +185,34 @@ class Scheduler:
             else:
                 self._decoders.submit(self._decode, ticket, work)
         return [ticket.future for ticket in tickets]
+
+    def check(self, tokens: int, time_left: float) -> None:
+        """What `submit` checks first, to refuse before anything is spent on the images.
+
+        Args:
+            tokens: Of all images together.
+            time_left: Seconds until their deadline. A part of it is kept for what the queue does not know of.
+
+        Raises:
+            QueueFullError, ClosedError, UsageError: See `submit`.
+        """
+        if self._closed:
+            raise ClosedError("the server is shutting down", hint="send it to another one, or again later")
+        if tokens > self.capacity:
+            raise UsageError(
+                f"expected at most {self.capacity} tokens, the whole queue, found {tokens}", hint="send fewer images"
+            )
+        if self._admitted + tokens > self.capacity:
+            raise QueueFullError(
+                f"the queue holds {self._admitted} of {self.capacity} tokens, no room for {tokens}", self.retry_after()
+            )
+        if not self._admitted or not self._rate:
+            return
+        wait = (self._admitted + tokens) / self._rate
+        if wait > (1 - MARGIN) * time_left:
+            raise QueueFullError(
+                f"the queue needs {wait:.2f} s, too near to the {max(time_left, 0):.2f} s allowed", self.retry_after()
+            )
 
     def retry_after(self) -> float:
         """Seconds until half of what is admitted has run, at the rate of late."""
@@ -210,23 +242,6 @@ class Scheduler:
         """Form the next pack if one is due, and return what runs it and answers."""
         batch = self._form()
         return None if batch is None else partial(self._run, batch)
-
-    def _admit(self, tokens: int, time_left: float) -> None:
-        if self._closed:
-            raise ClosedError("the server is shutting down", hint="send it to another one, or again later")
-        if tokens > self.capacity:
-            raise UsageError(
-                f"expected at most {self.capacity} tokens, the whole queue, found {tokens}", hint="send fewer images"
-            )
-        if self._admitted + tokens > self.capacity:
-            raise QueueFullError(
-                f"the queue holds {self._admitted} of {self.capacity} tokens, no room for {tokens}", self.retry_after()
-            )
-        if self._admitted and self._rate and (wait := (self._admitted + tokens) / self._rate) > time_left:
-            raise QueueFullError(
-                f"the queue needs {wait:.2f} s, more than the {max(time_left, 0):.2f} s allowed", self.retry_after()
-            )
-        self._admitted += tokens
 
     def _settle(self, ticket: Ticket, _: Future[Served]) -> None:
         """Its future is done, by whatever way: its room is free."""

@@ -46,6 +46,7 @@ async def infer(
     """
     allowed = min(seconds or math.inf, limits.deadline_seconds)
     try:
+        model.scheduler.check(len(images), allowed)
         futures = model.scheduler.submit(
             [_work(model, image, limits) for image in images],
             outputs,

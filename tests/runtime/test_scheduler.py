@@ -301,7 +301,8 @@ def test_a_queue_longer_than_the_deadline_refuses_at_once():
     scheduler.step()()
     scheduler.submit([image(1, 6, 8)] * 3, deadline=now[0] + 10)
     with pytest.raises(QueueFullError, match="needs 4"):
-        scheduler.submit([image(2, 6, 8)], deadline=now[0] + 2)
+        scheduler.submit([image(2, 6, 8)], deadline=now[0] + 4.5)
+    scheduler.submit([image(2, 6, 8)], deadline=now[0] + 5.5)
 
 
 def test_an_engine_that_fails_on_one_image_fails_only_that():
