@@ -7,9 +7,14 @@ from typing import Any
 
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.architecture import Architecture
-from naflex_deploy.build.lower import choose
+from naflex_deploy.build.lower import choose, tensorrt
+from naflex_deploy.build.lower.tensorrt_attention import choose_form
+from naflex_deploy.build.lower.tensorrt_profiles import profile_sizes
 from naflex_deploy.build.pipeline import requested_outputs
 from naflex_deploy.core.config import Config
+from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.sessions import tensorrt_library
+from naflex_deploy.runtime.sessions.tensorrt_shapes import Sizes
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
@@ -22,11 +27,13 @@ class PlannedBudget:
         tokens: It holds.
         full_images: Images at the token limit that fit into it.
         memory_bytes: Weights and activations, estimated; ``None`` where the model is unknown.
+        attention: What attends to what.
     """
 
     tokens: int
     full_images: int
     memory_bytes: int | None
+    attention: str = "image by image"
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ def plan(config: Config, model: str | None) -> Plan:
     if checkpoint:
         weights = sum(tensor.numel() for tensor in checkpoint.weights.values()) * BYTES[precision]
     image_tokens = profile.image_tokens(backend, prefix)
+    sizes = tensorrt_sizes(profile, backend, prefix)
     return Plan(
         backend=backend,
         precision=precision,
@@ -68,14 +76,49 @@ def plan(config: Config, model: str | None) -> Plan:
             PlannedBudget(
                 budget,
                 min(budget // (image_tokens + prefix), profile.packing.max_images),
-                weights + activation_bytes(checkpoint.architecture, budget, image_tokens)
+                weights + _activations(checkpoint.architecture, budget, image_tokens, sizes, BYTES[precision])
                 if checkpoint and weights
                 else None,
+                _attention([one for one in sizes if one["tokens"] == budget]),
             )
             for budget in profile.budgets(backend)
         ),
         weights_bytes=weights,
     )
+
+
+def tensorrt_sizes(profile: Profile, backend: str, prefix: int) -> list[Sizes]:
+    """Sizes of each optimization profile, empty for other backends."""
+    if backend not in tensorrt.BACKENDS:
+        return []
+    *_, form = choose_form(backend, tensorrt_library.installed(backend) or "", profile.budgets(backend))
+    return profile_sizes(profile, backend, form, prefix)
+
+
+def _attention(sizes: list[Sizes]) -> str:
+    if not sizes:
+        return "image by image"
+    rows = [f"{one['rows']} x {one['row_tokens']}" for one in sizes if one.get("rows", 1) > 1]
+    return f"rows: {', '.join(rows)}" if rows else "whole pack"
+
+
+def _activations(a: Architecture, tokens: int, longest: int, sizes: list[Sizes], value_bytes: int) -> int:
+    own = [one for one in sizes if one["tokens"] == tokens]
+    if not own:
+        return activation_bytes(a, tokens, longest)
+    return max(engine_activation_bytes(a, one, value_bytes) for one in own)
+
+
+def engine_activation_bytes(a: Architecture, sizes: Sizes, value_bytes: int) -> int:
+    """Memory of a pack's live activations in an engine of TensorRT, estimated; its log tells the true one.
+
+    The MLP holds ``T·(3·D + hidden)`` values; attention in rows holds queries, keys, values and context once more
+    where they were laid: ``4·R·L·D``; pooling scores every token for every image: ``heads·M·T``.
+    """
+    tokens = sizes["tokens"]
+    laid = 4 * sizes["rows"] * sizes["row_tokens"] * a.width if sizes.get("rows", 1) > 1 else 0
+    block = max(tokens * (3 * a.width + a.mlp_width), tokens * a.width + laid)
+    return value_bytes * (block + a.heads * sizes["images"] * tokens)
 
 
 def activation_bytes(a: Architecture, tokens: int, longest: int) -> int:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import click
 
 from naflex_deploy import __version__
 from naflex_deploy.cli.terminal import json_option, print_json, print_table, reports_errors
 from naflex_deploy.core.machine import cpu_flags, cpu_name, system_name
+from naflex_deploy.runtime.sessions import cuda_device, tensorrt_compatibility, tensorrt_library
 
 EXTRAS = {
     "build": ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "polygraphy", "safetensors", "huggingface-hub"),
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt-rtx",),
+    "tensorrt": ("tensorrt", "cuda-core"),
+    "tensorrt-rtx": ("tensorrt-rtx", "cuda-core"),
 }
 
 Row = tuple[str, str, str]
@@ -38,13 +37,13 @@ def _system() -> list[Row]:
     remedy = (
         "" if any("vnni" in flag or "amx" in flag for flag in flags) else "no VNNI: int8 saturates and gains little"
     )
-    gpu = "NVIDIA driver" if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") else "none"
+    gpu = cuda_device.find()
     return [
         ("naflex-deploy", __version__, ""),
         ("system", system_name(), ""),
         ("cpu", cpu_name(), ""),
         ("cpu instructions", " ".join(flags) or "unknown", remedy if flags else ""),
-        ("gpu", gpu, ""),
+        ("gpu", str(gpu), "engines for TensorRT-RTX can be built here, not run" if isinstance(gpu, str) else ""),
     ]
 
 
@@ -52,7 +51,17 @@ def _runtime() -> list[Row]:
     import onnxruntime
 
     providers = ", ".join(onnxruntime.get_available_providers())
-    return [("onnxruntime", f"{onnxruntime.__version__} ({providers})", "")]
+    return [
+        ("onnxruntime", f"{onnxruntime.__version__} ({providers})", ""),
+        *(_tensorrt(backend) for backend in tensorrt_library.MODULES),
+    ]
+
+
+def _tensorrt(backend: str) -> Row:
+    number, reason = tensorrt_library.installed(backend), tensorrt_compatibility.no_machine(backend)
+    if number is None:
+        return (backend, "not installed", f"pip install 'naflex-deploy[{backend}]'")
+    return (backend, number, f"runs no engine here: {reason}" if reason else "")
 
 
 def _extras() -> list[Row]:

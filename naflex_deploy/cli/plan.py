@@ -41,9 +41,14 @@ def command(
     out.print(f"images: {resolved.profile.image.fit}, at most {planned.image_tokens} tokens each")
     print_table(
         "",
-        ["pack budget", "images that fill it", "memory"],
+        ["pack budget", "images that fill it", "attention", "memory"],
         [
-            [f"{b.tokens} tokens", f"{b.full_images} of {planned.image_tokens} tokens", _megabytes(b.memory_bytes)]
+            [
+                f"{b.tokens} tokens",
+                f"{b.full_images} of {planned.image_tokens} tokens",
+                b.attention,
+                _megabytes(b.memory_bytes),
+            ]
             for b in planned.budgets
         ],
     )

@@ -31,6 +31,7 @@ from naflex_deploy.core.files import sha256
 from naflex_deploy.core.manifest import InputSpec, OutputSpec, Variant
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.sessions import cuda_device, tensorrt_library, tensorrt_plan
+from naflex_deploy.runtime.sessions.tensorrt_compatibility import AMPERE_ON, no_machine
 from naflex_deploy.runtime.sessions.tensorrt_shapes import Sizes
 
 BACKENDS = tuple(tensorrt_library.MODULES)
@@ -50,14 +51,7 @@ def unavailable(backend: str) -> str | None:
 
 def cannot_run(backend: str) -> str | None:
     """Why engines cannot run here."""
-    if reason := tensorrt_library.missing(backend):
-        return reason
-    device = cuda_device.find()
-    if isinstance(device, str):
-        return device
-    if backend == "tensorrt-rtx" and device.sm not in tensorrt_plan.TARGETS:
-        return f"TensorRT-RTX has no {device.sm} ({device.name}), only {', '.join(tensorrt_plan.TARGETS)}"
-    return None
+    return no_machine(backend)
 
 
 def lower(backend: str, task: Task) -> Variant:
@@ -88,11 +82,12 @@ def _lower(backend: str, task: Task, targets: tuple[str, ...], form: str, refuse
         graph = Path(temporary) / "lowered.onnx"
         inputs, outputs = write_lowered(task.portable, graph, form, task.precision)
         sizes = profile_sizes(task.profile, backend, form, task.prefix)
-        target = "+".join(targets) or "ampere+"
+        target = "+".join(targets) or AMPERE_ON
         name = f"{backend}{'.'.join(number.split('.')[:2])}-{target}-{task.precision}"
         plan = task.directory / name / "engine.plan"
         plan.parent.mkdir(parents=True, exist_ok=True)
-        cache = timing_cache(backend, target)
+        # TensorRT-RTX compiles where it runs, and times no kernel here.
+        cache = timing_cache(backend, target) if backend == "tensorrt" else None
         request = make_request(backend, graph, plan, inputs, sizes, targets, task.precision, cache)
         task.report(f"building {name}: {len(sizes)} optimization profiles, {form} attention")
         built = run(request, task.report)
@@ -240,5 +235,5 @@ def timing_cache(backend: str, target: str) -> Path:
     return root / "naflex-deploy" / "timing" / f"{key}.cache"
 
 
-def _cache_entry(cache: Path) -> dict[str, str] | None:
-    return {"key": cache.stem, "sha256": sha256(cache)} if cache.is_file() else None
+def _cache_entry(cache: Path | None) -> dict[str, str] | None:
+    return {"key": cache.stem, "sha256": sha256(cache)} if cache and cache.is_file() else None

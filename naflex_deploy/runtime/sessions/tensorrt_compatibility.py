@@ -16,6 +16,18 @@ AMPERE_ON = "ampere+"
 REBUILD = "make this variant again on this machine: naflex-deploy bundle rebuild"
 
 
+def no_machine(backend: str) -> str | None:
+    """Why this machine runs no engine of a backend at all."""
+    if reason := tensorrt_library.missing(backend):
+        return reason
+    device = cuda_device.find()
+    if isinstance(device, str):
+        return device
+    if backend == "tensorrt-rtx" and device.sm not in TARGETS:
+        return f"TensorRT-RTX has no {device.sm} ({device.name}), only {', '.join(TARGETS)}"
+    return None
+
+
 def cannot_run(variant: Variant) -> str | None:
     """Why this machine cannot run a variant, by its manifest entry alone."""
     if reason := tensorrt_library.missing(variant.backend):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from benchmarks.tensorrt_matrix import BUDGETS, COLUMNS, DEFAULT, PAGE, PRECISIONS, Cell, measure, published
 from naflex_deploy.build.lower import choose, tensorrt
 from naflex_deploy.build.lower.task import Task
-from naflex_deploy.build.lower.tensorrt import make_request, write_lowered
+from naflex_deploy.build.lower.tensorrt import make_request, timing_cache, write_lowered
 from naflex_deploy.build.lower.tensorrt_attention import choose_form
 from naflex_deploy.build.lower.tensorrt_process import Built, Request, refusal, run, run_all
 from naflex_deploy.build.lower.tensorrt_quantize import site
@@ -38,11 +37,6 @@ def task(folder: Path, *settings: str, precision: str = "fp16", budgets: tuple[i
     return Task(exported("siglip2").portable, folder / "variants", profile(*settings, budgets=budgets), precision)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def test_the_published_matrix_is_what_builds() -> None:
     """Every precision on every target in the segment form, the other forms and three budgets on some."""
     cells = [Cell("segment", precision, target, 1) for precision in PRECISIONS for target in COLUMNS]
@@ -58,7 +52,8 @@ def test_an_engine_comes_with_what_its_builder_told(tmp_path: Path) -> None:
     steps: list[str] = []
     given = task(tmp_path, budgets=(64, 8192))
     variant = tensorrt.lower("tensorrt-rtx", Task(**{**vars(given), "report": steps.append}))
-    assert variant.name.startswith("tensorrt-rtx1.") and variant.name.endswith("-sm86+sm89-fp16")
+    assert variant.name.startswith("tensorrt-rtx1.")
+    assert variant.name.endswith("-sm86+sm89-fp16")
     assert variant.gate.status == "unmeasured"
     assert variant.profiles == [
         {"tokens": 64, "images": 8, "rows": 1, "row_tokens": 64},
@@ -66,7 +61,8 @@ def test_an_engine_comes_with_what_its_builder_told(tmp_path: Path) -> None:
     ]
     small, large = variant.build["profiles"]
     assert small["fused_attentions"] == large["fused_attentions"] == 2
-    assert set(small["datatypes"]) <= {"Half", "Float", "Int32", "Bool", "none"} and small["datatypes"]["Half"] > 10
+    assert set(small["datatypes"]) <= {"Half", "Float", "Int32", "Bool", "none"}
+    assert small["datatypes"]["Half"] > 10
     assert 0 < small["activation_bytes"] < large["activation_bytes"] < 100e6
     weights = sum(tensor.numel() for tensor in exported("siglip2").checkpoint.weights.values())
     assert 1.5 * weights < variant.build["weights_bytes"] < 3 * weights
@@ -80,9 +76,23 @@ def test_a_rebuild_is_the_same_to_the_byte(tmp_path: Path) -> None:
     digests = set()
     for name in ("first", "second-in-a-folder-of-another-length", "third"):
         variant = tensorrt.lower("tensorrt-rtx", task(tmp_path / name))
-        digests.add((sha256(tmp_path / name / variant.model), json.dumps(variant.build["timing_cache"])))
-    assert len({digest for digest, _ in digests}) == 1
-    assert all(json.loads(cache)["sha256"] for _, cache in digests)
+        digests.add(sha256(tmp_path / name / variant.model))
+    assert len(digests) == 1
+
+
+def test_a_timing_cache_belongs_to_library_target_and_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {timing_cache("tensorrt", target) for target in ("sm89", "sm90")}
+    monkeypatch.setattr(tensorrt_library, "installed", lambda backend: "11.4.0")
+    paths.add(timing_cache("tensorrt", "sm90"))
+    monkeypatch.setattr(cuda_device, "find", lambda: cuda_device.Device("H200", "sm90", 1, "13.0"))
+    paths.add(timing_cache("tensorrt", "sm90"))
+    assert len(paths) == 4
+    graph = tmp_path / "lowered.onnx"
+    inputs, _ = write_lowered(exported("siglip2").portable, graph, "segment", "fp16")
+    cache = tmp_path / "new" / "x.cache"
+    monkeypatch.undo()
+    run(make_request("tensorrt-rtx", graph, graph, inputs, [{"tokens": 64, "images": 8}], (), "fp16", cache))
+    assert cache.stat().st_size > 0
 
 
 @pytest.mark.parametrize(
@@ -99,7 +109,9 @@ def test_what_the_library_does_not_build_is_refused_in_a_line(
 ) -> None:
     with pytest.raises(IncompatibleError, match=said) as caught:
         tensorrt.lower("tensorrt-rtx", task(tmp_path, *settings, precision=precision, budgets=(64,)))
-    assert caught.value.code == 4 and caught.value.hint and "\n" not in caught.value.message
+    assert caught.value.code == 4
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
 
 
 def test_packed_attention_falls_back_and_the_reason_is_recorded(
@@ -110,7 +122,8 @@ def test_packed_attention_falls_back_and_the_reason_is_recorded(
     assert choose_form("tensorrt-rtx", "1.7.1", (1024, 4096)) == ("segment",)
     monkeypatch.setattr(tensorrt, "choose_form", lambda *_: ("packed", "segment"))
     variant = tensorrt.lower("tensorrt-rtx", task(tmp_path, budgets=(64,)))
-    assert variant.passes[0]["form"] == "packed" and "no fused kernel for packed" in variant.passes[0]["refused"]
+    assert variant.passes[0]["form"] == "packed"
+    assert "no fused kernel for packed" in variant.passes[0]["refused"]
     assert variant.passes[1] == {"pass": "attention", "form": "segment"}
 
 
@@ -121,7 +134,8 @@ def test_a_graph_that_is_none_and_a_worker_that_dies_are_told_apart(tmp_path: Pa
     good = make_request("tensorrt-rtx", graph, plan, inputs, [{"tokens": 64, "images": 8}], (), "fp16")
     missing = Request(**{**vars(good), "graph": str(tmp_path / "none.onnx")})
     results = list(run_all([missing, good]))
-    assert isinstance(results[0], IncompatibleError) and "cannot build this graph" in results[0].message
+    assert isinstance(results[0], IncompatibleError)
+    assert "cannot build this graph" in results[0].message
     assert isinstance(results[1], Built)
     strange = onnx.helper.make_node("TurboAttention", ["x"], ["y"], domain="acme")
     x, y = (onnx.helper.make_tensor_value_info(name, 1, [2]) for name in "xy")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naflex_deploy.build.lower.tensorrt import write_lowered
-from naflex_deploy.core.errors import BundleError, IncompatibleError, NaflexError, UsageError
+from naflex_deploy.core.errors import BundleError, IncompatibleError, UsageError
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.sessions import cannot_run, cuda_device, executed_by, open_session, tensorrt_library
 from naflex_deploy.runtime.sessions.cuda_device import Device
@@ -223,14 +223,14 @@ def test_what_does_not_fit_is_refused_before_it_is_deserialised(
 def test_a_plan_that_does_not_load_says_why(prepare: Prepare) -> None:
     plan, variant, machine = prepare()
     machine.broken = True
-    with pytest.raises(IncompatibleError, match="does not load .*: the plan is broken"):
+    with pytest.raises(IncompatibleError, match=r"does not load .*: the plan is broken"):
         open_session(plan.parent, variant)
 
 
 def test_a_plan_of_another_model_is_refused(prepare: Prepare) -> None:
     plan, variant, _ = prepare()
     other = variant.model_copy(update={"outputs": variant.outputs[:1]})
-    with pytest.raises(IncompatibleError, match="expected inputs and outputs .* found .*logits"):
+    with pytest.raises(IncompatibleError, match=r"expected inputs and outputs .* found .*logits"):
         open_session(plan.parent, other)
 
 
@@ -260,10 +260,9 @@ def test_a_header_of_any_bytes_is_read_or_refused(data: bytes) -> None:
     for candidate in (data, b"vtrt" + data):
         try:
             header = PlanHeader.parse(candidate, "plan")
-        except NaflexError as error:
-            assert isinstance(error, IncompatibleError)
-        else:
-            assert set(header.targets) <= set(TARGETS)
+        except IncompatibleError:
+            continue
+        assert set(header.targets) <= set(TARGETS)
 
 
 @given(st.sets(st.sampled_from(sorted(TARGETS))), st.lists(st.integers(0, 255), min_size=4, max_size=4))
