@@ -2,20 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from naflex_deploy.cli.configuration import DEMO
 from naflex_deploy.cli.terminal import json_option, out, print_json, print_table, reports_errors
+from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.core.manifest import FILE_NAME
 from naflex_deploy.runtime.bundle import Bundle
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("target", metavar="BUNDLE|SPEC")
 @json_option
 @reports_errors
-def command(bundle: Path, as_json: bool) -> None:
-    """Show what a bundle holds, and which of its variants this machine accepts."""
+def command(target: str, as_json: bool) -> None:
+    """Show what a bundle holds and which of its variants this machine accepts, or what a checkpoint is.
+
+    SPEC is what `build --model` takes: its options, and whether it can be built, are shown without building.
+    """
+    path = Path(target)
+    if (path / FILE_NAME).exists() or not (path.is_dir() or ":" in target or target == DEMO):
+        _inspect_bundle(path, as_json)
+    else:
+        _inspect_checkpoint(target, as_json)
+
+
+def _inspect_checkpoint(spec: str, as_json: bool) -> None:
+    try:
+        from naflex_deploy.build.checkpoints.describe import describe
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "build") from None
+    found = describe(spec)
+    if as_json:
+        preprocessing = found.preprocessing.model_dump() if found.preprocessing else None
+        architecture = asdict(found.architecture) if found.architecture else None
+        print_json(
+            "inspect",
+            source=found.source,
+            buildable=found.buildable,
+            reason=found.reason,
+            architecture=architecture,
+            preprocessing=preprocessing,
+            parameters=found.parameters,
+            labels=list(found.labels),
+            outputs=list(found.outputs),
+        )
+        return
+    if not found.buildable:
+        out.print(f"{found.source} cannot be built: {found.reason}", markup=False)
+        return
+    out.print(f"[bold]{found.source}[/] can be built: {found.parameters / 1e6:.1f} M parameters")
+    print_table("", ["option", "value"], [[key, value] for key, value in found.options.items()])
+    if found.preprocessing:
+        print_table("", ["preprocessing", "value"], [[key, value] for key, value in found.preprocessing])
+    _print_labels(found.labels)
+    out.print(f"outputs: {', '.join(name for name in found.outputs if ':' not in name)}, tokens:-1, tokens:-2, …")
+
+
+def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     candidates = opened.candidates()
@@ -30,10 +78,7 @@ def command(bundle: Path, as_json: bool) -> None:
     out.print(f"[bold]{bundle}[/]: {model.source}, {model.parameters / 1e6:.1f} M parameters, by {manifest.tool}")
     print_table("", ["option", "value"], [[key, value] for key, value in model.architecture.items()])
     out.print(f"profile {manifest.config.name}: {image.fit}, {image.tokens} tokens an image")
-    if manifest.labels:
-        out.print(
-            f"{len(manifest.labels)} classes: {', '.join(manifest.labels[:12])}{'…' * (len(manifest.labels) > 12)}"
-        )
+    _print_labels(manifest.labels)
     for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         print_table(title, ["name", "dtype", "shape"], [_row(spec) for spec in specs])
     print_table(
@@ -52,6 +97,12 @@ def command(bundle: Path, as_json: bool) -> None:
     print_table(
         "files", ["path", "MB"], [[name, f"{entry.size / 1e6:.2f}"] for name, entry in sorted(manifest.files.items())]
     )
+
+
+def _print_labels(labels: Sequence[str]) -> None:
+    if labels:
+        shown = ", ".join(labels[:12]) + "…" * (len(labels) > 12)
+        out.print(f"{len(labels)} classes: {shown}", markup=False)
 
 
 def _row(spec: object) -> list[object]:

@@ -21,7 +21,6 @@ READERS = {
 }
 # class of a module → module:function
 MODULE_READERS = {
-    "bv": "big_vision:read_big_vision",
     "NaFlexVit": "timm:read_module",
     "PackedNaFlexViT": "packed_module:read_module",
     "Siglip2ForImageClassification": "hf:read_module",
