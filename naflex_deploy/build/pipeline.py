@@ -17,6 +17,7 @@ from torch import nn
 import naflex_deploy
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.build.checkpoints.patch_resize import with_patch_size
 from naflex_deploy.build.export import export, input_specs, output_specs
 from naflex_deploy.build.golden import make_golden
 from naflex_deploy.build.lower import choose
@@ -26,6 +27,7 @@ from naflex_deploy.core.errors import GateError, OutputError, UsageError
 from naflex_deploy.core.files import new_directory, refuse_existing, sha256
 from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Gate, Manifest, Model, Variant
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.footprint import run_peak
 from naflex_deploy.runtime.golden import Golden, measure
 from naflex_deploy.runtime.sessions import cannot_run, executed_by, open_session
 
@@ -37,6 +39,7 @@ def build_bundle(
     model: str | Path | nn.Module,
     output: Path,
     *,
+    patch_size: int | None = None,
     force: bool = False,
     report: Report = lambda step: None,
 ) -> Manifest:
@@ -46,6 +49,7 @@ def build_bundle(
         config: The resolved profile.
         model: What `checkpoints.read` takes.
         output: The bundle's directory. It appears when the build has passed its gate.
+        patch_size: Resize the model's patch projection to this many pixels a side.
         force: Replace a bundle that is there.
         report: Called with a line at the start of each step.
 
@@ -64,6 +68,8 @@ def build_bundle(
     backend, lowering, precision = choose(config.profile)
     report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
     checkpoint = checkpoints.read(model)
+    if patch_size is not None:
+        checkpoint = with_patch_size(checkpoint, patch_size)
     outputs = requested_outputs(config.profile, checkpoint)
     with new_directory(output, force=force) as partial:
         report("exporting the portable graph")
@@ -82,8 +88,10 @@ def build_bundle(
         report(f"lowering for {backend}, {precision}")
         task = Task(portable, partial / "variants", config.profile, precision, prefix, report)
         variant = lowering.lower(task)
-        gate = _gate(partial, variant, golden, report)
+        gate = gate_of(partial, variant, golden, report)
         figures = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_bytes": _peak_memory()}
+        if variant.backend == "onnxruntime" and gate.status == "passed":
+            figures["run_peak_memory_bytes"] = run_peak(partial, variant, prefix)
         variant = variant.model_copy(update={"gate": gate, "build": {**variant.build, **figures}})
         manifest = _manifest(config, checkpoint, partial, variant)
         (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
@@ -121,7 +129,7 @@ def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ..
     return tuple(names)
 
 
-def _gate(bundle: Path, variant: Variant, golden: Golden, report: Report) -> Gate:
+def gate_of(bundle: Path, variant: Variant, golden: Golden, report: Report) -> Gate:
     """How a variant does here; unmeasured, with the reason, where it cannot run."""
     if reason := cannot_run(variant):
         return Gate(status="unmeasured", reason=reason)

@@ -46,11 +46,11 @@ class Found:
 
 
 def match(model: Model) -> Iterator[gs.Node]:
-    """Additions of places to something else than places and constants."""
+    """Additions of something that follows from places alone to something that follows from pixels."""
     for node in model.graph.nodes:
         if node.op == "Add":
             sources = [sources_of(model, tensor) for tensor in node.inputs]
-            if sum(map(_placed, sources)) == 1 and all(sources):
+            if any(map(_placed, sources)) and any(Role.PATCHES in one for one in sources):
                 yield node
 
 
