@@ -1,0 +1,49 @@
+"""naflex-deploy bundle"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors, steps
+from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.core.profile import Profile
+
+
+@click.group()
+def command() -> None:
+    """Change a bundle that is there."""
+
+
+@command.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--backend", help="onnxruntime, tensorrt or tensorrt-rtx. Default: the first of the bundle's profile.")
+@click.option("--precision", help="fp32, fp16, bf16, int8, fp8 or auto.")
+@click.option("--target", metavar="SM,…", help="GPUs to build for, such as sm86,sm89. TensorRT-RTX alone.")
+@json_option
+@reports_errors
+def rebuild(bundle: Path, backend: str | None, precision: str | None, target: str | None, as_json: bool) -> None:
+    """Make a variant on this machine from the bundle's portable graph, replacing its like."""
+    try:
+        from naflex_deploy.build import rebuild as rebuilding
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "build") from None
+    from naflex_deploy.runtime.bundle import Bundle
+
+    values: dict[str, Any] = Bundle.open(bundle).manifest.config.model_dump(by_alias=True)
+    engine = values["engine"]
+    engine["backends"] = [backend] if backend else engine["backends"]
+    engine["precision"] = precision or engine["precision"]
+    if target:
+        engine["tensorrt"]["targets"] = [name.strip() for name in target.split(",")]
+    profile = Profile.parse(values, source=lambda path: f"{bundle}, with these options")
+    with steps() as report:
+        variant = rebuilding.rebuild(bundle, profile.engine, report)
+    if as_json:
+        print_json("bundle rebuild", bundle=str(bundle), variant=variant.model_dump(mode="json"))
+    else:
+        out.print(
+            f"[bold green]built[/] {variant.name} into {bundle}; gate {variant.gate.status} {variant.gate.reason}"
+        )
