@@ -8,7 +8,18 @@ import click
 
 from naflex_deploy import __version__
 
-COMMANDS = ("build", "plan", "embed", "verify", "inspect", "profiles", "doctor", "bundle", "serve", "triton-server-repo")
+COMMANDS = (
+    "build",
+    "plan",
+    "embed",
+    "verify",
+    "inspect",
+    "profiles",
+    "doctor",
+    "bundle",
+    "serve",
+    "triton-server-repo",
+)
 
 
 class LazyGroup(click.Group):
