@@ -57,6 +57,10 @@ def build(
     return build_bundle(config, spec, Path(output), force=force, report=report)
 
 
+# Importing the subpackage of that name hides the function; it is called through the package then.
+_build = build
+
+
 def load(bundle: str | PathLike[str], *, variant: str | None = None) -> Engine:
     """Load a bundle's engine: the first variant that fits this machine, or the one named.
 

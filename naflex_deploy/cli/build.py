@@ -16,8 +16,9 @@ from naflex_deploy.core.errors import MissingExtraError
 @click.option(
     "--model",
     metavar="SPEC",
-    help="A local Hugging Face directory, hf:ORG/NAME, random:NAME, or demo. Without it: demo.",
+    help="A transformers or timm directory, hf:ORG/NAME, timm:NAME:FILE, bv:FILE.npz, random:NAME, or demo (default).",
 )
+@click.option("--patch-size", type=click.IntRange(1), help="Resize the patch projection, as FlexiViT does.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. Default: build/PROFILE.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @json_option
@@ -30,6 +31,7 @@ def command(
     precision: str | None,
     target: str | None,
     model: str | None,
+    patch_size: int | None,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -44,7 +46,7 @@ def command(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "build") from None
     with steps() as report:
-        manifest = build_bundle(resolved, model or DEMO, path, force=force, report=report)
+        manifest = build_bundle(resolved, model or DEMO, path, patch_size=patch_size, force=force, report=report)
     variant = manifest.variants[0]
     if as_json:
         print_json("build", bundle=str(path), manifest=manifest.model_dump(mode="json", by_alias=True))
