@@ -16,6 +16,10 @@ GRIDS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, ma
 SMALL = st.integers(0, 3)
 
 
+# The other roles depend on an engine's rows as well.
+VIEWS = [role for role in Role if role not in (Role.PAD_INDEX, Role.UNPAD_INDEX)]
+
+
 @dataclass
 class Token:
     patch: list[float]
@@ -62,7 +66,7 @@ def test_views_are_what_a_loop_over_tokens_gives(grids, prefix, tail, unused, dt
     assert pack.view(Role.GRID_HW).tolist() == [list(grid) for grid in grids] + [[1, 1]] * (unused + 1)
     assert pack.view(Role.CU_SEQLENS).tolist() == [*starts, useful] + [useful] * unused
     assert pack.view(Role.PATCHES).dtype == dtype
-    for role in Role:
+    for role in VIEWS:
         assert pack.view(role).flags.c_contiguous
         if role is not Role.PATCHES:
             assert pack.view(role).dtype == np.int32

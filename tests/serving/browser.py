@@ -35,7 +35,7 @@ class Page:
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + 30
+        end = time.monotonic() + 90
         while time.monotonic() < end:
             found = self._receive(end)
             if found.get("id") == self._number:
@@ -84,6 +84,8 @@ def browser() -> Iterator[Page]:
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        # A page of the server needs nothing from elsewhere: no look-ups at start.
+        flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
         command = [str(PROGRAM), *flags, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
         process = subprocess.Popen(
             command, preexec_fn=place, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
