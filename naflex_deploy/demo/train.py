@@ -1,7 +1,7 @@
-"""Trains the demo checkpoint: ``python -m naflex_deploy.demo.train -o DIR``. Under an hour on two cores.
+"""Trains the demo checkpoint: ``python -m naflex_deploy.demo.train -o DIR``. About an hour on two cores.
 
 Pages are learned first at few tokens, which is quick and teaches the textures, then at the token counts that the
-model is used with, and two more cycles sharpen it on fresh pages. Images are packed, not padded, throughout.
+model is used with, and further cycles sharpen it on fresh pages. Images are packed, not padded, throughout.
 """
 
 from __future__ import annotations
@@ -49,30 +49,38 @@ def few_tokens(rng: np.random.Generator) -> int:
 
 
 def usual_tokens(rng: np.random.Generator) -> int:
-    """A budget of the first two cycles: mostly 256, some around it, a tenth at 1024."""
+    """A budget of the earlier cycles: mostly 256, some around it, a tenth at 1024."""
     budgets = {256: 0.68, 1024: 0.10, 64: 0.04, 100: 0.04, 144: 0.04, 196: 0.04, 324: 0.02, 400: 0.02, 576: 0.02}
     return int(rng.choice(list(budgets), p=list(budgets.values())))
 
 
 def more_tokens(rng: np.random.Generator) -> int:
-    """A budget of the last cycle, for which strokes twice as large must become as familiar."""
+    """A budget of the later cycles: at 1024 strokes are twice as large, and must become as familiar."""
     budgets = {256: 0.45, 1024: 0.35, 576: 0.08, 64: 0.04, 144: 0.04, 400: 0.04}
     return int(rng.choice(list(budgets), p=list(budgets.values())))
 
 
+FIRST, SECOND, THIRD = range(320), range(320, 576), range(576, 776)
+DRAWN: dict[range, dict[str, Budget]] = {
+    FIRST: {"few": few_tokens, "usual": usual_tokens},
+    SECOND: {"usual": usual_tokens},
+    THIRD: {"more": more_tokens},
+}
+
+
 @dataclass(frozen=True)
 class Cycle:
-    """Passes over some files, one for each named way of choosing a budget, under one learning-rate schedule."""
+    """Passes under one learning-rate schedule. A pass goes through its (name, files) in random order."""
 
-    files: range
-    budgets: dict[str, Budget]
     peak_rate: float
+    passes: tuple[tuple[tuple[str, range], ...], ...]
 
 
 CYCLES = (
-    Cycle(range(320), {"few": few_tokens, "usual": usual_tokens}, 8e-4),
-    Cycle(range(320, 576), {"usual": usual_tokens}, 6e-4),
-    Cycle(range(576, 776), {"more": more_tokens}, 6e-4),
+    Cycle(8e-4, ((("few", FIRST),), (("usual", FIRST),))),
+    Cycle(6e-4, ((("usual", SECOND),),)),
+    Cycle(6e-4, ((("more", THIRD),),)),
+    Cycle(6e-4, ((("usual", SECOND), ("more", THIRD)),)),
 )
 
 
@@ -147,9 +155,14 @@ def train(directory: Path) -> PackedNaFlexViT:
     rng = np.random.default_rng(0)
     model, attention = new_model()
     for cycle in CYCLES:
-        order = [f"{number:05d}-{name}.npz" for name in cycle.budgets for number in rng.permutation(cycle.files)]
-        _run_cycle(model, attention, [directory / name for name in order], cycle.peak_rate)
+        paths = [path for files in cycle.passes for path in _shuffled(directory, files, rng)]
+        _run_cycle(model, attention, paths, cycle.peak_rate)
     return model.eval()
+
+
+def _shuffled(directory: Path, files: tuple[tuple[str, range], ...], rng: np.random.Generator) -> list[Path]:
+    paths = [directory / f"{number:05d}-{name}.npz" for name, numbers in files for number in numbers]
+    return [paths[i] for i in rng.permutation(len(paths))]
 
 
 def _run_cycle(model: PackedNaFlexViT, attention: PerImageAttention, paths: list[Path], peak_rate: float) -> None:
@@ -206,8 +219,8 @@ def main() -> None:
     refuse_existing(arguments.output, force=False)
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as drawn:
-        for cycle in CYCLES:
-            draw_training_set(Path(drawn), STREAM, cycle.files, cycle.budgets, arguments.threads)
+        for files, budgets in DRAWN.items():
+            draw_training_set(Path(drawn), STREAM, files, budgets, arguments.threads)
         model = train(Path(drawn))
     save(model, KINDS, arguments.output)
 
