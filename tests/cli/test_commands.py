@@ -144,6 +144,8 @@ def test_inspect_describes_a_checkpoint_without_building(run: Run, checkpoint: P
         tensor.numel() for tensor in load_file(checkpoint / "model.safetensors").values()
     )
     assert "cat, dog, [owl]" in run("inspect", checkpoint).stdout
+    demo = json.loads(run("inspect", "demo", "--json").stdout)
+    assert (demo["buildable"], len(demo["labels"])) == (True, 10)
     refused = run("inspect", "random:siglip2-bas")
     assert (refused.exit_code, "did you mean 'siglip2-base'" in refused.stdout) == (0, True)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from importlib.resources import as_file, files
+from importlib import import_module, resources
 from pathlib import Path
 
 from torch import nn
@@ -51,7 +50,7 @@ def read(model: str | Path | nn.Module) -> Checkpoint:
     spec = str(model)
     directory = _reader("directory:read_directory")
     if spec == "demo":
-        with as_file(files("naflex_deploy").joinpath("demo/checkpoint")) as path:
+        with resources.as_file(resources.files("naflex_deploy").joinpath("demo/checkpoint")) as path:
             return directory(path, source="demo")
     prefix, separator, rest = spec.partition(":")
     if separator and prefix in READERS:
