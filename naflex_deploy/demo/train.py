@@ -1,17 +1,15 @@
 """Trains the demo checkpoint: ``python -m naflex_deploy.demo.train -o DIR``. About an hour on two cores.
 
 Pages are learned first at few tokens, which is quick and teaches the textures, then at the token counts that the
-model is used with, and further cycles sharpen it on fresh pages. Images are packed, not padded, throughout.
+model is used with. Every page is seen once, and images are packed, not padded, throughout.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,8 @@ from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.demo.draw import KINDS
 from naflex_deploy.demo.save import save
-from naflex_deploy.demo.training_set import PATCH, Budget, draw_training_set, read_file
+from naflex_deploy.demo.training_set import PATCH, Step, Tokens, draw_steps
+from naflex_deploy.runtime.packer import pack_lengths
 
 ARCHITECTURE = Architecture(
     width=192,
@@ -39,49 +38,31 @@ ARCHITECTURE = Architecture(
     classes=len(KINDS),
 )
 STREAM = 0
+PEAK_RATE = 8e-4
 WARMUP_STEPS = 60
 TOKENS_AT_ONCE = 8192
 
 
 def few_tokens(rng: np.random.Generator) -> int:
-    """A budget for the first pass."""
+    """A budget of the first phase."""
     return int(rng.choice([64, 100, 144]))
 
 
 def usual_tokens(rng: np.random.Generator) -> int:
-    """A budget of the earlier cycles: mostly 256, some around it, a tenth at 1024."""
-    budgets = {256: 0.68, 1024: 0.10, 64: 0.04, 100: 0.04, 144: 0.04, 196: 0.04, 324: 0.02, 400: 0.02, 576: 0.02}
-    return int(rng.choice(list(budgets), p=list(budgets.values())))
+    """A budget of the second phase: mostly 256, some around it, a tenth at 1024."""
+    return _choose(rng, {256: 0.68, 1024: 0.10, 64: 0.04, 100: 0.04, 144: 0.04, 196: 0.04, 400: 0.03, 576: 0.03})
 
 
-def more_tokens(rng: np.random.Generator) -> int:
-    """A budget of the later cycles: at 1024 strokes are twice as large, and must become as familiar."""
-    budgets = {256: 0.45, 1024: 0.35, 576: 0.08, 64: 0.04, 144: 0.04, 400: 0.04}
-    return int(rng.choice(list(budgets), p=list(budgets.values())))
+def all_tokens(rng: np.random.Generator) -> int:
+    """A budget of the last phase: at 1024 strokes are twice as large, and must become as familiar."""
+    return _choose(rng, {256: 0.38, 1024: 0.42, 576: 0.08, 784: 0.04, 400: 0.04, 64: 0.02, 144: 0.02})
 
 
-FIRST, SECOND, THIRD = range(320), range(320, 576), range(576, 776)
-DRAWN: dict[range, dict[str, Budget]] = {
-    FIRST: {"few": few_tokens, "usual": usual_tokens},
-    SECOND: {"usual": usual_tokens},
-    THIRD: {"more": more_tokens},
-}
+def _choose(rng: np.random.Generator, shares: dict[int, float]) -> int:
+    return int(rng.choice(list(shares), p=list(shares.values())))
 
 
-@dataclass(frozen=True)
-class Cycle:
-    """Passes under one learning-rate schedule. A pass goes through its (name, files) in random order."""
-
-    peak_rate: float
-    passes: tuple[tuple[tuple[str, range], ...], ...]
-
-
-CYCLES = (
-    Cycle(8e-4, ((("few", FIRST),), (("usual", FIRST),))),
-    Cycle(6e-4, ((("usual", SECOND),),)),
-    Cycle(6e-4, ((("more", THIRD),),)),
-    Cycle(6e-4, ((("usual", SECOND), ("more", THIRD)),)),
-)
+PHASES: tuple[tuple[int, Tokens], ...] = ((256, few_tokens), (288, usual_tokens), (800, all_tokens))
 
 
 class NormalisedLinear(nn.Linear):
@@ -149,53 +130,47 @@ def _cosine_filters(count: int) -> Tensor:
     return (grey[..., None] / 3).expand(-1, -1, -1, 3).flatten(1)
 
 
-def train(directory: Path) -> PackedNaFlexViT:
-    """Train on a drawn set, cycle by cycle."""
+def training_steps(processes: int) -> Iterator[Step]:
+    """The steps of all phases."""
+    first = 0
+    for count, tokens in PHASES:
+        yield from draw_steps(STREAM, range(first, first + count), tokens, processes)
+        first += count
+
+
+def train(steps: Iterable[Step], count: int) -> PackedNaFlexViT:
+    """Train on ``count`` steps under one cosine schedule."""
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
     model, attention = new_model()
-    for cycle in CYCLES:
-        paths = [path for files in cycle.passes for path in _shuffled(directory, files, rng)]
-        _run_cycle(model, attention, paths, cycle.peak_rate)
-    return model.eval()
-
-
-def _shuffled(directory: Path, files: tuple[tuple[str, range], ...], rng: np.random.Generator) -> list[Path]:
-    paths = [directory / f"{number:05d}-{name}.npz" for name, numbers in files for number in numbers]
-    return [paths[i] for i in rng.permutation(len(paths))]
-
-
-def _run_cycle(model: PackedNaFlexViT, attention: PerImageAttention, paths: list[Path], peak_rate: float) -> None:
-    """One step a file, under a cosine schedule."""
     body = [p for name, p in model.named_parameters() if not name.startswith("classifier")]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in body if p.ndim > 1]},
         {"params": [p for p in body if p.ndim == 1], "weight_decay": 0.0},
         # Averaged tokens differ little from page to page at first: the classifier must grow quickly.
-        {"params": list(model.get_submodule("classifier").parameters()), "lr": 10 * peak_rate},
+        {"params": list(model.get_submodule("classifier").parameters()), "lr": 10 * PEAK_RATE},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.05)
     rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 0.5 + 0.5 * math.cos(math.pi * step / len(paths)))
+        optimizer, lambda step: min((step + 1) / WARMUP_STEPS, 0.5 + 0.5 * math.cos(math.pi * step / count))
     )
     start, recent = time.monotonic(), math.log(len(KINDS))
-    for step, path in enumerate(paths, 1):
-        loss = sum(_backward(model, attention, *part) for part in _parts(*read_file(path)))
+    for number, step in enumerate(steps, 1):
+        loss = sum(_backward(model, attention, *part) for part in _parts(step))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         rate.step()
         recent += 0.05 * (loss - recent)
-        if step % 25 == 0:
-            print(f"step {step}/{len(paths)}  loss {recent:.3f}  {time.monotonic() - start:.0f} s", flush=True)
+        if number % 25 == 0:
+            print(f"step {number}/{count}  loss {recent:.3f}  {time.monotonic() - start:.0f} s", flush=True)
+    return model.eval()
 
 
-def _parts(images: list[Patches], labels: np.ndarray) -> Iterator[tuple[list[Patches], np.ndarray, float]]:
+def _parts(step: Step) -> Iterator[tuple[list[Patches], np.ndarray, float]]:
     """Packs of bounded size out of one training step, each with its share of the step."""
-    count = max(1, TOKENS_AT_ONCE // max(map(len, images)))
-    for i in range(0, len(images), count):
-        part = images[i : i + count]
-        yield part, labels[i : i + count], len(part) / len(images)
+    lengths = [len(image) for image in step.images]
+    for images in pack_lengths(lengths, TOKENS_AT_ONCE, len(lengths)):
+        yield [step.images[i] for i in images], step.labels[images], len(images) / len(lengths)
 
 
 def _backward(
@@ -218,10 +193,7 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_existing(arguments.output, force=False)
     torch.set_num_threads(arguments.threads)
-    with tempfile.TemporaryDirectory() as drawn:
-        for files, budgets in DRAWN.items():
-            draw_training_set(Path(drawn), STREAM, files, budgets, arguments.threads)
-        model = train(Path(drawn))
+    model = train(training_steps(arguments.threads), sum(count for count, _ in PHASES))
     save(model, KINDS, arguments.output)
 
 

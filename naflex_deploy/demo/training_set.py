@@ -1,12 +1,12 @@
-"""The training set on disk: pages drawn once, as patches at the token counts that they are learned at."""
+"""Training steps, drawn while the model trains: pages as patches, each page at a token count of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,48 +18,46 @@ from naflex_deploy.runtime.fit import apply_fit, plan_fit
 from naflex_deploy.runtime.patchify import patchify
 
 PATCH = 16
-PAGES_PER_FILE = 32
+PAGES_A_STEP = 32
+_STEPS_AT_ONCE = 32  # Drawn together: enough to keep the processes busy, and under 600 MB.
 
-Budget = Callable[[np.random.Generator], int]
+Tokens = Callable[[np.random.Generator], int]
 
 
-def draw_training_set(directory: Path, stream: int, files: range, budgets: dict[str, Budget], processes: int) -> None:
-    """Draw pages once and keep their patches, once for each named way of choosing a token budget.
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step learns from: images, and the index of each one's kind, [N] int64."""
 
-    Writes ``NUMBER-NAME.npz`` with ``pixels`` [T, 768] uint8, ``grid_hw`` [32, 2] and ``labels`` [32].
+    images: list[Patches]
+    labels: npt.NDArray[np.int64]
+
+
+def draw_steps(stream: int, steps: range, tokens: Tokens, processes: int) -> Iterator[Step]:
+    """Draw the pages of numbered steps, a few dozen steps ahead. No two numbers share a page.
+
+    Args:
+        stream: Seed that no evaluation uses.
+        steps: Numbers of the steps.
+        tokens: Chooses a page's token budget; a module's function, since it travels to other processes.
+        processes: How many draw.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    write = partial(_write_file, directory, stream, budgets)
-    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-        list(pool.map(write, files))
+    draw = partial(_draw_step, stream, tokens)
+    with ProcessPoolExecutor(processes, get_context("forkserver")) as pool:
+        for i in range(0, len(steps), _STEPS_AT_ONCE):
+            yield from list(pool.map(draw, steps[i : i + _STEPS_AT_ONCE]))
 
 
-def _write_file(directory: Path, stream: int, budgets: dict[str, Budget], number: int) -> None:
-    first = number * PAGES_PER_FILE
-    pages = [draw_page((stream, first + i)) for i in range(PAGES_PER_FILE)]
-    labels = np.array([KINDS.index(page.kind) for page in pages])
+def _draw_step(stream: int, tokens: Tokens, number: int) -> Step:
+    first = number * PAGES_A_STEP
+    pages = [draw_page((stream, first + i)) for i in range(PAGES_A_STEP)]
     rng = np.random.default_rng((stream, number, 1))
-    for name, budget in budgets.items():
-        tokens = budget(rng)
-        images = [_patches(page.image, tokens) for page in pages]
-        np.savez(
-            directory / f"{number:05d}-{name}.npz",
-            pixels=np.concatenate([image.pixels for image in images]),
-            grid_hw=np.array([image.grid_hw for image in images]),
-            labels=labels,
-        )
+    return Step(
+        images=[_patches(page.image, tokens(rng)) for page in pages],
+        labels=np.array([KINDS.index(page.kind) for page in pages]),
+    )
 
 
 def _patches(image: Image.Image, tokens: int) -> Patches:
     """A page resized to fill a token budget at its own aspect ratio, as SigLIP2's processor does."""
     fit = plan_fit((image.height, image.width), patch_size=PATCH, tokens=tokens)
     return patchify(apply_fit(image, fit), PATCH)
-
-
-def read_file(path: Path) -> tuple[list[Patches], npt.NDArray[np.int64]]:
-    """The pages of one training file, and their labels."""
-    with np.load(path) as content:
-        grids: Sequence[tuple[int, int]] = [(int(h), int(w)) for h, w in content["grid_hw"]]
-        ends = np.cumsum([h * w for h, w in grids])
-        pixels = np.split(content["pixels"], ends[:-1])
-        return [Patches(p, grid) for p, grid in zip(pixels, grids, strict=True)], content["labels"]
