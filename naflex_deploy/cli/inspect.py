@@ -11,7 +11,7 @@ import click
 from naflex_deploy.cli.configuration import DEMO
 from naflex_deploy.cli.terminal import json_option, out, print_json, print_table, reports_errors
 from naflex_deploy.core.errors import MissingExtraError
-from naflex_deploy.core.manifest import FILE_NAME
+from naflex_deploy.core.manifest import FILE_NAME, Variant
 from naflex_deploy.runtime.bundle import Bundle
 
 
@@ -94,9 +94,31 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
             for c in candidates
         ],
     )
+    for candidate in candidates:
+        _print_graph(candidate.variant)
     print_table(
         "files", ["path", "MB"], [[name, f"{entry.size / 1e6:.2f}"] for name, entry in sorted(manifest.files.items())]
     )
+
+
+def _print_graph(variant: Variant) -> None:
+    """What each pass did, and the operators before and after all of them."""
+    print_table(
+        f"passes of {variant.name}",
+        ["pass", "changed", "refused"],
+        [
+            [p["pass"], p["changed"], "; ".join(f"{node}: {why}" for node, why in p["refused"].items())]
+            for p in variant.passes
+        ],
+    )
+    operators = variant.build.get("operators")
+    if operators:
+        portable, lowered = operators["portable"], operators["lowered"]
+        print_table(
+            f"operators of {variant.name}",
+            ["operator", "portable", "lowered"],
+            [[name, portable.get(name, 0), lowered.get(name, 0)] for name in {**portable, **lowered}],
+        )
 
 
 def _print_labels(labels: Sequence[str]) -> None:

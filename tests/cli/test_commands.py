@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import onnx
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -133,6 +134,21 @@ def test_plan_shows_where_values_come_from(run: Run, monkeypatch: pytest.MonkeyP
     assert document["origins"]["packing.max_images"] == "--set"
     assert document["origins"]["image.fit"] == "profile photo"
     assert document["origins"]["gate.min_cosine"] == "default"
+
+
+def test_inspect_shows_the_graph_before_and_after(run: Run, bundle: Path) -> None:
+    lines = run("inspect", bundle).stdout.splitlines()
+    rows = [line.split() for line in lines]
+    variant = json.loads((bundle / "manifest.json").read_text())["variants"][0]
+    graph = onnx.load(bundle / variant["model"], load_external_data=False)
+    layer_norms = sum(node.op_type == "LayerNormalization" for node in graph.graph.node)
+    portable = onnx.load(bundle / "portable.onnx", load_external_data=False)
+    softmaxes = sum(node.op_type == "Softmax" for node in portable.graph.node)
+    assert layer_norms
+    assert softmaxes
+    assert ["LayerNormalization", str(layer_norms), str(layer_norms)] in rows
+    assert ["Softmax", str(softmaxes), "0"] in rows
+    assert any(row[:2] == ["fuse_attention", str(softmaxes)] for row in rows)
 
 
 def test_inspect_describes_a_checkpoint_without_building(run: Run, checkpoint: Path) -> None:
