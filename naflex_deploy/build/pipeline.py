@@ -23,10 +23,11 @@ from naflex_deploy.build.golden import make_golden
 from naflex_deploy.build.lower import choose
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import GateError, OutputError, UsageError
-from naflex_deploy.core.files import new_directory, refuse_existing, sha256
+from naflex_deploy.core.errors import GateError, UsageError
+from naflex_deploy.core.files import new_directory
 from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Gate, Manifest, Model, Variant
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.bundle import refuse_replacing
 from naflex_deploy.runtime.footprint import run_peak
 from naflex_deploy.runtime.golden import Golden, measure
 from naflex_deploy.runtime.sessions import cannot_run, executed_by, open_session
@@ -61,15 +62,10 @@ def build_bundle(
         OutputError: The directory exists, or cannot be written.
         GateError: The engine misses the gate; what was built is left at ``<output>.rejected``.
     """
-    refuse_existing(output, force=force)
-    if output.exists() and not (output / FILE_NAME).is_file():
-        raise OutputError(f"{output} is no bundle, so --force does not replace it", hint="choose another name")
+    refuse_replacing(output, force=force)
     started = time.perf_counter()
     backend, lowering, precision = choose(config.profile)
-    report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
-    checkpoint = checkpoints.read(model)
-    if patch_size is not None:
-        checkpoint = with_patch_size(checkpoint, patch_size)
+    checkpoint = read_checkpoint(model, patch_size, report)
     outputs = requested_outputs(config.profile, checkpoint)
     with new_directory(output, force=force) as partial:
         report("exporting the portable graph")
@@ -88,22 +84,25 @@ def build_bundle(
         report(f"lowering for {backend}, {precision}")
         task = Task(portable, partial / "variants", config.profile, precision, prefix, report)
         variant = lowering.lower(task)
-        gate = gate_of(partial, variant, golden, report)
-        figures = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_bytes": _peak_memory()}
-        if variant.backend == "onnxruntime" and gate.status == "passed":
-            figures["run_peak_memory_bytes"] = run_peak(partial, variant, prefix)
-        variant = variant.model_copy(update={"gate": gate, "build": {**variant.build, **figures}})
+        variant = measured(partial, variant, golden, prefix, started, report)
         manifest = _manifest(config, checkpoint, partial, variant)
         (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        if gate.status == "failed":
+        if variant.gate.status == "failed":
             rejected = output.with_name(f"{output.name}.rejected")
             shutil.rmtree(rejected, ignore_errors=True)
             partial.rename(rejected)
             raise GateError(
-                f"{variant.name} misses its gate: {gate.reason}; what was built is at {rejected}",
+                f"{variant.name} misses its gate: {variant.gate.reason}; what was built is at {rejected}",
                 hint="use a higher precision, or lower gate.min_cosine if that loss is acceptable",
             )
     return manifest
+
+
+def read_checkpoint(model: str | Path | nn.Module, patch_size: int | None, report: Report) -> Checkpoint:
+    """The checkpoint that the arguments of `build_bundle` name."""
+    report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
+    checkpoint = checkpoints.read(model)
+    return checkpoint if patch_size is None else with_patch_size(checkpoint, patch_size)
 
 
 def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -127,6 +126,24 @@ def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ..
                 f"outputs: expected one of {a.depth} blocks, found '{name}'", hint=f"'tokens:-{a.depth}' is the first"
             )
     return tuple(names)
+
+
+def measured(bundle: Path, variant: Variant, golden: Golden, prefix: int, started: float, report: Report) -> Variant:
+    """A variant with its gate on this machine and the figures of its build.
+
+    Args:
+        bundle: Where its files lie.
+        variant: As lowered.
+        golden: Packs to measure it on.
+        prefix: Prefix tokens of the model.
+        started: `time.perf_counter` when the build began.
+        report: Called with a line at the start of each step.
+    """
+    gate = gate_of(bundle, variant, golden, report)
+    figures = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_bytes": _peak_memory()}
+    if variant.backend == "onnxruntime" and gate.status == "passed":
+        figures["run_peak_memory_bytes"] = run_peak(bundle, variant, prefix)
+    return variant.model_copy(update={"gate": gate, "build": {**variant.build, **figures}})
 
 
 def gate_of(bundle: Path, variant: Variant, golden: Golden, report: Report) -> Gate:
@@ -156,11 +173,7 @@ def _manifest(config: Config, checkpoint: Checkpoint, bundle: Path, variant: Var
         inputs=input_specs(graph),
         outputs=output_specs(graph),
         variants=[variant],
-        files={
-            str(path.relative_to(bundle)): FileEntry(sha256=sha256(path), size=path.stat().st_size)
-            for path in sorted(bundle.rglob("*"))
-            if path.is_file()
-        },
+        files=FileEntry.below(bundle),
         config=config.profile,
         origins=config.origins,
     )

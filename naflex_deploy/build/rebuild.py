@@ -1,29 +1,70 @@
-"""Making a variant again, or another one, from the portable graph that a bundle carries. Needs no checkpoint."""
+"""Another variant for a bundle, or one made again, from the portable graph that it carries."""
 
 from __future__ import annotations
 
-import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast, get_args
+
+from torch import nn
 
 from naflex_deploy.build.lower import choose
 from naflex_deploy.build.lower.task import Task
-from naflex_deploy.build.pipeline import Report, gate_of
+from naflex_deploy.build.pipeline import Report, measured, read_checkpoint
+from naflex_deploy.core.config import Config, leaves
 from naflex_deploy.core.errors import GateError, UsageError
-from naflex_deploy.core.files import new_directory, new_file, sha256
+from naflex_deploy.core.files import copy_files, new_directory
 from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Manifest, Variant
-from naflex_deploy.core.profile import EngineSection
+from naflex_deploy.core.profile import Backend, Profile
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.golden import Golden
 
 PORTABLE = "portable.onnx"
 
+OWN = ("name", "description", "engine.backends", "engine.precision", "engine.memory_limit", "engine.tensorrt")
+"""Parts of a profile that a variant may have of its own; the others say what goes in and what comes out."""
 
-def rebuild(path: Path, engine: EngineSection | None = None, report: Report = lambda step: None) -> Variant:
+
+def build_into(
+    config: Config,
+    model: str | Path | nn.Module,
+    path: Path,
+    *,
+    patch_size: int | None = None,
+    report: Report = lambda step: None,
+) -> Variant:
+    """Add a variant to a bundle of the same model, replacing its like.
+
+    Args:
+        config: The resolved profile; may differ from the bundle's in `OWN` alone.
+        model, patch_size: As for `build_bundle`; its weights must be those of the bundle.
+        path: Of the bundle. It is as it was until the variant has passed its gate.
+        report: Called with a line at the start of each step.
+
+    Raises:
+        UsageError: It is a bundle of another model or profile.
+        BundleError, GateError: See `rebuild`.
+    """
+    manifest = Bundle.open(path).manifest
+    _refuse_other_profile(path, manifest.config, config.profile)
+    checkpoint = read_checkpoint(model, patch_size, report)
+    found, expected = checkpoint.digest(), manifest.model.digest
+    if found != expected:
+        raise UsageError(
+            f"{path} holds {manifest.model.source} with weights {expected[:12]}…, "
+            f"found {checkpoint.source} with weights {found[:12]}…",
+            hint="give the model and options that the bundle was built with, or build another bundle with -o",
+        )
+    return rebuild(path, config.profile, report)
+
+
+def rebuild(path: Path, profile: Profile | None = None, report: Report = lambda step: None) -> Variant:
     """Lower a bundle's portable graph on this machine and put the variant into the bundle, replacing its like.
 
     Args:
-        path: Of the bundle.
-        engine: Backends, precision and targets; the bundle's own profile where it is not given.
+        path: Of the bundle. A whole new one takes its place when the variant has passed its gate.
+        profile: Gives backends, precision and targets; the bundle's own where it is not given.
         report: Called with a line as work goes on.
 
     Raises:
@@ -31,41 +72,61 @@ def rebuild(path: Path, engine: EngineSection | None = None, report: Report = la
         BundleError: A file of it was changed.
         GateError: The engine misses the gate; the bundle is as it was.
     """
+    started = time.perf_counter()
+    path = path.resolve()
     bundle = Bundle.open(path)
     manifest = bundle.manifest
     if PORTABLE not in manifest.files:
         raise UsageError(f"{path} has no {PORTABLE}", hint="rebuild the bundle that this one was stripped from")
     bundle.check(name for name in manifest.files if not name.startswith("variants/"))
-    profile = manifest.config.model_copy(update={"engine": engine or manifest.config.engine})
+    profile = profile or manifest.config
     backend, lowering, precision = choose(profile)
     report(f"lowering for {backend}, {precision}")
-    with new_directory(path / ".rebuilt", force=True) as partial:
-        task = Task(path / PORTABLE, partial / "variants", profile, precision, manifest.model.prefix, report)
+    with new_directory(path, force=True) as partial:
+        copy_files(path, partial, _files(path, but=("variants", FILE_NAME)), link=True)
+        task = Task(partial / PORTABLE, partial / "variants", profile, precision, manifest.model.prefix, report)
         variant = lowering.lower(task)
-        gate = gate_of(partial, variant, Golden.read(path / "golden.npz"), report)
-        variant = variant.model_copy(update={"gate": gate})
-        if gate.status == "failed":
-            raise GateError(f"{variant.name} misses its gate: {gate.reason}", hint="use a higher precision")
-    try:
-        _install(path, manifest, variant)
-    finally:
-        shutil.rmtree(path / ".rebuilt", ignore_errors=True)
+        golden = Golden.read(path / "golden.npz")
+        variant = measured(partial, variant, golden, manifest.model.prefix, started, report)
+        if variant.gate.status == "failed":
+            raise GateError(f"{variant.name} misses its gate: {variant.gate.reason}", hint="use a higher precision")
+        others = [one for one in manifest.variants if one.name != variant.name]
+        for one in others:
+            copy_files(path, partial, _files(path, under=f"variants/{one.name}"), link=True)
+        (partial / FILE_NAME).write_text(with_variant(manifest, variant, partial).to_json(), encoding="utf-8")
     return variant
 
 
-def _install(path: Path, manifest: Manifest, variant: Variant) -> None:
-    """Move a variant's files into place, then let the manifest name them."""
-    folder = f"variants/{variant.name}"
-    shutil.rmtree(path / folder, ignore_errors=True)
-    (path / folder).parent.mkdir(exist_ok=True)
-    (path / ".rebuilt" / folder).rename(path / folder)
-    entries = {
-        str(file.relative_to(path)): FileEntry(sha256=sha256(file), size=file.stat().st_size)
-        for file in sorted((path / folder).rglob("*"))
-        if file.is_file()
-    }
-    kept = {name: entry for name, entry in manifest.files.items() if not name.startswith(f"{folder}/")}
-    variants = [one for one in manifest.variants if one.name != variant.name]
-    changed = manifest.model_copy(update={"variants": [*variants, variant], "files": kept | entries})
-    with new_file(path / FILE_NAME) as partial:
-        partial.write_text(changed.to_json(), encoding="utf-8")
+def with_variant(manifest: Manifest, variant: Variant, bundle: Path) -> Manifest:
+    """The manifest of a bundle that has gained a variant, whose files lie in it, in place of its like."""
+    folder = f"variants/{variant.name}/"
+    kept = {name: entry for name, entry in manifest.files.items() if not name.startswith(folder)}
+    backends = manifest.config.engine.backends
+    if variant.backend not in backends:
+        backends = sorted([*backends, cast(Backend, variant.backend)], key=get_args(Backend).index)
+    engine = manifest.config.engine.model_copy(update={"backends": backends})
+    return manifest.model_copy(
+        update={
+            "variants": [*(one for one in manifest.variants if one.name != variant.name), variant],
+            "files": kept | FileEntry.below(bundle, folder),
+            "config": manifest.config.model_copy(update={"engine": engine}),
+        }
+    )
+
+
+def _files(root: Path, under: str = "", but: tuple[str, ...] = ()) -> Iterator[str]:
+    """Files of a bundle, listed in its manifest or not, by their path in it."""
+    for path in sorted((root / under).rglob("*")):
+        name = path.relative_to(root)
+        if path.is_file() and name.parts[0] not in but:
+            yield name.as_posix()
+
+
+def _refuse_other_profile(path: Path, expected: Profile, found: Profile) -> None:
+    ours, theirs = (leaves(profile.model_dump(by_alias=True)) for profile in (expected, found))
+    for key, value in ours.items():
+        if value != theirs[key] and not f"{key}.".startswith(tuple(f"{own}." for own in OWN)):
+            raise UsageError(
+                f"{path} was built with {key} = {value}, found {theirs[key]}",
+                hint="every variant of a bundle takes the same images; build another bundle with -o",
+            )

@@ -8,7 +8,8 @@ import click
 
 from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
 from naflex_deploy.cli.terminal import err, json_option, out, print_json, reports_errors, steps
-from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.core.errors import MissingExtraError, UsageError
+from naflex_deploy.core.manifest import Manifest
 
 
 @click.command()
@@ -20,6 +21,7 @@ from naflex_deploy.core.errors import MissingExtraError
 )
 @click.option("--patch-size", type=click.IntRange(1), help="Resize the patch projection, as FlexiViT does.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. Default: build/PROFILE.")
+@click.option("--into", type=click.Path(path_type=Path), help="Add the variant to this bundle of the same model.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 @reports_errors
@@ -33,21 +35,29 @@ def command(
     model: str | None,
     patch_size: int | None,
     output: Path | None,
+    into: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Build a bundle: read a checkpoint, export it, lower it, measure it against its reference."""
+    if into is not None and (output is not None or force):
+        raise UsageError("--into takes neither --output nor --force", hint="it replaces the variant of the same name")
     resolved = resolve_options(profile, config, settings, backend, precision, target)
-    path = output or Path("build") / resolved.profile.name
+    path = into or output or Path("build") / resolved.profile.name
     if model is None or model == DEMO:
         warn_demo()
     try:
         from naflex_deploy.build.pipeline import build_bundle
+        from naflex_deploy.build.rebuild import build_into
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "build") from None
     with steps() as report:
-        manifest = build_bundle(resolved, model or DEMO, path, patch_size=patch_size, force=force, report=report)
-    variant = manifest.variants[0]
+        if into is None:
+            build_bundle(resolved, model or DEMO, path, patch_size=patch_size, force=force, report=report)
+        else:
+            build_into(resolved, model or DEMO, path, patch_size=patch_size, report=report)
+    manifest = Manifest.read(path)
+    variant = manifest.variants[-1]
     if as_json:
         print_json("build", bundle=str(path), manifest=manifest.model_dump(mode="json", by_alias=True))
         return

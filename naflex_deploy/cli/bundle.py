@@ -40,10 +40,29 @@ def rebuild(bundle: Path, backend: str | None, precision: str | None, target: st
         engine["tensorrt"]["targets"] = [name.strip() for name in target.split(",")]
     profile = Profile.parse(values, source=lambda path: f"{bundle}, with these options")
     with steps() as report:
-        variant = rebuilding.rebuild(bundle, profile.engine, report)
+        variant = rebuilding.rebuild(bundle, profile, report)
     if as_json:
         print_json("bundle rebuild", bundle=str(bundle), variant=variant.model_dump(mode="json"))
     else:
         out.print(
             f"[bold green]built[/] {variant.name} into {bundle}; gate {variant.gate.status} {variant.gate.reason}"
         )
+
+
+@command.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--variant", required=True, help="The one to keep.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The copy.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@json_option
+@reports_errors
+def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) -> None:
+    """Copy a bundle for the edge: one variant, without what only building needs."""
+    from naflex_deploy.runtime import strip as stripping
+
+    manifest = stripping.strip(bundle, variant, output, force=force)
+    size = sum(entry.size for entry in manifest.files.values())
+    if as_json:
+        print_json("bundle strip", bundle=str(output), variant=variant, bytes=size, files=sorted(manifest.files))
+    else:
+        out.print(f"[bold green]wrote[/] {output}: {variant}, {len(manifest.files)} files, {size / 1e6:.1f} MB")

@@ -79,7 +79,7 @@ def resolve(
     for origin, values in layers:
         _merge(merged, values, origin, origins)
     resolved = Profile.parse(merged, source=lambda path: _origin_of(path, origins, str(profile)))
-    for key in _leaves(resolved.model_dump(by_alias=True)):
+    for key in leaves(resolved.model_dump(by_alias=True)):
         origins.setdefault(key, "default")
     return Config(resolved, dict(sorted(origins.items())))
 
@@ -151,11 +151,12 @@ def _merge(into: Values, values: Values, origin: str, origins: dict[str, str], p
             origins[full] = origin
 
 
-def _leaves(values: Values, path: str = "") -> list[str]:
-    leaves: list[str] = []
+def leaves(values: Values, path: str = "") -> Values:
+    """A nested mapping as a flat one with dotted keys."""
+    flat: Values = {}
     for key, value in values.items():
-        leaves += _leaves(value, f"{path}{key}.") if isinstance(value, dict) else [f"{path}{key}"]
-    return leaves
+        flat |= leaves(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat
 
 
 def _origin_of(path: str, origins: Mapping[str, str], fallback: str) -> str:

@@ -8,7 +8,7 @@ import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,6 +60,24 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
                 partial.rename(path)
     finally:
         _remove(partial)
+
+
+def copy_files(source: Path, target: Path, names: Iterable[str], *, link: bool = False) -> None:
+    """Put files of one directory into another.
+
+    Args:
+        source, target: The directories.
+        names: Paths of the files, relative to either.
+        link: Take no room twice, where the file system has hard links.
+    """
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            (os.link if link else shutil.copy2)(source / name, target / name)
+        except OSError:
+            if not link:
+                raise
+            shutil.copy2(source / name, target / name)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from naflex_deploy.core.errors import BundleError, IncompatibleError
+from naflex_deploy.core.files import sha256
 from naflex_deploy.core.pack import Role
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
@@ -102,6 +103,15 @@ class Variant(Entry):
 class FileEntry(Entry):
     sha256: str
     size: int
+
+    @classmethod
+    def below(cls, bundle: Path, folder: str = "") -> dict[str, FileEntry]:
+        """Every file of a bundle, or of a folder of it, by path relative to the bundle."""
+        return {
+            path.relative_to(bundle).as_posix(): cls(sha256=sha256(path), size=path.stat().st_size)
+            for path in sorted((bundle / folder).rglob("*"))
+            if path.is_file()
+        }
 
 
 class Manifest(Entry):

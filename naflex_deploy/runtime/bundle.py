@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from naflex_deploy.core.errors import BundleError, IncompatibleError, nearest
-from naflex_deploy.core.files import sha256
-from naflex_deploy.core.manifest import Manifest, Variant
+from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputError, nearest
+from naflex_deploy.core.files import refuse_existing, sha256
+from naflex_deploy.core.manifest import FILE_NAME, Manifest, Variant
 from naflex_deploy.runtime.sessions import cannot_run
 
 
@@ -50,17 +50,25 @@ class Bundle:
         """
         candidates = self.candidates()
         if name is not None:
+            self.variant(name)
             candidates = [candidate for candidate in candidates if candidate.variant.name == name]
-            if not candidates:
-                raise IncompatibleError(
-                    f"{self.path} has no variant '{name}'",
-                    hint=nearest(name, [variant.name for variant in self.manifest.variants]),
-                )
         for candidate in candidates:
             if candidate.rejected is None:
                 return candidate.variant
         reasons = "; ".join(f"{c.variant.name}: {c.rejected}" for c in candidates) or "it has no variants"
         raise IncompatibleError(f"no variant of {self.path} fits this machine ({reasons})", hint="build one here")
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name, whether it fits this machine or not.
+
+        Raises:
+            IncompatibleError: There is none.
+        """
+        try:
+            return self.manifest.variant(name)
+        except KeyError:
+            names = [variant.name for variant in self.manifest.variants]
+            raise IncompatibleError(f"{self.path} has no variant '{name}'", hint=nearest(name, names)) from None
 
     def check(self, names: Iterable[str]) -> None:
         """Compare files with the digests of the manifest.
@@ -93,6 +101,17 @@ class Bundle:
         folder = f"{Path(variant.model).parent.as_posix()}/"
         beside = [name for name in self.manifest.files if name.startswith(folder) and name != variant.model]
         return [variant.model, *beside, *variant.shares]
+
+
+def refuse_replacing(path: Path, *, force: bool) -> None:
+    """Refuse to write a bundle over something; ``force`` replaces a bundle, and nothing else.
+
+    Raises:
+        OutputError: There is something.
+    """
+    refuse_existing(path, force=force)
+    if path.exists() and not (path / FILE_NAME).is_file():
+        raise OutputError(f"{path} is no bundle, so --force does not replace it", hint="choose another name")
 
 
 def _rejection(variant: Variant) -> str | None:

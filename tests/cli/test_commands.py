@@ -98,6 +98,41 @@ def test_a_backend_that_cannot_be_built_here_exits_4(run: Run, checkpoint: Path,
     assert not (tmp_path / "b").exists()
 
 
+def test_a_variant_is_built_into_a_bundle_of_its_model_alone(
+    run: Run, bundle: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(bundle, tmp_path / "own")
+    arguments = ("build", "--profile", "photo", "--backend", "onnxruntime", "--into", own)
+    result = run(*arguments, "--model", checkpoint, "--json")
+    assert result.exit_code == 0, result.stderr
+    before = (own / "manifest.json").read_bytes()
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, other / "model.safetensors")
+    for more, expected in (
+        (("--model", other), "found " + str(other)),
+        (("--model", checkpoint, "--set", "image.tokens=99"), "was built with image.tokens = 256, found 99"),
+        (("--model", checkpoint, "-o", tmp_path / "b"), "--into takes neither --output nor --force"),
+        (("--model", checkpoint, "--force"), "--into takes neither"),
+    ):
+        result = run(*arguments, *more)
+        assert result.exit_code == 2
+        assert expected in result.stderr
+    assert (own / "manifest.json").read_bytes() == before
+    assert run(*arguments[:-1], tmp_path / "none", "--model", checkpoint).exit_code == 4
+
+
+def test_an_edge_copy_is_stripped(run: Run, bundle: Path, tmp_path: Path) -> None:
+    arguments = ("bundle", "strip", bundle, "--variant", "onnxruntime-cpu-fp32", "-o", tmp_path / "edge")
+    document = json.loads(run(*arguments, "--json").stdout)
+    assert document["command"] == "bundle strip"
+    assert "portable.onnx" not in document["files"]
+    assert run("verify", tmp_path / "edge").exit_code == 0
+    assert run(*arguments).exit_code == 2
+    refused = run("bundle", "rebuild", tmp_path / "edge")
+    assert (refused.exit_code, "rebuild the bundle that this one was stripped from" in refused.stderr) == (2, True)
+
+
 def test_verify_sees_a_flipped_byte(run: Run, bundle: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)

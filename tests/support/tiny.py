@@ -29,18 +29,20 @@ def tiny_checkpoint() -> Checkpoint:
     return random_checkpoint(Architecture(WIDTH, 2, 4, 64, 8, Positions((5, 6)), classes=CLASSES), source="tiny")
 
 
+SETTINGS = (
+    "outputs=['tokens', 'pooled']",
+    "image.tokens=200",
+    "image.fit=shrink-only",
+    f"engine.onnxruntime.budgets=[128, {BUDGET}]",
+    "engine.backends=['onnxruntime']",
+    "engine.precision=fp32",
+    "packing.max_images=8",
+)
+"""Small images stay small, so that lengths differ."""
+
+
 def tiny_config() -> Config:
-    """Small images stay small, so that lengths differ."""
-    settings = [
-        "outputs=['tokens', 'pooled']",
-        "image.tokens=200",
-        "image.fit=shrink-only",
-        f"engine.onnxruntime.budgets=[128, {BUDGET}]",
-        "engine.backends=['onnxruntime']",
-        "engine.precision=fp32",
-        "packing.max_images=8",
-    ]
-    return resolve("photo", settings=settings, environment={})
+    return resolve("photo", settings=SETTINGS, environment={})
 
 
 def build_tiny(output: Path, *, force: bool = False, report: Callable[[str], None] = lambda step: None) -> Manifest:
