@@ -87,7 +87,7 @@ def serve_fake(budget: int, seconds: float) -> None:
         scheduler = Scheduler(
             SleepingSession(seconds), budget=budget, max_images=64, on_pack=metrics.pack_observer(name)
         )
-        return Model(name, bundle, bundle.variants[0], scheduler, Preparer(bundle, bundle.variants[0]))
+        return Model(name, bundle, bundle.variants[0], scheduler, Preparer.of(bundle, bundle.variants[0]))
 
     serve_models(Models({"fake": Path()}, load), Settings(port=0, notice_seconds=0), metrics)
 
@@ -179,7 +179,7 @@ def decode() -> None:
             scheduler = Scheduler(
                 SleepingSession(0), budget=1024, max_images=64, decoders=pool, policy=Policy(queue_tokens=10**6)
             )
-            model = Model("fake", bundle, bundle.variants[0], scheduler, Preparer(bundle, bundle.variants[0]))
+            model = Model("fake", bundle, bundle.variants[0], scheduler, Preparer.of(bundle, bundle.variants[0]))
             started = time.perf_counter()
             futures = scheduler.submit([model.work(images[i % 4], limits) for i in range(120)], tokens=256)
             for future in futures:

@@ -149,7 +149,7 @@ def serve(pipe: Any) -> None:
     def load(name: str, path: Path) -> Model:
         sessions.append(ChildSession())
         scheduler = Scheduler(sessions[-1], budget=256, max_images=64, on_pack=metrics.pack_observer(name))
-        return Model(name, bundle, bundle.variants[0], scheduler, Preparer(bundle, bundle.variants[0]))
+        return Model(name, bundle, bundle.variants[0], scheduler, Preparer.of(bundle, bundle.variants[0]))
 
     models = Models({"fake": Path()}, load)
     counts = Counter[str]()

@@ -71,6 +71,10 @@ class BundleError(IncompatibleError):
     """A bundle is damaged: a file is missing, changed or unreadable."""
 
 
+class CalibrationError(IncompatibleError):
+    """A calibration file is missing, damaged, or was made for something else."""
+
+
 class BenchmarkError(NaflexError):
     """A benchmark gate was missed."""
 

@@ -24,6 +24,7 @@ SCHEMA = 1
 
 Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
+Method = Literal["minmax", "percentile", "entropy", "mse"]
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -121,7 +122,7 @@ class GateSection(Section):
 
 class CalibrationSection(Section):
     samples: PositiveInt = 256
-    method: Literal["minmax", "percentile", "entropy", "mse"] = "percentile"
+    method: Method = "percentile"
 
 
 class Profile(Section):

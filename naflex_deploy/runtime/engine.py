@@ -81,7 +81,7 @@ class Engine:
         self.manifest = manifest
         self.variant = variant
         self._session = session
-        self._prepare = Preparer(manifest, variant)
+        self._prepare = Preparer.of(manifest, variant)
         self._budget = variant.budgets[-1]
         self._max_images = manifest.config.packing.max_images
 

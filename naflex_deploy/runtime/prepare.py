@@ -10,6 +10,8 @@ from PIL import Image
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.core.preprocessing import Preprocessing
+from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.decode import Source, decode, describe
 from naflex_deploy.runtime.fit import apply_fit, plan_fit
 from naflex_deploy.runtime.patchify import patchify
@@ -36,19 +38,26 @@ class Prepared:
 
 
 class Preparer:
-    """Prepares images for one variant of a bundle.
+    """Prepares images for one model.
 
     Args:
-        manifest: Gives the preprocessing of the model and the image section of the profile.
-        variant: Gives the budgets, which bound one image.
+        model: How it wants its pixels.
+        profile: Gives the image section.
+        backend: Whose budgets bound one image.
+        prefix: Prefix tokens of the model.
     """
 
-    def __init__(self, manifest: Manifest, variant: Variant) -> None:
-        self._model = manifest.preprocessing
-        self._image = manifest.config.image
-        self._tokens = manifest.config.image_tokens(variant.backend, manifest.model.prefix)
+    def __init__(self, model: Preprocessing, profile: Profile, backend: str, prefix: int = 0) -> None:
+        self._model = model
+        self._image = profile.image
+        self._tokens = profile.image_tokens(backend, prefix)
         red, green, blue = (round(255 * mean) for mean in self._model.mean)
         self._background = (red, green, blue)
+
+    @classmethod
+    def of(cls, manifest: Manifest, variant: Variant) -> Preparer:
+        """That of a variant of a bundle."""
+        return cls(manifest.preprocessing, manifest.config, variant.backend, manifest.model.prefix)
 
     def __call__(self, index: int, source: Source) -> Iterator[Prepared]:
         """The frames of one input. A frame that cannot be prepared carries its error and ends the input."""

@@ -104,7 +104,7 @@ def open_model(
         decoders=decoders,
         on_pack=on_pack,
     )
-    return Model(name, manifest, chosen, scheduler, Preparer(manifest, chosen))
+    return Model(name, manifest, chosen, scheduler, Preparer.of(manifest, chosen))
 
 
 def _warm_up(session: Session, manifest: Manifest, variant: Variant) -> None:

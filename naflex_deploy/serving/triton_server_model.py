@@ -26,7 +26,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = Manifest.read(folder)
         self._variant = manifest.variant((folder / "variant.txt").read_text(encoding="utf-8").strip())
-        self._prepare = Preparer(manifest, self._variant)
+        self._prepare = Preparer.of(manifest, self._variant)
         self._prefix = manifest.model.prefix
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -70,7 +70,7 @@ def running(session=None, *, names=("sums",), policy=None, limits=None, keys=(),
             policy=policy or Policy(queue_tokens=10**5),
             on_pack=metrics.pack_observer(name),
         )
-        return Model(name, manifest, variant, scheduler, Preparer(manifest, variant))
+        return Model(name, manifest, variant, scheduler, Preparer.of(manifest, variant))
 
     models = Models({name: Path(name) for name in names}, load or loaded)
     app = create_app(models, limits=limits or Limits(), keys=keys, metrics=metrics)

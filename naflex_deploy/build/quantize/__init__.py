@@ -1,0 +1,1 @@
+"""Quantisation: what activations were observed to be, and what integers make of them."""

@@ -1,0 +1,39 @@
+"""Arrays inside JSON: dtype, shape, and the values packed."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def encode(array: npt.NDArray[Any]) -> dict[str, object]:
+    """An array as JSON values: little-endian, row by row, compressed by zlib, in base64."""
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    packed = base64.b64encode(zlib.compress(little.tobytes(), 9)).decode("ascii")
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "zlib": packed}
+
+
+def decode(content: dict[str, Any], dtype: str, dimensions: int) -> npt.NDArray[Any]:
+    """What `encode` was given.
+
+    Args:
+        content: From JSON.
+        dtype: Expected.
+        dimensions: Expected.
+
+    Raises:
+        ValueError, KeyError, TypeError, zlib.error: It is something else.
+    """
+    shape = [int(size) for size in content["shape"]]
+    if content["dtype"] != dtype or len(shape) != dimensions or min(shape, default=0) < 0:
+        raise ValueError(f"expected {dtype} of {dimensions} dimensions, found {content['dtype']} {shape}")
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    decompressor = zlib.decompressobj()
+    values = decompressor.decompress(base64.b64decode(content["zlib"], validate=True), size + 1)
+    if len(values) != size or not decompressor.eof:
+        raise ValueError(f"expected {size} bytes, found {len(values)}")
+    return np.frombuffer(values, np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(shape)
