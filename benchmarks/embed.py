@@ -47,7 +47,7 @@ def main() -> None:
 
 def measure(engine: Engine, files: list[Path], rounds: int) -> dict[str, object]:
     """Host and model core time an image in milliseconds, and the loss of a stream of files."""
-    prepare = Preparer(engine.manifest, engine.variant)
+    prepare = Preparer.of(engine.manifest, engine.variant)
     fitted = [_fitted(engine, file) for file in files]
 
     def host() -> None:
