@@ -49,8 +49,8 @@ class Model:
         return next((tensor for tensor in self.graph.inputs if tensor.name == name), None)
 
     def constant(self, name: str, values: Array) -> gs.Constant:
-        """A new constant with a name of its own."""
-        taken = self.graph.tensors()
+        """A new constant with a name of its own, that of a stored weight neither."""
+        taken = {**self.graph.tensors(), **self.stored}
         return gs.Constant(unique(name, taken), np.asarray(values, order="C"))
 
     def variable(self, name: str) -> gs.Variable:

@@ -206,3 +206,21 @@ def test_a_probe_whose_keys_are_normed_or_whose_query_is_computed_is_not_folded(
     (reason,) = apply(model, PASSES["fold_probe"]).refused.values()
     assert "its query is computed from" in reason
     assert "patches" in reason
+
+
+def test_a_new_weight_never_takes_the_place_of_a_stored_one(tmp_path: Path) -> None:
+    """Its file is known by its name, even after the old one has left the graph."""
+    nodes = [
+        helper.make_node("Cast", ["patches"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    path = model_of(nodes, {"w": normal(12, 512)}, ["y"], tmp_path)
+    onnx.save(onnx.load(str(path)), str(path), save_as_external_data=True, size_threshold=0, location="weights")
+    model = read(path)
+    (product,) = [node for node in model.graph.nodes if node.op == "MatMul"]
+    product.inputs.pop()
+    product.inputs.append(model.constant("w", np.ones((12, 512), np.float32)))
+    write(model, tmp_path / "after.onnx", tmp_path)
+    pixels = RNG.integers(0, 256, (5, 12), dtype=np.uint8)
+    (found,) = onnxruntime.InferenceSession(str(tmp_path / "after.onnx")).run(None, {"patches": pixels})
+    assert found[:, 0].tolist() == pixels.sum(1).tolist()
