@@ -52,8 +52,8 @@ def measure(engine: Engine, files: list[Path], rounds: int) -> dict[str, object]
 
     def host() -> None:
         for index, file in enumerate(files):
-            for prepared in prepare(index, file):
-                assert prepared.error is None
+            for frame in prepare(index, file):
+                assert all(image.result.error is None for image in frame)
 
     def embed(images: Sequence[Source]) -> None:
         assert all(result.error is None for result in engine.stream(images))

@@ -12,9 +12,24 @@ from naflex_deploy.build.lower.tensorrt_attention import choose_form
 from naflex_deploy.build.lower.tensorrt_profiles import profile_sizes
 from naflex_deploy.build.pipeline import requested_outputs
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.profile import Profile
+from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.preprocessing import Preprocessing
+from naflex_deploy.core.profile import ImageSection, Profile
 from naflex_deploy.runtime.sessions import tensorrt_library
 from naflex_deploy.runtime.sessions.tensorrt_shapes import Sizes
+from naflex_deploy.runtime.tiles import plan_layout
+
+DEFAULT = Preprocessing(patch_size=16)
+"""Of most models: taken where none is named."""
+
+SCANNED = 300
+"""Pixels per inch of a page as it comes, above which no profile goes."""
+
+PAPERS = {"A4": (8.27, 11.69), "Letter": (8.5, 11.0), "receipt of 80 x 200 mm": (3.15, 7.87)}
+"""(width, height) in inches."""
+
+READABLE = 100
+"""Pixels per inch below which small print is lost: 8 points are 11 pixels then, an x about 5."""
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
@@ -37,6 +52,27 @@ class PlannedBudget:
 
 
 @dataclass(frozen=True)
+class PlannedPage:
+    """What becomes of a page scanned at 300 dpi.
+
+    Attributes:
+        paper: Name of its size.
+        images: It becomes; more than one where it is tiled, 0 where it is refused.
+        tokens: Of all of them.
+        dpi: Pixels per inch that the model sees.
+    """
+
+    paper: str
+    images: int
+    tokens: int
+    dpi: int
+
+    @property
+    def readable(self) -> bool:
+        return self.dpi >= READABLE
+
+
+@dataclass(frozen=True)
 class Plan:
     """What `build` would do."""
 
@@ -46,6 +82,7 @@ class Plan:
     image_tokens: int
     budgets: tuple[PlannedBudget, ...]
     weights_bytes: int | None
+    pages: tuple[PlannedPage, ...]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,6 +121,30 @@ def plan(config: Config, model: str | None) -> Plan:
             for budget in profile.budgets(backend)
         ),
         weights_bytes=weights,
+        pages=plan_pages(profile.image, checkpoint.preprocessing if checkpoint else DEFAULT, image_tokens),
+    )
+
+
+def plan_pages(image: ImageSection, model: Preprocessing, tokens: int) -> tuple[PlannedPage, ...]:
+    """What becomes of pages of usual sizes."""
+    return tuple(_plan_page(paper, inches, image, model, tokens) for paper, inches in PAPERS.items())
+
+
+def _plan_page(
+    paper: str, inches: tuple[float, float], image: ImageSection, model: Preprocessing, tokens: int
+) -> PlannedPage:
+    width, height = inches
+    size = (round(height * SCANNED), round(width * SCANNED))
+    try:
+        layout = plan_layout(size, image=image, model=model, tokens=tokens, dpi=SCANNED)
+    except ImageError:
+        return PlannedPage(paper, 0, 0, 0)
+    finest = layout.page or layout.whole
+    return PlannedPage(
+        paper,
+        1 + len(layout.tiles),
+        layout.whole.tokens + sum(tile.grid_hw[0] * tile.grid_hw[1] for tile in layout.tiles),
+        round(min(finest.size[0] / height, finest.size[1] / width)),
     )
 
 

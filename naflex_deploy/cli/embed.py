@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import numpy as np
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from naflex_deploy import load
 from naflex_deploy.cli.terminal import err, json_option, out, print_error, print_json, print_table, reports_errors
-from naflex_deploy.core.errors import ImageError
-from naflex_deploy.core.files import refuse_existing, sha256
-from naflex_deploy.runtime.decode import frame_count
-from naflex_deploy.runtime.engine import Engine, Result, rank
-from naflex_deploy.runtime.inputs import expand
-from naflex_deploy.runtime.journal import Journal, Row
+from naflex_deploy.core.errors import ImageError, UsageError
+from naflex_deploy.core.files import new_file, refuse_existing
+from naflex_deploy.runtime.engine import Engine, rank
+from naflex_deploy.runtime.inputs import Input, expand, open_inputs
+from naflex_deploy.runtime.journal import Done, Journal, Row
+from naflex_deploy.runtime.result import Result, by_frame, join
 
 SHOWN = 40
-"""Rows of the table on stdout; the rest is in the file."""
+"""Frames of the table on stdout; the rest is in the file."""
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write vectors to FILE.npz or FILE.jsonl.")
+@click.option(
+    "--tokens",
+    type=click.Path(path_type=Path),
+    help="Write the tokens of each frame to DIR as [h, w, D] .npy.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
 @click.option("--force", is_flag=True, help="Replace the output.")
 @click.option("--variant", help="Use this variant of the bundle.")
@@ -37,6 +43,7 @@ def command(
     bundle: Path,
     inputs: tuple[Path, ...],
     output: Path | None,
+    tokens: Path | None,
     resume: bool,
     force: bool,
     variant: str | None,
@@ -51,16 +58,19 @@ def command(
             err.print(f"{output} is complete already")
             return
         refuse_existing(output, force=force)
+    elif tokens is not None:
+        raise UsageError("--tokens writes files that the output lists", hint="name it with -o, for example -o out.npz")
     engine = load(bundle, variant=variant)
-    run = _Run(engine, list(dict.fromkeys(expand(inputs))))
+    run = _Run(engine, list(dict.fromkeys(expand(inputs))), tokens)
     if output is None:
         run.embed_to_nowhere()
     else:
-        key = f"{engine.manifest.model.digest} {engine.variant.name}"
+        image = engine.manifest.config.image.model_dump_json()
+        key = f"{engine.manifest.model.digest} {engine.variant.name} {image} {tokens}"
         journal = Journal(output, run.width, key)
         with journal.open(resume=resume):
             run.embed_into(journal)
-        run.written = journal.finish({str(path): index for index, path in enumerate(run.paths)})
+        run.written = journal.finish(run.order)
     run.print(output, as_json)
     if run.errors:
         sys.exit(ImageError.code)
@@ -69,66 +79,88 @@ def command(
 class _Run:
     """One call of the command."""
 
-    def __init__(self, engine: Engine, paths: list[Path]) -> None:
+    def __init__(self, engine: Engine, paths: list[Path], tokens: Path | None) -> None:
         self.engine = engine
         self.paths = paths
-        self.outputs = tuple(spec.name for spec in engine.variant.outputs if spec.name in ("pooled", "logits"))
+        self.tokens_folder = tokens
+        vectors = [spec.name for spec in engine.variant.outputs if spec.name in ("pooled", "logits")]
+        self.outputs = (*vectors, *(["tokens"] if tokens else []))
         self.width = next(int(s.shape[-1]) for s in engine.variant.outputs if s.name == "pooled")
-        self.shown: list[tuple[Row, int]] = []
+        self.order: dict[tuple[str, str], int] = {}
+        self.shown: list[list[tuple[Row, int]]] = []
         self.errors: list[Result] = []
-        self.images = self.skipped = self.written = self.tokens = self.packs = 0
+        self.inputs = self.images = self.skipped = self.written = self.tokens = self.packs = 0
 
     def embed_into(self, journal: Journal) -> None:
-        done = journal.complete()
-        recorded = {(row.path, row.digest, row.frame) for row in journal.rows}
-        taken: list[tuple[Path, str]] = []
+        """Embed what the journal does not have, and record it frame by frame."""
+        done = journal.done()
+        digests: list[str] = []
 
-        def pending() -> Iterator[Path]:
-            for path in self.paths:
-                digest = _digest(path)
-                if (str(path), digest) in done:
+        def pending() -> Iterator[Input]:
+            for item in open_inputs(self.paths):
+                digest = item.digest()
+                self.order.setdefault((item.name, digest), len(self.order))
+                before = done.get((item.name, digest), Done())
+                if before.all:
+                    self.inputs += 1
                     self.skipped += 1
                 else:
-                    taken.append((path, digest))
-                    yield path
+                    digests.append(digest)
+                    yield Input(item.name, item.source, before.frames)
 
-        for result in self._results(pending()):
-            path, digest = taken[result.input]
-            row = self._row(result, path, digest, frame_count(path))
-            if (row.path, row.digest, row.frame) not in recorded:
-                journal.append(row, result.outputs["pooled"])
+        for images, joined in self._frames(pending()):
+            digest = digests[joined.input]
+            for row, image in zip(self._rows(images, joined, digest), images, strict=True):
+                journal.append(row, image.outputs["pooled"])
 
     def embed_to_nowhere(self) -> None:
-        for result in self._results(iter(self.paths)):
-            self._row(result, self.paths[result.input], "", 1)
+        for images, joined in self._frames(open_inputs(self.paths)):
+            self._rows(images, joined, "")
 
-    def _results(self, paths: Iterator[Path]) -> Iterator[Result]:
-        """Results without the failed ones, which are reported; draws the progress bar."""
-        columns = (TextColumn("embedding"), MofNCompleteColumn(), TimeRemainingColumn())
+    def _frames(self, inputs: Iterable[Input]) -> Iterator[tuple[list[Result], Result]]:
+        """The results of each frame, and of it as one; failed ones are reported. Draws the progress bar."""
+        columns = (TextColumn("embedding"), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
-            task = progress.add_task("embed", total=len(self.paths))
-            for result in self.engine.stream(paths, self.outputs):
-                progress.advance(task)
-                if result.error is not None:
-                    self.errors.append(result)
-                    print_error(result.error)
-                    continue
-                self.images += 1
-                self.tokens += result.grid_hw[0] * result.grid_hw[1]
-                self.packs = max(self.packs, result.pack + 1)
-                yield result
+            task = progress.add_task("embed", total=None)
 
-    def _row(self, result: Result, path: Path, digest: str, frames: int) -> Row:
-        logits = result.outputs.get("logits")
+            def counted() -> Iterator[Input]:
+                for item in inputs:
+                    self.inputs += 1
+                    yield item
+
+            for images in by_frame(self.engine.stream(counted(), self.outputs)):
+                progress.advance(task)
+                joined = join(images)
+                if joined.error is not None:
+                    self.errors.append(joined)
+                    print_error(joined.error)
+                    continue
+                self.images += len(images)
+                self.tokens += sum(image.grid_hw[0] * image.grid_hw[1] for image in images)
+                self.packs = max(self.packs, *(image.pack + 1 for image in images))
+                yield images, joined
+
+    def _rows(self, images: Sequence[Result], joined: Result, digest: str) -> list[Row]:
+        logits = joined.outputs.get("logits")
         best = rank(logits, self.engine.labels, 1)[0] if logits is not None else None
-        row = Row.of(result, str(path), digest, frames, best)
+        tokens = self._write_tokens(joined, digest)
+        rows = [Row.of(image, digest, best, tokens) for image in images]
         if len(self.shown) < SHOWN:
-            self.shown.append((row, result.pack))
-        return row
+            self.shown.append([(row, image.pack) for row, image in zip(rows, images, strict=True)])
+        return rows
+
+    def _write_tokens(self, joined: Result, digest: str) -> str:
+        """Before the frame is recorded, so that what is recorded is there."""
+        if self.tokens_folder is None:
+            return ""
+        path = self.tokens_folder / f"{digest[:16]}-{joined.frame:05}.npy"
+        with new_file(path) as partial, partial.open("wb") as stream:
+            np.save(stream, joined.outputs["tokens"])
+        return path.name
 
     def print(self, output: Path | None, as_json: bool) -> None:
         summary: dict[str, Any] = {
-            "files": len(self.paths),
+            "files": self.inputs,
             "images": self.images,
             "skipped_files": self.skipped,
             "rejected": [{"path": item.name, "frame": item.frame, "error": str(item.error)} for item in self.errors],
@@ -137,32 +169,35 @@ class _Run:
             "output": str(output) if output else None,
         }
         if as_json:
-            print_json("embed", **summary, rows=[asdict(row) for row, _ in self.shown])
+            print_json("embed", **summary, rows=[asdict(row) for frame in self.shown for row, _ in frame])
             return
         named = bool(self.engine.labels)
         columns = ["image", "pixels", "grid", "tokens", "pack", *(["class", "score"] if named else [])]
-        rows = sorted(self.shown, key=lambda item: (item[0].path, item[0].frame))
-        print_table("", columns, [_cells(row, pack, named) for row, pack in rows])
+        frames = sorted(self.shown, key=lambda frame: (frame[0][0].path, frame[0][0].frame))
+        print_table("", columns, [_cells(frame, named) for frame in frames])
         budget = self.engine.variant.budgets[-1]
         fill = self.tokens / (self.packs * budget) if self.packs else 0
         out.print(
-            f"{self.images} images from {len(self.paths)} files, {len(self.errors)} rejected, {self.skipped} files "
+            f"{self.images} images from {self.inputs} files, {len(self.errors)} rejected, {self.skipped} files "
             f"done by an earlier run; {self.tokens} tokens in {self.packs} packs of up to {budget}, {fill:.0%} full"
         )
         if output:
             out.print(f"[bold green]wrote[/] {output}: {self.written} vectors of {self.width} float32")
 
 
-def _cells(row: Row, pack: int, named: bool) -> list[object]:
-    name = row.path if row.frames == 1 else f"{row.path} frame {row.frame + 1}"
-    h, w = row.grid_hw
-    cells: list[object] = [name, f"{row.size[0]}x{row.size[1]}", f"{w}x{h}", h * w, pack]
-    return [*cells, row.label, f"{row.score:.3f}"] if named else cells
+def _cells(frame: list[tuple[Row, int]], named: bool) -> list[object]:
+    """A line of the table: a frame and what its images add up to."""
+    (whole, _), *tiles = frame
+    name = whole.path if whole.last and whole.frame == 0 else f"{whole.path} frame {whole.frame + 1}"
+    if whole.time is not None:
+        name += f" at {whole.time:.3f} s"
+    grid = _by(whole.grid_hw) + (f" + {len(tiles)} x {_by(tiles[0][0].grid_hw)}" if tiles else "")
+    tokens = sum(row.grid_hw[0] * row.grid_hw[1] for row, _ in frame)
+    packs = sorted({pack for _, pack in frame})
+    pack = str(packs[0]) if len(packs) == 1 else f"{packs[0]}-{packs[-1]}"
+    cells: list[object] = [name, f"{whole.size[0]}x{whole.size[1]}", grid, tokens, pack]
+    return [*cells, whole.label, f"{whole.score:.3f}"] if named else cells
 
 
-def _digest(path: Path) -> str:
-    """sha256 of a file; empty where it cannot be read, which decoding will explain."""
-    try:
-        return sha256(path)
-    except OSError:
-        return ""
+def _by(grid_hw: tuple[int, int]) -> str:
+    return f"{grid_hw[1]}x{grid_hw[0]}"

@@ -56,6 +56,17 @@ def command(
         out.print("memory is unknown without --model")
     else:
         out.print(f"weights {_megabytes(planned.weights_bytes)}; memory is weights and estimated activations")
+    print_table(
+        "",
+        ["page scanned at 300 dpi", "images", "tokens", "seen at"],
+        [[p.paper, p.images, p.tokens, f"{p.dpi} dpi" if p.images else "refused"] for p in planned.pages],
+    )
+    coarse = [page.paper for page in planned.pages if page.images and not page.readable]
+    if coarse:
+        out.print(
+            f"[bold yellow]warning:[/] {', '.join(coarse)}: below 100 dpi small print cannot be read; "
+            'for text, image.oversize = "tiles"'
+        )
     limit = resolved.profile.engine.memory_limit
     if limit and any((b.memory_bytes or 0) > limit for b in planned.budgets):
         out.print(f"[bold yellow]warning:[/] above engine.memory_limit = {_megabytes(limit)}")

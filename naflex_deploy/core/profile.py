@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -78,12 +80,44 @@ class Section(BaseModel):
 
 
 class ImageSection(Section):
-    """How one image becomes tokens."""
+    """How one image becomes tokens.
+
+    Attributes:
+        tokens: The most of one image: of a tile, where there are tiles.
+        fit: What becomes of an image within the limit; ``tiles`` is shrink-only within it, and tiles above.
+        oversize: What becomes of one above it.
+        dpi: Pixels per inch at which pages are drawn, and the most at which tiles are cut.
+        overlap: Patches that neighbouring tiles share.
+        max_tiles: The most of one page.
+        max_pixels: The most of one image as decoded.
+    """
 
     tokens: PositiveInt | Literal["auto"] = 256
-    fit: Literal["fill", "shrink-only", "pad-to-patch"] = "fill"
-    oversize: Literal["error", "shrink"] = "shrink"
+    fit: Literal["fill", "shrink-only", "pad-to-patch", "tiles"] = "fill"
+    oversize: Literal["error", "shrink", "tiles"] = "shrink"
+    dpi: PositiveInt = 150
+    overlap: NonNegativeInt = 2
+    max_tiles: PositiveInt = 64
     max_pixels: PositiveInt = 40_000_000
+
+    @property
+    def tiled(self) -> bool:
+        """Whether an image above the limit becomes several."""
+        return "tiles" in (self.fit, self.oversize)
+
+
+class VideoSection(Section):
+    """Which frames of a clip are looked at.
+
+    Attributes:
+        frames: ``rate`` a second, or one a scene.
+        rate: Frames a second.
+        scene: How much has to change for a new scene, on FFmpeg's scale of 0 to 1.
+    """
+
+    frames: Literal["rate", "scenes"] = "rate"
+    rate: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    scene: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 
 class PackingSection(Section):
@@ -133,6 +167,7 @@ class Profile(Section):
     description: str = ""
     outputs: Annotated[list[Output], Field(min_length=1), AfterValidator(_once)] = ["pooled"]
     image: ImageSection = ImageSection()
+    video: VideoSection = VideoSection()
     packing: PackingSection = PackingSection()
     engine: EngineSection = EngineSection()
     gate: GateSection = GateSection()
@@ -147,6 +182,16 @@ class Profile(Section):
                     f"image.tokens = {self.image.tokens} exceeds the largest {backend} budget, {largest}: "
                     "an image must fit into one pack"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tiles_exceed_their_overlap(self) -> Self:
+        side = math.isqrt(min(self.image_tokens(backend) for backend in ("onnxruntime", "tensorrt")))
+        if self.image.tiled and self.image.overlap >= side:
+            raise ValueError(
+                f"image.overlap = {self.image.overlap} leaves nothing of a tile of {side}x{side} patches, "
+                f"expected less than {side}"
+            )
         return self
 
     @classmethod

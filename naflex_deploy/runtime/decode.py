@@ -58,13 +58,14 @@ class _TiffFile(TiffImageFile):
         super().load_prepare()
 
 
-def decode(source: Source, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def decode(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "") -> Iterator[Image.Image]:
     """Decode one source, lazily: nothing is read before the first image is asked for.
 
     Args:
         source: A path, an encoded image in memory, a stream opened in binary mode, a Pillow image (its
             current frame), or an array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8 or uint16.
         max_pixels: Largest width · height, checked in the header, before pixels are decoded.
+        name: Of the source in messages, where it does not say by itself.
 
     Yields:
         One RGB image per frame. Frames before a damaged one are yielded.
@@ -72,7 +73,7 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Im
     Raises:
         ImageError: The source is no image, or one of another kind, damaged, or too large.
     """
-    name = describe(source)
+    name = name or describe(source)
     if isinstance(source, np.ndarray):
         yield _from_array(source, name, max_pixels)
     elif isinstance(source, Image.Image):
@@ -81,17 +82,7 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Im
         with _open_file(Path(source), name) as stream:
             yield from _frames(stream, name, max_pixels)
     else:
-        yield from _frames(BytesIO(_content(source, name)), name, max_pixels)
-
-
-def frame_count(path: Path) -> int:
-    """Images that `decode` gives for a file; 1 where it is damaged, as the error then counts for one."""
-    try:
-        with path.open("rb") as stream, _damage(str(path)):
-            image = _open(stream, str(path))
-            return int(image.n_frames) if isinstance(image, TiffImageFile) else 1
-    except (OSError, ImageError):
-        return 1
+        yield from _frames(BytesIO(content_of(source, name)), name, max_pixels)
 
 
 def read_header(content: bytes) -> tuple[int, int, int]:
@@ -135,7 +126,12 @@ def _open_file(path: Path, name: str) -> IO[bytes]:
     raise ImageError(f"{name}: expected an image file, found {found}", hint="pass the path of one image")
 
 
-def _content(source: object, name: str) -> bytes:
+def content_of(source: object, name: str) -> bytes:
+    """What is in memory or in a stream.
+
+    Raises:
+        ImageError: It is neither, or a stream of text.
+    """
     content = source.read() if hasattr(source, "read") else source
     if not isinstance(content, bytes | bytearray | memoryview):
         raise ImageError(
@@ -199,7 +195,7 @@ def _damage(name: str) -> Iterator[None]:
 
 def _load(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     """Decode the current frame to RGB. The result shares nothing that a later frame overwrites."""
-    _check_size(image.width, image.height, name, max_pixels)
+    check_size(image.width, image.height, name, max_pixels)
     with _damage(name):
         image.load()
         # A TIFF is already upright once loaded: Pillow turns it and drops the tag.
@@ -210,7 +206,12 @@ def _load(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         return rgb.copy() if rgb is image and isinstance(image, TiffImageFile) else rgb
 
 
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    """Refuse an image before its pixels are made.
+
+    Raises:
+        ImageError: It is empty, or has more than ``max_pixels``.
+    """
     if width < 1 or height < 1:
         raise ImageError(f"{name}: expected at least 1x1 pixels, found {width}x{height}", hint="leave it out")
     if width * height > max_pixels:
@@ -264,7 +265,7 @@ def _from_array(array: npt.NDArray[Any], name: str, max_pixels: int) -> Image.Im
             f"{name}: expected shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], found {list(array.shape)}",
             hint="put the channels last, and pass the images of a batch one by one",
         )
-    _check_size(array.shape[1], array.shape[0], name, max_pixels)
+    check_size(array.shape[1], array.shape[0], name, max_pixels)
     pixels = array if array.dtype.name == "uint8" else _eight_bits(array)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]

@@ -6,56 +6,35 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
+from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.crew import ahead, balanced
 from naflex_deploy.runtime.decode import Source
+from naflex_deploy.runtime.inputs import Input
 from naflex_deploy.runtime.packer import pack_lengths
 from naflex_deploy.runtime.prepare import Prepared, Preparer
+from naflex_deploy.runtime.result import Result, by_frame, join
 from naflex_deploy.runtime.sessions import Session, SideBySide, open_session
 
 Array = npt.NDArray[np.generic]
 Float = npt.NDArray[np.float32]
 
+Images = Iterable[Source | Input]
+
 WINDOW = 4
 """Packs' worth of images looked at together: more fill packs better, fewer hold less memory."""
 
-WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray)
+WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Input)
 """Kinds of sources that any thread may read."""
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What became of one image.
-
-    Attributes:
-        input: Which of the inputs it came from, from 0.
-        frame: Which frame of it, from 0; several only in a multi-frame TIFF.
-        name: How messages call it.
-        size: (width, height) in pixels as decoded, (0, 0) where that failed.
-        grid_hw: Rows and columns of its patches.
-        pack: Number of the pack it ran in, from 0; -1 where it did not run.
-        outputs: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D], those asked for. float32.
-        error: Why it has no outputs, ``None`` where it has.
-    """
-
-    input: int
-    frame: int
-    name: str
-    size: tuple[int, int] = (0, 0)
-    grid_hw: tuple[int, int] = (0, 0)
-    pack: int = -1
-    outputs: dict[str, Float] = field(default_factory=dict)
-    error: NaflexError | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +69,12 @@ class Engine:
         """Name of each class; their numbers where the checkpoint names none; empty without a classifier."""
         return self.manifest.labels or [str(index) for index in range(self._width("logits", default=0))]
 
-    def embed(self, images: Iterable[Source]) -> Float:
+    def embed(self, images: Images) -> Float:
         """One vector an image.
 
         Returns:
-            [N, D] float32, in order. A multi-frame TIFF gives a row a frame.
+            [N, D] float32, in order. A multi-frame TIFF gives a row a frame; that of a frame cut into tiles is
+            the mean over its images.
 
         Raises:
             ImageError: An input is no image; `stream` reports such without stopping.
@@ -102,8 +82,8 @@ class Engine:
         rows = [outputs["pooled"] for outputs in self._all(images, "pooled")]
         return np.stack(rows) if rows else np.zeros((0, self._width("pooled")), np.float32)
 
-    def tokens(self, images: Iterable[Source], output: str = "tokens") -> list[Float]:
-        """Every patch's vector: [h, w, D] float32 an image, in order.
+    def tokens(self, images: Images, output: str = "tokens") -> list[Float]:
+        """Every patch's vector: [h, w, D] float32 an image, in order. Tiles are stitched to their page.
 
         Args:
             images: As for `embed`.
@@ -112,15 +92,16 @@ class Engine:
         self._width(output)
         return [outputs[output] for outputs in self._all(images, output)]
 
-    def classify(self, images: Iterable[Source], top: int = 5) -> list[list[Prediction]]:
+    def classify(self, images: Images, top: int = 5) -> list[list[Prediction]]:
         """The ``top`` most probable classes of each image, best first."""
         labels = self.labels
         self._width("logits")
         return [rank(outputs["logits"], labels, top) for outputs in self._all(images, "logits")]
 
-    def stream(self, images: Iterable[Source], outputs: Sequence[str] = ("pooled",)) -> Iterator[Result]:
+    def stream(self, images: Images, outputs: Sequence[str] = ("pooled",)) -> Iterator[Result]:
         """Results as packs finish, not in order; memory is bounded by a window of a few packs.
 
+        A frame cut into tiles gives a result a tile, and one of the whole; `by_frame` and `join` bring them together.
         A bad image yields a result with an ``error`` and leaves the others unharmed.
 
         Args:
@@ -135,7 +116,7 @@ class Engine:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _stream(self, images: Iterable[Source], outputs: Sequence[str], pool: Executor) -> Iterator[Result]:
+    def _stream(self, images: Images, outputs: Sequence[str], pool: Executor) -> Iterator[Result]:
         """Packs run while the next images are decoded.
 
         A stream that fills a window has work for every core, and its packs run side by side. A shorter one gives
@@ -144,12 +125,13 @@ class Engine:
         window: list[Prepared] = []
         running: deque[Future[list[Result]]] = deque()
         pending, packs = 0, 0
-        for prepared in self._prepared(images, pool):
-            if prepared.patches is None:
-                yield _failed(prepared, prepared.error)
-                continue
-            window.append(prepared)
-            pending += self._tokens(prepared)
+        for frame in self._prepared(images, pool):
+            for prepared in frame:
+                if prepared.patches is None:
+                    yield prepared.result
+                else:
+                    window.append(prepared)
+                    pending += self._tokens(prepared)
             if pending >= max(WINDOW, 2 * self._workers) * self._budget:
                 *full, window = self._packs(window)
                 for members in full:
@@ -166,10 +148,10 @@ class Engine:
         for future in running:
             yield from future.result()
 
-    def _prepared(self, images: Iterable[Source], pool: Executor) -> Iterator[Prepared]:
+    def _prepared(self, images: Images, pool: Executor) -> Iterator[list[Prepared]]:
         """Every frame of every image, in order, the first frames of the next images being decoded meanwhile."""
 
-        def begin(item: tuple[int, Source]) -> tuple[Prepared | None, Iterator[Prepared]]:
+        def begin(item: tuple[int, Source | Input]) -> tuple[list[Prepared] | None, Iterator[list[Prepared]]]:
             frames = iter(self._prepare(*item))
             # Reading a stream or a lazy Pillow image is not safe from another thread: the caller may hold it twice.
             return (next(frames, None) if isinstance(item[1], WHOLE) else None), frames
@@ -208,16 +190,33 @@ class Engine:
     def _even(self, window: Sequence[Prepared], tokens: int) -> list[list[Prepared]] | None:
         """The window as packs of nearly one size, as many for each worker, if it can be so divided."""
         packs = self._workers * max(1, math.ceil(tokens / (self._workers * self._budget)))
-        found = balanced([self._tokens(item) for item in window], packs, self._budget, self._max_images)
+        groups, rooms = self._groups(window)
+        found = balanced(rooms, packs, self._budget, self._max_images)
         if found is None or not all(found):
             return None
-        return [[window[index] for index in sorted(pack)] for pack in found]
+        return [_flat(groups, sorted(pack)) for pack in found]
 
     def _packs(self, window: Sequence[Prepared]) -> list[list[Prepared]]:
         """The window as packs, the emptiest last."""
-        packs = pack_lengths([self._tokens(item) for item in window], self._budget, self._max_images)
-        members = [[window[index] for index in pack] for pack in packs]
-        return sorted(members, key=lambda pack: -sum(map(self._tokens, pack)))
+        groups, rooms = self._groups(window)
+        packs = [_flat(groups, pack) for pack in pack_lengths(rooms, self._budget, self._max_images)]
+        return sorted(packs, key=lambda pack: -sum(map(self._tokens, pack)))
+
+    def _groups(self, window: Sequence[Prepared]) -> tuple[list[list[Prepared]], list[int]]:
+        """Images that go into one pack, those of a frame where it holds them, and how much of it each group takes."""
+        frames: dict[tuple[int, int], list[Prepared]] = {}
+        for item in window:
+            frames.setdefault((item.result.input, item.result.frame), []).append(item)
+        groups: list[list[Prepared]] = []
+        for images in frames.values():
+            fits = sum(map(self._tokens, images)) <= self._budget and len(images) <= self._max_images
+            groups += [images] if fits else [[image] for image in images]
+        rooms = [sum(map(self._tokens, group)) for group in groups]
+        if len(groups) < len(window):
+            # The limit on images as one on tokens, as a group counts as one image below.
+            shares = [math.ceil(len(group) * self._budget / self._max_images) for group in groups]
+            rooms = list(map(max, rooms, shares))
+        return groups, rooms
 
     def _run(
         self, session: Session, members: Sequence[Prepared], outputs: Sequence[str], number: int
@@ -237,20 +236,17 @@ class Engine:
             if all(np.isfinite(values).all() for values in own.values()):
                 # A copy where the pack is shared, so that keeping one result does not keep the whole pack.
                 own = {name: values.copy() for name, values in own.items()}
-                yield Result(item.input, item.frame, item.name, item.size, _grid(item), number, own)
+                yield replace(item.result, pack=number, outputs=own)
             else:
-                yield _failed(
-                    item,
-                    ImageError(
-                        f"{item.name}: the engine returned NaN or infinity", hint="try a variant of fp32 or bf16"
-                    ),
-                )
+                message = f"{item.result.name}: the engine returned NaN or infinity"
+                yield replace(item.result, error=ImageError(message, hint="try a variant of fp32 or bf16"))
 
     def _tokens(self, item: Prepared) -> int:
         return self.manifest.model.prefix + (len(item.patches) if item.patches else 0)
 
-    def _all(self, images: Iterable[Source], output: str) -> list[dict[str, Float]]:
-        results = sorted(self.stream(images, (output,)), key=lambda result: (result.input, result.frame))
+    def _all(self, images: Images, output: str) -> list[dict[str, Float]]:
+        frames = map(join, by_frame(self.stream(images, (output,))))
+        results = sorted(frames, key=lambda result: (result.input, result.frame))
         for result in results:
             if result.error is not None:
                 raise result.error
@@ -291,9 +287,5 @@ def rank(logits: Float, labels: Sequence[str], top: int) -> list[Prediction]:
     return [Prediction(labels[index], float(scores[index])) for index in np.argsort(-scores, kind="stable")[:top]]
 
 
-def _grid(item: Prepared) -> tuple[int, int]:
-    return item.patches.grid_hw if item.patches else (0, 0)
-
-
-def _failed(item: Prepared, error: NaflexError | None) -> Result:
-    return Result(item.input, item.frame, item.name, item.size, _grid(item), error=error)
+def _flat(groups: Sequence[Sequence[Prepared]], chosen: Iterable[int]) -> list[Prepared]:
+    return [image for index in chosen for image in groups[index]]

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from PIL.Image import Resampling
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.runtime.media.frame import Picture
 
 Policy = Literal["fill", "shrink-only", "pad-to-patch"]
 Oversize = Literal["error", "shrink"]
@@ -121,13 +121,13 @@ def _largest_grid(size: tuple[int, int], patch_size: int, tokens: int, search: S
 
 
 def apply_fit(
-    image: Image.Image,
+    image: Picture,
     fit: Fit,
     *,
     resample: Resample = "bilinear",
     background: tuple[int, int, int] = (128, 128, 128),
 ) -> npt.NDArray[np.uint8]:
-    """Resize, antialiased, and pad an RGB image.
+    """Resize, antialiased, and pad an RGB image, or draw a page.
 
     Args:
         resample: Pillow's filter: bilinear as SigLIP2, bicubic as timm's NaFlexVit.
@@ -138,11 +138,10 @@ def apply_fit(
         [canvas height, canvas width, 3] uint8.
     """
     height, width = fit.size
-    if image.size != (width, height):
-        image = image.resize((width, height), _RESAMPLE[resample])
+    pixels = np.asarray(image.resize((width, height), _RESAMPLE[resample]))
     if fit.size == fit.canvas:
-        return np.asarray(image)
+        return pixels
     canvas = np.empty((*fit.canvas, 3), np.uint8)
     canvas[:] = background
-    canvas[:height, :width] = np.asarray(image)
+    canvas[:height, :width] = pixels
     return canvas

@@ -1,13 +1,40 @@
-"""Which files a command line means: files as given, directories by the images in them."""
+"""What a command line means: files as given, directories by the images in them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.files import sha256
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+
+
+@dataclass(frozen=True)
+class Input:
+    """A source with a name, of which frames may have been seen to before.
+
+    Attributes:
+        name: In messages and results.
+        source: Path of a file, or its content.
+        done: Numbers of its frames that are not wanted again.
+    """
+
+    name: str
+    source: Path | bytes
+    done: frozenset[int] = field(default=frozenset(), repr=False)
+
+    def digest(self) -> str:
+        """sha256 of the content; empty where it cannot be read, which reading it will explain."""
+        if isinstance(self.source, bytes):
+            return hashlib.sha256(self.source).hexdigest()
+        try:
+            return sha256(self.source)
+        except OSError:
+            return ""
 
 
 def expand(paths: Iterable[Path]) -> Iterator[Path]:
@@ -31,3 +58,9 @@ def expand(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
         else:
             raise UsageError(f"{path}: no such file or directory", hint="check the path")
+
+
+def open_inputs(paths: Iterable[Path]) -> Iterator[Input]:
+    """The inputs that files hold, in order."""
+    for path in paths:
+        yield Input(str(path), path)

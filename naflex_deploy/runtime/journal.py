@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import explain_os_errors, new_file
-from naflex_deploy.runtime.engine import Prediction, Result
+from naflex_deploy.runtime.engine import Prediction
+from naflex_deploy.runtime.result import Result
 
 FORMATS = (".npz", ".jsonl")
 CHUNK = 1024
@@ -26,30 +28,68 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Row:
-    """One image of the output.
+    """One image of the output: a frame of an input, or a tile of it.
 
     Attributes:
-        path: As given.
-        digest: sha256 of the file.
-        frame: Which of its ``frames`` images.
-        size: (width, height) in pixels.
-        grid_hw: Rows and columns of patches.
-        label, score: The best class, where the model has a classifier.
+        path: Of the input, as given.
+        digest: sha256 of its content.
+        frame, last, tile, tiles, size, box, dpi, time, grid_hw: See `Result`.
+        label, score: The best class of the frame, where the model has a classifier.
+        tokens: File of the frame's tokens, where they were asked for.
     """
 
     path: str
     digest: str
     frame: int
-    frames: int
+    last: bool
+    tile: int
+    tiles: int
     size: tuple[int, int]
+    box: tuple[float, float, float, float]
+    dpi: float | None
+    time: float | None
     grid_hw: tuple[int, int]
     label: str = ""
     score: float = 0.0
+    tokens: str = ""
 
     @classmethod
-    def of(cls, result: Result, path: str, digest: str, frames: int, best: Prediction | None) -> Row:
-        label, score = (best.name, best.score) if best else ("", 0.0)
-        return cls(path, digest, result.frame, frames, result.size, result.grid_hw, label, score)
+    def of(cls, result: Result, digest: str, best: Prediction | None, tokens: str) -> Row:
+        return cls(
+            path=result.name,
+            digest=digest,
+            frame=result.frame,
+            last=result.last,
+            tile=result.tile,
+            tiles=result.tiles,
+            size=result.size,
+            box=result.box,
+            dpi=result.dpi,
+            time=result.time,
+            grid_hw=result.grid_hw,
+            label=best.name if best else "",
+            score=best.score if best else 0.0,
+            tokens=tokens,
+        )
+
+    @classmethod
+    def parse(cls, line: bytes) -> Row:
+        """From a line of JSON, which has lists for tuples."""
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(line).items()}
+        return cls(**cast(dict[str, Any], values))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What of an input is recorded.
+
+    Attributes:
+        frames: Numbers of those of which every image is.
+        all: Whether these are all.
+    """
+
+    frames: frozenset[int] = frozenset()
+    all: bool = False
 
 
 class Journal:
@@ -102,30 +142,39 @@ class Journal:
         self._row_stream.flush()
         self.rows.append(row)
 
-    def complete(self) -> set[tuple[str, str]]:
-        """(path, digest) of every file whose frames are all recorded."""
-        seen: dict[tuple[str, str], int] = {}
+    def done(self) -> dict[tuple[str, str], Done]:
+        """What of each input, by path and digest, is recorded."""
+        tiles: dict[tuple[str, str, int], set[int]] = {}
+        ends: dict[tuple[str, str], int] = {}
         for row in self.rows:
-            key = (row.path, row.digest)
-            seen[key] = seen.get(key, 0) + 1
-        frames = {(row.path, row.digest): row.frames for row in self.rows}
-        return {key for key, count in seen.items() if count >= frames[key]}
+            tiles.setdefault((row.path, row.digest, row.frame), set()).add(row.tile)
+            if row.last:
+                # A run that was resumed in the middle took another frame for the last one.
+                ends[row.path, row.digest] = max(row.frame, ends.get((row.path, row.digest), 0))
+        wanted = {(row.path, row.digest, row.frame): row.tiles for row in self.rows}
+        frames: dict[tuple[str, str], set[int]] = {}
+        for (path, digest, frame), found in tiles.items():
+            if len(found) == wanted[path, digest, frame]:
+                frames.setdefault((path, digest), set()).add(frame)
+        return {
+            key: Done(frozenset(numbers), key in ends and numbers >= set(range(ends[key] + 1)))
+            for key, numbers in frames.items()
+        }
 
-    def finish(self, order: dict[str, int]) -> int:
+    def finish(self, order: dict[tuple[str, str], int]) -> int:
         """Write the final file and remove the journal.
 
         Args:
-            order: Place of each path among the inputs; rows of other paths are left out.
+            order: Place of each input, by path and digest; rows of others are left out.
 
         Returns:
             Rows written.
         """
-        first: dict[tuple[str, int], int] = {}
+        latest: dict[tuple[int, int, int], int] = {}
         for index, row in enumerate(self.rows):
-            if row.path in order:
-                # The last wins: a file that changed between two runs was embedded again.
-                first[row.path, row.frame] = index
-        chosen = [first[key] for key in sorted(first, key=lambda key: (order[key[0]], key[1]))]
+            if (row.path, row.digest) in order:
+                latest[order[row.path, row.digest], row.frame, row.tile] = index
+        chosen = [latest[key] for key in sorted(latest)]
         with new_file(self._output) as partial:
             write = self._write_npz if self._output.suffix == ".npz" else self._write_jsonl
             write(partial, chosen)
@@ -157,8 +206,7 @@ class Journal:
         for line in self._lines.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n") or len(rows) == available:
                 break
-            values = json.loads(line)
-            rows.append(Row(**values | {"size": tuple(values["size"]), "grid_hw": tuple(values["grid_hw"])}))
+            rows.append(Row.parse(line))
             kept += len(line)
         _truncate(self._lines, kept)
         _truncate(self._vectors, 4 * self._width * len(rows))
@@ -173,9 +221,8 @@ class Journal:
         vectors = self._read_vectors()
         with path.open("w", encoding="utf-8") as stream:
             for index in chosen:
-                row = asdict(self.rows[index])
-                del row["frames"]
-                stream.write(json.dumps(row | {"embedding": vectors[index].tolist()}) + "\n")
+                row = asdict(self.rows[index]) | {"embedding": vectors[index].tolist()}
+                stream.write(json.dumps(row) + "\n")
 
     def _write_npz(self, path: Path, chosen: list[int]) -> None:
         vectors = self._read_vectors()
@@ -195,6 +242,10 @@ class Journal:
                 paths=np.array([row.path for row in rows], dtype=np.str_),
                 digests=np.array([row.digest for row in rows], dtype=np.str_),
                 frames=np.array([row.frame for row in rows], np.int32),
+                tiles=np.array([row.tile for row in rows], np.int32),
+                boxes=np.array([row.box for row in rows], np.float64).reshape(-1, 4),
+                times=np.array([row.time for row in rows], np.float64),
+                dpis=np.array([row.dpi for row in rows], np.float64),
                 sizes=np.array([row.size for row in rows], np.int32).reshape(-1, 2),
                 grids=np.array([row.grid_hw for row in rows], np.int32).reshape(-1, 2),
                 labels=np.array([row.label for row in rows], dtype=np.str_),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
-from PIL import Image
-
-from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
-from naflex_deploy.runtime.decode import Source, decode, describe
-from naflex_deploy.runtime.fit import apply_fit, plan_fit
+from naflex_deploy.runtime.decode import Source, describe
+from naflex_deploy.runtime.fit import Fit, apply_fit
+from naflex_deploy.runtime.inputs import Input
+from naflex_deploy.runtime.media.frame import Picture
+from naflex_deploy.runtime.media.read import read_frames
 from naflex_deploy.runtime.patchify import patchify
+from naflex_deploy.runtime.result import Result
+from naflex_deploy.runtime.tiles import plan_layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,19 +25,12 @@ class Prepared:
     """One image ready to be packed, or why it cannot be.
 
     Attributes:
-        input: Which of the inputs, from 0.
-        frame: Which frame of it, from 0.
-        name: How messages call it.
-        size: (width, height) in pixels as decoded.
-        patches: ``None`` where there is an error.
+        result: What is known of it before it runs.
+        patches: ``None`` where the result has an error.
     """
 
-    input: int
-    frame: int
-    name: str
-    size: tuple[int, int] = (0, 0)
+    result: Result
     patches: Patches | None = None
-    error: ImageError | None = None
 
 
 class Preparer:
@@ -42,14 +38,14 @@ class Preparer:
 
     Args:
         model: How it wants its pixels.
-        profile: Gives the image section.
+        profile: Gives the sections image and video.
         backend: Whose budgets bound one image.
         prefix: Prefix tokens of the model.
     """
 
     def __init__(self, model: Preprocessing, profile: Profile, backend: str, prefix: int = 0) -> None:
         self._model = model
-        self._image = profile.image
+        self._profile = profile
         self._tokens = profile.image_tokens(backend, prefix)
         red, green, blue = (round(255 * mean) for mean in self._model.mean)
         self._background = (red, green, blue)
@@ -59,27 +55,47 @@ class Preparer:
         """That of a variant of a bundle."""
         return cls(manifest.preprocessing, manifest.config, variant.backend, manifest.model.prefix)
 
-    def __call__(self, index: int, source: Source) -> Iterator[Prepared]:
-        """The frames of one input. A frame that cannot be prepared carries its error and ends the input."""
-        name, frame, size = describe(source), 0, (0, 0)
-        frames = decode(source, max_pixels=self._image.max_pixels)
-        try:
-            while (image := next(frames, None)) is not None:
-                size = image.size
-                yield Prepared(index, frame, name, size, self._patches(image, name))
-                frame, size = frame + 1, (0, 0)
-        except ImageError as error:
-            yield Prepared(index, frame, name, size, error=error)
+    def __call__(self, index: int, source: Source | Input) -> Iterator[list[Prepared]]:
+        """For each frame of one input its images: one, or the whole and its tiles.
 
-    def _patches(self, image: Image.Image, name: str) -> Patches:
-        fit = plan_fit(
-            (image.height, image.width),
-            patch_size=self._model.patch_size,
+        A frame that cannot be prepared is one image with its error.
+        """
+        name, source, done = _named(source)
+        for frame in read_frames(source, name=name, profile=self._profile, done=done):
+            result = Result(index, frame.number, name, dpi=frame.dpi, time=frame.time, last=frame.last)
+            try:
+                if frame.picture is None:
+                    raise frame.error or ImageError(f"{name}: expected pixels, found none")
+                result = replace(result, size=frame.picture.size)
+                yield self._images(frame.picture, result)
+            except (ImageError, MissingExtraError) as error:
+                yield [Prepared(replace(result, error=error))]
+
+    def _images(self, picture: Picture, frame: Result) -> list[Prepared]:
+        width, height = frame.size
+        layout = plan_layout(
+            (height, width),
+            image=self._profile.image,
+            model=self._model,
             tokens=self._tokens,
-            policy=self._image.fit,
-            oversize=self._image.oversize,
-            search=self._model.search,
-            name=name,
+            dpi=frame.dpi,
+            name=frame.name,
         )
-        pixels = apply_fit(image, fit, resample=self._model.resample, background=self._background)
+        images = [self._patches(picture, layout.whole)]
+        if layout.page:
+            page = self._patches(picture, layout.page)
+            images += [tile.cut(page) for tile in layout.tiles]
+        return [
+            Prepared(replace(frame, tile=tile, tiles=len(images), box=box, grid_hw=patches.grid_hw), patches)
+            for tile, (box, patches) in enumerate(zip(layout.boxes((height, width)), images, strict=True))
+        ]
+
+    def _patches(self, picture: Picture, fit: Fit) -> Patches:
+        pixels = apply_fit(picture, fit, resample=self._model.resample, background=self._background)
         return patchify(pixels, self._model.patch_size)
+
+
+def _named(source: Source | Input) -> tuple[str, Source, Collection[int]]:
+    if isinstance(source, Input):
+        return source.name, source.source, source.done
+    return describe(source), source, ()

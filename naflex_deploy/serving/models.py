@@ -54,9 +54,9 @@ class Model:
 
     def _patches(self, image: Sent, limits: Limits) -> Patches:
         limits.check(image)
-        prepared = next(self.prepare(0, image))
+        prepared, *_ = next(self.prepare(0, image))
         if prepared.patches is None:
-            raise prepared.error or ImageError("expected an image, found none")
+            raise prepared.result.error or ImageError("expected an image, found none")
         return prepared.patches
 
     def close(self, timeout: float | None = None) -> bool:

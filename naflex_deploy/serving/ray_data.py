@@ -26,6 +26,7 @@ from naflex_deploy.core.files import new_file
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.engine import load_engine
+from naflex_deploy.runtime.result import by_frame, join
 from naflex_deploy.runtime.sessions import Session, open_session
 
 Batch = dict[str, Any]
@@ -63,7 +64,7 @@ class EmbedImages:
         sources = list(batch[self._column])
         vectors = np.zeros((len(sources), self._width), np.float32)
         errors = [""] * len(sources)
-        for result in self._engine.stream(sources):
+        for result in map(join, by_frame(self._engine.stream(sources))):
             if result.error is not None:
                 errors[result.input] = str(result.error)
             elif result.frame == 0:

@@ -49,9 +49,9 @@ class TritonPythonModel:
     def _pack(self, images: list[bytes]) -> Pack:
         patches = []
         for index, image in enumerate(images):
-            prepared = next(self._prepare(index, image))
+            prepared, *_ = next(self._prepare(index, image))
             if prepared.patches is None:
-                raise ImageError(f"image {index}: {prepared.error}")
+                raise ImageError(f"image {index}: {prepared.result.error}")
             patches.append(prepared.patches)
         if not patches:
             raise ImageError("expected an image, found none")

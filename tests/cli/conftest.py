@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,8 +55,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(run: Run, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundles") / "photo"
-    result = run("build", "--profile", "photo", "--backend", "onnxruntime", "--model", checkpoint, "-o", path)
+    options = ("--profile", "photo", "--backend", "onnxruntime", "--set", "outputs=['pooled', 'tokens']")
+    result = run("build", *options, "--model", checkpoint, "-o", path)
     assert result.exit_code == 0, result.output
+    return path
+
+
+@pytest.fixture
+def pages_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """The same, but images above 64 tokens are tiled."""
+    path = Path(shutil.copytree(bundle, tmp_path / "pages-bundle"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["config"]["image"] |= {"tokens": 64, "fit": "shrink-only", "oversize": "tiles", "overlap": 1}
+    (path / "manifest.json").write_text(json.dumps(manifest))
     return path
 
 

@@ -160,6 +160,25 @@ def test_verify_fills_the_gate_and_writes_a_report(run: Run, bundle: Path, tmp_p
     assert len(list((copy / "reports").glob("verify-*.json"))) == 1
 
 
+def test_plan_says_how_fine_pages_are_seen(run: Run) -> None:
+    def pages(*settings: str) -> dict[str, dict[str, object]]:
+        arguments = [argument for setting in settings for argument in ("--set", setting)]
+        result = run("plan", "--profile", "photo", *arguments, "--json")
+        assert result.exit_code == 0, result.output
+        return {page["paper"]: page for page in json.loads(result.stdout)["pages"]}
+
+    filled = pages("image.tokens=1024")
+    assert (filled["Letter"]["images"], filled["Letter"]["tokens"]) == (1, 28 * 36)
+    assert filled["Letter"]["dpi"] == min(round(28 * 16 / 8.5), round(36 * 16 / 11))
+    tiled = pages("image.tokens=1024", "image.oversize=tiles", "image.dpi=200")
+    assert 200 <= tiled["A4"]["dpi"] < 203
+    assert tiled["A4"]["tokens"] > 200**2 * 8.27 * 11.69 / 256
+    refused = pages("image.fit=pad-to-patch", "image.oversize=error")
+    assert (refused["A4"]["images"], refused["A4"]["dpi"]) == (0, 0)
+    assert "warning: A4, Letter" in run("plan", "--profile", "photo").stdout
+    assert "small print" not in run("plan", "--profile", "photo", "--set", "image.oversize=tiles").stdout
+
+
 def test_plan_shows_where_values_come_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAFLEX_DEPLOY_IMAGE__TOKENS", "100")
     result = run("plan", "--profile", "photo", "--set", "packing.max_images=3", "--json")

@@ -65,6 +65,49 @@ def test_rows_are_in_input_order_and_equal_the_python_api(run: Run, bundle: Path
     assert not list(images.parent.glob(".*")), "the journal is gone"
 
 
+def test_tiles_are_rows_and_their_tokens_one_grid(run: Run, pages_bundle: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    page, small = tmp_path / "page.png", tmp_path / "small.png"
+    Image.fromarray(rng.integers(0, 256, (320, 240, 3), dtype=np.uint8)).save(page)
+    Image.fromarray(rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)).save(small)
+    output, folder = tmp_path / "out.jsonl", tmp_path / "tokens"
+    result = run("embed", pages_bundle, page, small, "-o", output, "--tokens", folder)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    engine = naflex_deploy.load(pages_bundle)
+    found = sorted(engine.stream([page, small], ("pooled", "tokens")), key=lambda result: (result.input, result.tile))
+    assert len(rows) == len(found) > 6
+    for row, expected in zip(rows, found, strict=True):
+        assert (row["path"], row["tile"], row["tiles"]) == (expected.name, expected.tile, expected.tiles)
+        assert (row["box"], row["size"]) == (list(expected.box), list(expected.size))
+        np.testing.assert_allclose(row["embedding"], expected.outputs["pooled"], atol=1e-5)
+    for path, expected in zip((page, small), engine.tokens([page, small]), strict=True):
+        (name,) = {row["tokens"] for row in rows if row["path"] == str(path)}
+        np.testing.assert_allclose(np.load(folder / name), expected, atol=1e-5)
+    assert engine.tokens([page])[0].shape[:2] == (20, 15)
+    _, *tiles = found[:-1]
+    corner = next(tile for tile in tiles if tile.box[:2] == (0, 0))
+    assert np.array_equal(engine.tokens([page])[0][0, 0], corner.outputs["tokens"][0, 0])
+    assert f" + {len(tiles)} x " in result.stdout
+    assert run("embed", pages_bundle, page, "--tokens", folder).exit_code == 2
+
+
+def test_a_page_of_which_a_tile_is_missing_is_done_again(run: Run, pages_bundle: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (320, 240, 3), dtype=np.uint8)).save(page)
+    output = tmp_path / "out.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_module.Journal, "finish", lambda self, order: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run("embed", pages_bundle, page, "-o", output)
+    lines = tmp_path / ".out.npz.journal" / "rows.jsonl"
+    recorded = lines.read_bytes().splitlines(keepends=True)
+    lines.write_bytes(b"".join(recorded[:-1]) + recorded[-1][:20])
+    assert run("embed", pages_bundle, page, "-o", output, "--resume").exit_code == 0
+    with np.load(output) as arrays:
+        assert arrays["tiles"].tolist() == list(range(len(recorded)))
+
+
 def test_a_bad_image_loses_no_other(run: Run, bundle: Path, images: Path) -> None:
     (images / "bad.jpg").write_text("this is no picture")
     (images / "cut.png").write_bytes((images / "a.png").read_bytes()[:200])

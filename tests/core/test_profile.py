@@ -32,9 +32,12 @@ PROFILES = st.fixed_dictionaries(
         "description": st.text(),
         "outputs": st.lists(OUTPUTS, min_size=1, unique=True),
         "image": some(
-            tokens=st.one_of(st.integers(1, 256), st.just("auto")),
-            fit=st.sampled_from(["fill", "shrink-only", "pad-to-patch"]),
-            oversize=st.sampled_from(["error", "shrink"]),
+            tokens=st.one_of(st.integers(9, 256), st.just("auto")),
+            fit=st.sampled_from(["fill", "shrink-only", "pad-to-patch", "tiles"]),
+            oversize=st.sampled_from(["error", "shrink", "tiles"]),
+            dpi=POSITIVE,
+            overlap=st.integers(0, 2),
+            max_tiles=POSITIVE,
             max_pixels=POSITIVE,
         ),
         "packing": some(budgets=BUDGETS.map(lambda budgets: [*budgets, 10**9 + 1]), max_images=POSITIVE),
@@ -89,6 +92,15 @@ def test_onnxruntime_may_have_budgets_of_its_own() -> None:
 def test_auto_tokens_are_what_the_largest_pack_holds_beside_the_prefix() -> None:
     profile = parse({"name": "x", "image": {"tokens": "auto"}, "packing": {"budgets": [64, 100]}})
     assert profile.image_tokens("onnxruntime", prefix=5) == 95
+
+
+def test_tiles_are_larger_than_their_overlap() -> None:
+    image = {"tokens": 24, "overlap": 4}
+    assert parse({"name": "x", "image": image}).image.overlap == 4
+    for tiled in ({"fit": "tiles"}, {"oversize": "tiles"}):
+        assert parse({"name": "x", "image": image | tiled | {"overlap": 3}}).image.tiled
+        with pytest.raises(UsageError, match=r"image\.overlap = 4 leaves nothing of a tile of 4x4 patches"):
+            parse({"name": "x", "image": image | tiled})
 
 
 @pytest.mark.parametrize(

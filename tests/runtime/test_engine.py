@@ -21,6 +21,7 @@ from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.pack import Pack, Patches, Role
 from naflex_deploy.runtime.engine import WINDOW, Engine, rank
 from naflex_deploy.runtime.prepare import Prepared
+from naflex_deploy.runtime.result import Result, by_frame
 from naflex_deploy.runtime.sessions import Outputs, open_session
 from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from tests.support.manifests import a_manifest, a_variant
@@ -74,7 +75,7 @@ def test_an_image_gives_what_it_gives_alone_whatever_its_neighbours_and_their_or
 def test_an_image_gives_what_it_gives_alone_before_any_tail(
     bundle: Path, engine: Engine, chosen: list[int], tail: int, unused: int
 ) -> None:
-    prepared = [next(iter(engine._prepare(0, photo(index)))).patches for index in chosen]
+    prepared = [next(engine._prepare(0, photo(index)))[0].patches for index in chosen]
     images = [image for image in prepared if image is not None]
     useful = sum(map(len, images))
     pack = Pack.of(images, tokens=useful + tail, slots=len(images) + unused)
@@ -274,14 +275,73 @@ def test_a_tiff_of_many_frames_is_not_held_whole(monkeypatch: pytest.MonkeyPatch
     engine = means_engine(Means())
     decoded = 0
 
-    def frames(index: int, source: object) -> Iterator[Prepared]:
+    def frames(index: int, source: object) -> Iterator[list[Prepared]]:
         nonlocal decoded
         for frame in range(100):
             decoded += 1
-            yield Prepared(index, frame, "pages.tiff", (32, 32), Patches(np.full((64, 48), frame, np.uint8), (8, 8)))
+            patches = Patches(np.full((64, 48), frame, np.uint8), (8, 8))
+            yield [Prepared(Result(index, frame, "pages.tiff", (32, 32)), patches)]
 
     monkeypatch.setattr(engine, "_prepare", frames)
     results = engine.stream(["pages.tiff"])
     next(results)
     assert decoded <= WINDOW + 1
     assert len(list(results)) == 99
+
+
+def tiled_engine(session: Means, **image: object) -> Engine:
+    """Tiles of at most 16 patches of 4 pixels, packs of 64 tokens and 5 images."""
+    manifest = a_manifest()
+    section = manifest.config.image.model_copy(update={"fit": "tiles", "tokens": 16, "overlap": 1, **image})
+    config = manifest.config.model_copy(update={"image": section})
+    return Engine(session, manifest.model_copy(update={"config": config}), a_variant())
+
+
+def test_a_page_gives_its_whole_and_its_tiles_keyed_by_box() -> None:
+    page = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    results = list(tiled_engine(Means()).stream([flat(3), page], ("pooled", "tokens")))
+    small, images = sorted(by_frame(results), key=len)
+    assert [(image.tile, image.tiles, image.box) for image in small] == [(0, 1, (0, 0, 8, 8))]
+    whole, *tiles = images
+    assert (whole.box, whole.size, whole.tiles) == ((0, 0, 60, 40), (60, 40), len(images))
+    assert len(tiles) > 9
+    for tile in tiles:
+        left, top, right, bottom = (int(side) for side in tile.box)
+        assert (bottom - top, right - left) == (4 * tile.grid_hw[0], 4 * tile.grid_hw[1])
+        assert tile.outputs["pooled"] == pytest.approx(page[top:bottom, left:right].mean((0, 1)), abs=1e-3)
+
+
+def test_one_answer_a_page_from_its_tiles() -> None:
+    page = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    engine = tiled_engine(Means())
+    first, second = engine.tokens([page, flat(3)])
+    assert first == pytest.approx(page.reshape(10, 4, 15, 4, 3).mean((1, 3)), abs=1e-3)
+    assert second.shape == (2, 2, 3)
+    images = next(by_frame(engine.stream([page])))
+    assert engine.embed([page])[0] == pytest.approx(np.mean([image.outputs["pooled"] for image in images], axis=0))
+
+
+def test_a_page_whose_tile_yields_nan_is_an_error() -> None:
+    page = np.random.default_rng(0).integers(0, 250, (40, 60, 3), dtype=np.uint8)
+    page[:20, :20] = 255
+    engine = tiled_engine(Means())
+    results = list(engine.stream([page, flat(3)]))
+    failed = [result for result in results if result.error]
+    assert [result.box[:2] for result in failed] == [(0, 0)]
+    with pytest.raises(ImageError, match="NaN"):
+        engine.embed([page])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=20))
+def test_images_of_a_page_share_a_pack_where_it_holds_them(sizes: list[tuple[int, int]]) -> None:
+    session = Means()
+    pages = [np.zeros((*size, 3), np.uint8) for size in sizes]
+    results = list(tiled_engine(session).stream(pages))
+    assert sum(session.packs) == len(results)
+    assert max(session.packs) <= 5
+    frames = list(by_frame(results))
+    assert len(frames) == len(pages)
+    for images in frames:
+        if len(images) <= 5 and sum(image.grid_hw[0] * image.grid_hw[1] for image in images) <= 64:
+            assert len({image.pack for image in images}) == 1
