@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.errors import ImageError, UsageError
+from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Pack
@@ -20,6 +20,7 @@ from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.crew import ahead, balanced
 from naflex_deploy.runtime.decode import Source
 from naflex_deploy.runtime.inputs import Input
+from naflex_deploy.runtime.isolation import EngineError, run_isolated
 from naflex_deploy.runtime.packer import pack_lengths
 from naflex_deploy.runtime.prepare import Prepared, Preparer
 from naflex_deploy.runtime.result import Result, by_frame, join
@@ -78,6 +79,7 @@ class Engine:
 
         Raises:
             ImageError: An input is no image; `stream` reports such without stopping.
+            EngineError: The engine failed on an image, which `stream` reports likewise, or altogether.
         """
         rows = [outputs["pooled"] for outputs in self._all(images, "pooled")]
         return np.stack(rows) if rows else np.zeros((0, self._width("pooled")), np.float32)
@@ -107,6 +109,9 @@ class Engine:
         Args:
             images: As for `embed`; may be endless.
             outputs: Names of the outputs wanted.
+
+        Raises:
+            EngineError: The engine fails on every image, also on a blank one.
         """
         for name in outputs:
             self._width(name)
@@ -221,25 +226,14 @@ class Engine:
     def _run(
         self, session: Session, members: Sequence[Prepared], outputs: Sequence[str], number: int
     ) -> Iterator[Result]:
-        pack = Pack.of([item.patches for item in members if item.patches], prefix=self.manifest.model.prefix)
-        found = {name: values.astype(np.float32, copy=False) for name, values in session.run(pack, outputs).items()}
-        if len(members) > 1 and not all(np.isfinite(values).all() for values in found.values()):
-            # A mask keeps attention apart but not NaN: 0·NaN is NaN. Alone, only the culprit has it.
-            for item in members:
-                yield from self._run(session, [item], outputs, number)
-            return
-        per_image: dict[str, list[Float]] = {
-            name: pack.split(values) if name.startswith("tokens") else list(values) for name, values in found.items()
-        }
-        for index, item in enumerate(members):
-            own = {name: values[index] for name, values in per_image.items()}
-            if all(np.isfinite(values).all() for values in own.values()):
-                # A copy where the pack is shared, so that keeping one result does not keep the whole pack.
-                own = {name: values.copy() for name, values in own.items()}
-                yield replace(item.result, pack=number, outputs=own)
+        images = [item.patches for item in members if item.patches]
+        pack = Pack.of(images, prefix=self.manifest.model.prefix)
+        for item, found in zip(members, run_isolated(session, pack, images, outputs), strict=True):
+            if isinstance(found, EngineError):
+                error = EngineError(f"{item.result.name}: {found.message}", hint=found.hint)
+                yield replace(item.result, error=error)
             else:
-                message = f"{item.result.name}: the engine returned NaN or infinity"
-                yield replace(item.result, error=ImageError(message, hint="try a variant of fp32 or bf16"))
+                yield replace(item.result, pack=number, outputs=found)
 
     def _tokens(self, item: Prepared) -> int:
         return self.manifest.model.prefix + (len(item.patches) if item.patches else 0)

@@ -9,16 +9,13 @@ import numpy.typing as npt
 
 from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.core.pack import Pack, Patches
-from naflex_deploy.runtime.sessions import Session
+from naflex_deploy.runtime.sessions import Outputs, Session
 
 Results = dict[str, npt.NDArray[np.float32]]
 
 
 class EngineError(NaflexError):
-    """The engine failed on an image, or returned NaN or infinity for it."""
-
-
-_NOT_FINITE = EngineError("the engine returned NaN or infinity", hint="try a variant of fp32 or bf16")
+    """The engine failed, on an image or altogether, or returned NaN or infinity for an image."""
 
 
 def run_isolated(
@@ -26,8 +23,8 @@ def run_isolated(
 ) -> list[Results | EngineError]:
     """Run a pack; where it fails or a result is not finite, run each of its images alone.
 
-    A mask keeps attention apart but not NaN, as 0·NaN is NaN: alone, only the culprit has it. An engine that
-    failed may have recovered (a worker that was killed, memory that ran out): alone, each image has a second try.
+    A mask keeps attention apart but not NaN, as 0·NaN is NaN: alone, only the culprit has it. Whatever the engine
+    fails on has a second try, as it may have recovered: a worker that was killed, memory that ran out.
 
     Args:
         session: Runs packs.
@@ -37,43 +34,76 @@ def run_isolated(
 
     Returns:
         [M]: per-image outputs [...] and per-token outputs [h, w, D] in float32, or why there are none.
+
+    Raises:
+        EngineError: The engine fails on a blank image too: nothing is known against these.
     """
-    results = _attempt(session, pack, outputs)
-    if not isinstance(results, EngineError):
-        if all(_finite(result) for result in results):
+    try:
+        results = _attempt(session, pack, outputs)
+        if all(map(_finite, results)):
             return [*results]
-        if len(images) == 1:
-            return [_NOT_FINITE]
+        failure = _not_finite()
+    except EngineError as error:
+        if not _runs(session, Pack.of([_blank(images[0])], prefix=pack.prefix), outputs):
+            raise
+        failure = error
+    if len(images) == 1:
+        return [failure]
     return [_alone(session, Pack.of([image], prefix=pack.prefix), outputs) for image in images]
 
 
 def _alone(session: Session, pack: Pack, outputs: Sequence[str]) -> Results | EngineError:
-    results = _attempt(session, pack, outputs)
-    if isinstance(results, EngineError):
-        return results
-    return results[0] if _finite(results[0]) else _NOT_FINITE
+    try:
+        (result,) = _attempt(session, pack, outputs)
+    except EngineError as error:
+        return error
+    return result if _finite(result) else _not_finite()
 
 
-def _attempt(session: Session, pack: Pack, outputs: Sequence[str]) -> list[Results] | EngineError:
+def _runs(session: Session, pack: Pack, outputs: Sequence[str]) -> bool:
+    try:
+        _attempt(session, pack, outputs)
+    except EngineError:
+        return False
+    return True
+
+
+def _attempt(session: Session, pack: Pack, outputs: Sequence[str]) -> list[Results]:
     try:
         return _run(session, pack, outputs)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return EngineError(f"the engine failed: {reason}", hint="`naflex-deploy verify BUNDLE` tests it")
+    except Exception:
+        try:
+            return _run(session, pack, outputs)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            hint = "`naflex-deploy verify BUNDLE` tests it"
+            raise EngineError(f"the engine failed: {reason}", hint=hint) from error
 
 
 def _run(session: Session, pack: Pack, outputs: Sequence[str]) -> list[Results]:
-    found = {name: values.astype(np.float32, copy=False) for name, values in session.run(pack, outputs).items()}
-    if pack.images == 1:
-        return [{name: _split(name, values, pack)[0] for name, values in found.items()}]
-    # Copies, so that keeping one result does not keep the whole pack.
-    parts = {name: [part.copy() for part in _split(name, values, pack)] for name, values in found.items()}
+    found = session.run(pack, outputs)
+    parts = {name: _split(name, found, pack) for name in outputs}
     return [{name: part[index] for name, part in parts.items()} for index in range(pack.images)]
 
 
-def _split(name: str, values: npt.NDArray[np.float32], pack: Pack) -> list[npt.NDArray[np.float32]]:
-    return pack.split(values) if name.startswith("tokens") else list(values)
+def _split(name: str, found: Outputs, pack: Pack) -> list[npt.NDArray[np.float32]]:
+    if name not in found:
+        raise ValueError(f"it returned {sorted(found)}, expected '{name}' among them")
+    values, per_token = found[name], name.startswith("tokens")
+    rows = pack.tokens if per_token else pack.images
+    if len(values) != rows:
+        raise ValueError(f"it returned '{name}' of {len(values)} rows, expected {rows}")
+    # Copies, so that keeping one result does not keep the whole pack, and the session may use its memory again.
+    return [part.astype(np.float32) for part in (pack.split(values) if per_token else values)]
 
 
 def _finite(result: Results) -> bool:
     return all(bool(np.isfinite(values).all()) for values in result.values())
+
+
+def _not_finite() -> EngineError:
+    return EngineError("the engine returned NaN or infinity", hint="try a variant of fp32 or bf16")
+
+
+def _blank(like: Patches) -> Patches:
+    return Patches(np.zeros_like(like.pixels[:1]), (1, 1))

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
-from naflex_deploy.runtime.decode import Source, describe
+from naflex_deploy.runtime.decode import Source, decode, describe
 from naflex_deploy.runtime.fit import Fit, apply_fit
 from naflex_deploy.runtime.inputs import Input
 from naflex_deploy.runtime.media.frame import Picture
 from naflex_deploy.runtime.media.read import read_frames
 from naflex_deploy.runtime.patchify import patchify
 from naflex_deploy.runtime.result import Result
-from naflex_deploy.runtime.tiles import plan_layout
+from naflex_deploy.runtime.tiles import Layout, plan_layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +74,20 @@ class Preparer:
             except (ImageError, MissingExtraError) as error:
                 yield [Prepared(replace(result, error=error))]
 
+    def pixels(self, image: npt.NDArray[np.uint8]) -> Patches:
+        """The patches of one [h, w, 3] uint8 image; where it is a whole grid already, nothing but cut.
+
+        Raises:
+            ImageError: It cannot be prepared.
+        """
+        fit = self._layout((image.shape[0], image.shape[1])).whole
+        if fit.size == fit.canvas == image.shape[:2]:
+            return patchify(image, self._model.patch_size)
+        return self._patches(next(decode(image, max_pixels=self._profile.image.max_pixels)), fit)
+
     def _images(self, picture: Picture, frame: Result) -> list[Prepared]:
         width, height = frame.size
-        layout = plan_layout(
-            (height, width),
-            image=self._profile.image,
-            model=self._model,
-            tokens=self._tokens,
-            dpi=frame.dpi,
-            name=frame.name,
-        )
+        layout = self._layout((height, width), frame.dpi, frame.name)
         images = [self._patches(picture, layout.whole)]
         if layout.page:
             page = self._patches(picture, layout.page)
@@ -89,6 +96,11 @@ class Preparer:
             Prepared(replace(frame, tile=tile, tiles=len(images), box=box, grid_hw=patches.grid_hw), patches)
             for tile, (box, patches) in enumerate(zip(layout.boxes((height, width)), images, strict=True))
         ]
+
+    def _layout(self, size: tuple[int, int], dpi: float | None = None, name: str = "<pixels>") -> Layout:
+        return plan_layout(
+            size, image=self._profile.image, model=self._model, tokens=self._tokens, dpi=dpi, name=name
+        )
 
     def _patches(self, picture: Picture, fit: Fit) -> Patches:
         pixels = apply_fit(picture, fit, resample=self._model.resample, background=self._background)

@@ -178,11 +178,12 @@ class Scheduler:
             self.check(sum(counts), deadline - now)
             self._admitted += sum(counts)
             self._open.update(tickets)
+            for ticket, work in zip(tickets, works, strict=True):
+                if isinstance(work, Patches):
+                    self._enqueue(ticket, work)
         for ticket, work in zip(tickets, works, strict=True):
-            ticket.future.add_done_callback(partial(self._settle, ticket))
-            if isinstance(work, Patches):
-                self._enqueue(ticket, work)
-            else:
+            ticket.future.add_done_callback(partial(self._left, ticket))
+            if not isinstance(work, Patches):
                 self._decoders.submit(self._decode, ticket, work)
         return [ticket.future for ticket in tickets]
 
@@ -232,8 +233,8 @@ class Scheduler:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
         with self._changed:
             left = list(self._open)
-        for ticket in left:
-            self._answer(ticket, error=ClosedError("the server shut down before this was run", hint="send it again"))
+        closed = ClosedError("the server shut down before this was run", hint="send it again")
+        self._answer([(ticket, closed) for ticket in left])
         if self._own_decoders:
             self._decoders.shutdown(wait=False, cancel_futures=True)
         return not left
@@ -243,14 +244,19 @@ class Scheduler:
         batch = self._form()
         return None if batch is None else partial(self._run, batch)
 
-    def _settle(self, ticket: Ticket, _: Future[Served]) -> None:
-        """Its future is done, by whatever way: its room is free."""
-        with self._changed:
-            self._open.discard(ticket)
-            self._queue.remove(ticket)
-            self._admitted -= ticket.tokens
-            if self._closed and not self._open:
-                self._changed.notify_all()
+    def _left(self, ticket: Ticket, future: Future[Served]) -> None:
+        """Its future is done; where its caller cancelled it, its room is free."""
+        if future.cancelled():
+            with self._changed:
+                self._forget(ticket)
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Give a ticket's room back, the lock being held."""
+        self._open.discard(ticket)
+        self._queue.remove(ticket)
+        self._admitted -= ticket.tokens
+        if self._closed and not self._open:
+            self._changed.notify_all()
 
     def _decode(self, ticket: Ticket, work: Callable[[], Patches]) -> None:
         if ticket.future.done():
@@ -263,21 +269,21 @@ class Scheduler:
             if self._prefix + len(patches) > ticket.tokens:
                 raise ImageError(f"expected at most {ticket.tokens - self._prefix} patches, found {len(patches)}")
         except BaseException as error:  # whatever a decoder does, its caller gets an answer
-            self._answer(ticket, error=error)
+            self._answer([(ticket, error)])
             return
-        self._enqueue(ticket, patches)
+        with self._changed:
+            if ticket in self._open:
+                self._enqueue(ticket, patches)
 
     def _enqueue(self, ticket: Ticket, patches: Patches) -> None:
-        with self._changed:
-            if ticket.future.done():
-                return
-            exact = self._prefix + len(patches)
-            self._admitted -= ticket.tokens - exact
-            ticket.tokens, ticket.patches = exact, patches
-            self._queue.put(ticket, self._clock())
-            # Threads that wait look again only where this changes what they wait for.
-            if self._queue.images == 1 or self._queue.full or ticket.deadline < self._until:
-                self._changed.notify()
+        """Line up an image, the lock being held."""
+        exact = self._prefix + len(patches)
+        self._admitted -= ticket.tokens - exact
+        ticket.tokens, ticket.patches = exact, patches
+        self._queue.put(ticket, self._clock())
+        # Threads that wait look again only where this changes what they wait for.
+        if self._queue.images == 1 or self._queue.full or ticket.deadline < self._until:
+            self._changed.notify()
 
     def _serve(self) -> None:
         while (batch := self._next()) is not None:
@@ -317,14 +323,18 @@ class Scheduler:
         return _Batch(number, tickets, images, tuple(dict.fromkeys(name for t in tickets for name in t.outputs)))
 
     def _expire(self, tickets: Sequence[Ticket]) -> None:
-        for ticket in tickets:
-            waited = self._clock() - ticket.arrival
-            self._answer(ticket, error=DeadlineError(f"not run within its deadline, after {waited:.2f} s"))
+        now = self._clock()
+        self._answer(
+            [
+                (ticket, DeadlineError(f"not run within its deadline, after {now - ticket.arrival:.2f} s"))
+                for ticket in tickets
+            ]
+        )
 
     def _run(self, batch: _Batch) -> None:
         started = finished = self._clock()
         results: Sequence[Results | EngineError] = []
-        failure: BaseException = EngineError("the engine's thread failed")
+        failure = EngineError("the engine's thread failed")
         try:
             pack = Pack.of(batch.images, prefix=self._prefix)
             laid_out = self._clock() - started
@@ -334,38 +344,43 @@ class Scheduler:
                 results = run_isolated(session, pack, batch.images, batch.outputs)
                 finished = self._clock()
             self._note(batch, pack, laid_out, started, finished)
+        except EngineError as error:
+            failure = error
         except BaseException as error:  # nothing may end this thread, nor leave a caller without an answer
             failure = EngineError(f"the engine's thread failed: {type(error).__name__}: {error}")
         finally:
             with self._changed:
                 self._formed -= 1
                 self._changed.notify()
+        answers: list[tuple[Ticket, Served | BaseException]] = []
         token = 0
         for index, ticket in enumerate(batch.tickets):
-            result = results[index] if index < len(results) else failure
-            if isinstance(result, BaseException):
-                self._answer(ticket, error=result)
+            result = results[index] if results else failure
+            if isinstance(result, EngineError):
+                answers.append((ticket, result))
             else:
                 own = {name: result[name] for name in ticket.outputs}
                 decoded, waited = ticket.queued - ticket.arrival, started - ticket.queued
                 grid = batch.images[index].grid_hw
                 served = Served(own, grid, batch.number, token, decoded, waited, finished - started)
-                self._answer(ticket, served)
+                answers.append((ticket, served))
             token += ticket.tokens
+        self._answer(answers)
 
     def _claim(self, ticket: Ticket) -> bool:
         return ticket in self._open and ticket.future.set_running_or_notify_cancel()
 
-    def _answer(self, ticket: Ticket, served: Served | None = None, error: BaseException | None = None) -> None:
+    def _answer(self, answers: Sequence[tuple[Ticket, Served | BaseException]]) -> None:
         """The first answer counts; a caller may have left in this moment."""
         with self._changed:
-            if ticket not in self._open or not (ticket.future.running() or self._claim(ticket)):
-                return
-            self._open.discard(ticket)
-        if served is not None:
-            ticket.future.set_result(served)
-        else:
-            ticket.future.set_exception(error)
+            first = [(t, a) for t, a in answers if t in self._open and (t.future.running() or self._claim(t))]
+            for ticket, _ in first:
+                self._forget(ticket)
+        for ticket, answer in first:
+            if isinstance(answer, BaseException):
+                ticket.future.set_exception(answer)
+            else:
+                ticket.future.set_result(answer)
 
     def _note(self, batch: _Batch, pack: Pack, laid_out: float, started: float, finished: float) -> None:
         ran = finished - started

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
@@ -18,68 +18,18 @@ from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.runtime.scheduler import Served
 from naflex_deploy.serving import oip, openai
 from naflex_deploy.serving.gate import LEFT, Gate, Keys, answer
-from naflex_deploy.serving.infer import infer
-from naflex_deploy.serving.limits import Limits, Sent
+from naflex_deploy.serving.infer_route import InferRoute
+from naflex_deploy.serving.limits import Limits
 from naflex_deploy.serving.metrics import Metrics
 from naflex_deploy.serving.models import Model, Models
 from naflex_deploy.serving.problems import Problem, problem_of
-from naflex_deploy.serving.receive import Buffers
-
-INLINE = 64 << 10
-"""Bytes up to which a body is parsed, and an answer is written, on the event loop."""
-
-R = TypeVar("R")
-
-
-class Service:
-    """What the routes share.
-
-    Attributes:
-        draining: Set when the server is about to stop: it is not ready and takes no more work.
-    """
-
-    def __init__(self, models: Models, limits: Limits, keys: Keys, metrics: Metrics) -> None:
-        self.models, self.limits, self.keys, self.metrics = models, limits, keys, metrics
-        self.buffers = Buffers(limits)
-        self.draining = False
-
-    def model(self, name: str | None) -> Model:
-        try:
-            return self.models.get(name)
-        except NaflexError as error:
-            raise Problem(404, "no_such_model", error.message, hint=error.hint) from None
-
-    def check_ready(self, model: Model | None = None) -> None:
-        """Turn a request away before its body is received."""
-        if self.draining:
-            raise Problem(503, "draining", "the server is shutting down", hint="use another one", retry_after=1)
-        scheduler = model.scheduler if model else None
-        if scheduler and scheduler.admitted_tokens >= scheduler.capacity:
-            raise Problem(429, "queue_full", "the queue is full", hint="wait", retry_after=scheduler.retry_after())
-
-    async def run(
-        self, request: Request, name: str, images: Sequence[Sent], outputs: Sequence[str], **options: Any
-    ) -> tuple[Model, list[Served]]:
-        """Infer on the model that has the name now, and note it."""
-        model = self.model(name)
-        fields = request.scope["state"]["fields"]
-        fields["model"], fields["images"] = model.name, len(images)
-        try:
-            served = await infer(request, model, images, outputs, self.limits, **options)
-        except Problem as problem:
-            # Replaced in this moment: the one that was closed took none of these images, or gave them back.
-            if problem.reason != "draining" or self.model(name) is model:
-                raise
-            return await self.run(request, name, images, outputs, **options)
-        fields["tokens"] = sum(item.grid_hw[0] * item.grid_hw[1] for item in served)
-        self.metrics.decoded(model.name, served)
-        return model, served
+from naflex_deploy.serving.service import Service, work
 
 
 def create_app(
     models: Models, *, limits: Limits | None = None, keys: Collection[str] = (), metrics: Metrics | None = None
-) -> FastAPI:
-    """The application; its `Service` is ``app.state.service``.
+) -> Gate:
+    """The application.
 
     Args:
         models: Loaded already: it is ready at once.
@@ -90,14 +40,13 @@ def create_app(
     app = FastAPI(title="naflex-deploy", version=naflex_deploy.__version__, docs_url=None, redoc_url=None)
     service = Service(models, limits or Limits(), Keys(keys), metrics or Metrics())
     service.metrics.watch(models)
-    app.state.service = service
     _add_errors(app)
     _add_health(app, service)
     _add_oip(app, service)
     _add_openai(app, service)
-    _describe_infer(app)
-    app.add_middleware(Gate, keys=service.keys, metrics=service.metrics)
-    return app
+    infer = InferRoute(service)
+    _describe(app, infer)
+    return Gate(app, infer, service)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -159,30 +108,8 @@ def _add_oip(app: FastAPI, service: Service) -> None:
         service.model(name)
         return Response(status_code=503 if service.draining else 200)
 
-    async def model_infer(request: Request) -> Response:
-        name = request.path_params["name"]
-        model = service.model(name)
-        service.check_ready(model)
-        async with service.buffers.body(request) as body:
-            length = request.headers.get(oip.HEADER_LENGTH)
-            inference = await _work(len(body), oip.parse, body, length, model, service.limits)
-            model, served = await service.run(
-                request,
-                name,
-                inference.images,
-                inference.wanted,
-                seconds=inference.seconds,
-                priority=inference.priority,
-            )
-            size = sum(values.nbytes for item in served for values in item.outputs.values())
-            content, headers = await _work(size, oip.answer, inference, model, served)
-            return Response(content, headers=headers)
-
     for path in versioned("/ready"):
         app.add_api_route(path, model_ready, summary="The model is loaded")
-    for path in versioned("/infer"):
-        # Not FastAPI's own kind of route, whose handling costs as much as all else that a small tensor needs.
-        app.add_route(path, model_infer, methods=["POST"])
     for path in versioned(""):
         app.add_api_route(path, model_metadata, summary="Inputs and outputs of a model")
 
@@ -201,9 +128,8 @@ def _add_oip(app: FastAPI, service: Service) -> None:
         return Response(status_code=200)
 
 
-def _describe_infer(app: FastAPI) -> None:
+def _describe(app: FastAPI, infer: InferRoute) -> None:
     """Add the route that FastAPI does not know to the OpenAPI document."""
-    path = "/v2/models/{name}/infer"
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     responses = {"200": {"description": "Tensors, in JSON or after it as bytes"}}
     operation = {"summary": "Infer", "parameters": [name], "responses": responses, **_body(oip.InferRequest)}
@@ -211,7 +137,7 @@ def _describe_infer(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = plain()
-        document["paths"][path] = {"post": operation}
+        document["paths"][infer.path] = {"post": operation}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -248,27 +174,26 @@ def _add_openai(app: FastAPI, service: Service) -> None:
         if media not in ("application/json", "multipart/form-data"):
             expected = "expected application/json or multipart/form-data"
             raise Problem(415, "unsupported_media_type", f"{expected}, found {media[:60]!r}")
-        async with service.buffers.body(request) as body:
+        async with service.buffers.body(dict(request.scope["headers"]), request.receive) as body:
             if media == "application/json":
-                parsed, images = await _work(len(body), openai.parse_json, body, kind, service.limits)
+                parsed, images = await work(len(body), openai.parse_json, body, kind, service.limits)
             else:
                 parsed, images = await openai.parse_multipart(body, request.headers, kind, service.limits)
             model = service.model(parsed.model)
             if output not in model.outputs:
                 raise Problem(422, "no_such_output", f"model '{model.name}' has no output '{output}'", param="model")
             model, served = await service.run(
-                request, model.name, images, (output,), seconds=parsed.timeout, priority=parsed.priority
+                request.scope,
+                request.receive,
+                model.name,
+                images,
+                (output,),
+                seconds=parsed.timeout,
+                priority=parsed.priority,
             )
             size = 8 * sum(item.outputs[output].nbytes for item in served)
-            content = await _work(size, lambda: write(parsed, model, served).model_dump_json(exclude_none=True))
+            content = await work(size, lambda: write(parsed, model, served).model_dump_json(exclude_none=True))
             return Response(content, media_type="application/json")
-
-
-async def _work(size: int, function: Callable[..., R], *args: Any) -> R:
-    """Call a function whose time goes with a size in bytes, off the event loop where that is large."""
-    if size <= INLINE:
-        return function(*args)
-    return await asyncio.to_thread(function, *args)
 
 
 def _described(model: Model) -> dict[str, Any]:

@@ -5,21 +5,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import itertools
 import json
 import logging
 import re
 import secrets
 import sys
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from naflex_deploy.serving.metrics import Metrics
-from naflex_deploy.serving.problems import Problem
+from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.serving.problems import Problem, problem_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from naflex_deploy.serving.infer_route import InferRoute
+    from naflex_deploy.serving.service import Service
 
 log = logging.getLogger("naflex_deploy.serving")
 
@@ -28,6 +35,8 @@ OPEN = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
 
 LEFT = 499
 """Status in logs and metrics where nobody was there to answer."""
+
+_REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 class JsonLines(logging.Formatter):
@@ -75,11 +84,11 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def accept(self, headers: Headers) -> bool:
+    def accept(self, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a request bears one: ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = hashlib.sha256(given.encode()).digest()
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(given).digest()
         return any(hmac.compare_digest(digest, known) for known in self._digests)
 
 
@@ -88,23 +97,24 @@ class Gate:
 
     Args:
         app: What answers.
-        keys: That are accepted.
-        metrics: That count.
+        infer: What answers its own path instead.
+        service: That both belong to.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, metrics: Metrics) -> None:
-        self._app, self._keys, self._metrics = app, keys, metrics
+    def __init__(self, app: FastAPI, infer: InferRoute, service: Service) -> None:
+        self.app, self.service = app, service
+        self._infer, self._metrics = infer, service.metrics
         self._routes: dict[tuple[str, int], Any] = {}
+        self._prefix, self._number = secrets.token_hex(12), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        started, headers = time.perf_counter(), Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else secrets.token_hex(16)
+        started, path, headers = time.perf_counter(), scope["path"], dict(scope["headers"])
+        request_id = self._request_id(headers)
         # What the handlers add to the line in the log.
-        fields: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
+        fields: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": path}
         scope["state"] = {**scope.get("state", {}), "fields": fields}
         status = LEFT
 
@@ -116,13 +126,23 @@ class Gate:
             await send(message)
 
         try:
-            if self._keys and scope["path"] not in OPEN and not self._keys.accept(headers):
-                problem = Problem(401, "no_key", "expected a valid API key", hint="send Authorization: Bearer KEY")
-                await respond(problem, scope, receive, sending)
-            else:
-                await self._app(scope, receive, sending)
+            if self.service.keys and path not in OPEN and not self.service.keys.accept(headers):
+                raise Problem(401, "no_key", "expected a valid API key", hint="send Authorization: Bearer KEY")
+            await (self._infer if self._infer.takes(path) else self.app)(scope, receive, sending)
+        except ClientDisconnect:
+            fields["reason"] = "client_left"
+        except Exception as error:
+            if not isinstance(error, NaflexError):
+                log.exception("failed", extra={"fields": {"request_id": request_id}})
+            if status == LEFT:
+                await answer(problem_of(error), scope)(scope, receive, sending)
         finally:
             self._note(scope, status, time.perf_counter() - started, fields)
+
+    def _request_id(self, headers: Mapping[bytes, bytes]) -> str:
+        """The sender's, if it is fit to be printed, or a new one."""
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        return given if _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._number):08x}"
 
     def _note(self, scope: Scope, status: int, seconds: float, fields: dict[str, Any]) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -138,11 +158,6 @@ class Gate:
         if log.isEnabledFor(logging.INFO) and not fields["path"].startswith("/v2/health"):
             level = logging.ERROR if status == 500 else logging.INFO
             log.log(level, "request", extra={"fields": {**fields, "status": status, "ms": round(1000 * seconds, 2)}})
-
-
-async def respond(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with a problem."""
-    await answer(problem, scope)(scope, receive, send)
 
 
 def answer(problem: Problem, scope: Scope) -> JSONResponse:

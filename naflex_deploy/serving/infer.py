@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import numpy as np
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from naflex_deploy.runtime.scheduler import Served, Work
 from naflex_deploy.serving.limits import Limits, Sent
@@ -19,12 +20,15 @@ from naflex_deploy.serving.models import Model
 from naflex_deploy.serving.problems import Problem, problem_of
 from naflex_deploy.serving.receive import left
 
+PATIENCE = 0.02
+"""Seconds after which a request begins to look whether its sender is still there; most are answered before."""
+
 INLINE = 64 << 10
 """Bytes of pixels up to which the event loop cuts a raw tensor into patches itself."""
 
 
 async def infer(
-    request: Request,
+    receive: Receive,
     model: Model,
     images: Sequence[Sent],
     outputs: Sequence[str],
@@ -36,7 +40,7 @@ async def infer(
     """Run images and wait for all of them.
 
     Args:
-        request: Whose sender may leave, which takes its images out of the queue.
+        receive: Of the request, whose sender may leave, which takes its images out of the queue.
         seconds: That the sender allows, if less than the server.
         priority: See `Scheduler.submit`.
 
@@ -57,22 +61,24 @@ async def infer(
     except Exception as error:
         raise problem_of(error) from error
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[str] = loop.create_future()
-    _when_all_done(futures, lambda: loop.call_soon_threadsafe(_resolve, done, "served"))
-    # The scheduler keeps the deadline; the margin is for an engine that hangs.
-    timer = loop.call_later(allowed + 0.05, _resolve, done, "late")
-    leaving = asyncio.ensure_future(left(request))
-    leaving.add_done_callback(lambda _: _resolve(done, "left"))
+    done: asyncio.Future[None] = loop.create_future()
+    _when_all_done(futures, lambda: loop.call_soon_threadsafe(_resolve, done))
+    leaving: asyncio.Future[None] | None = None
     try:
-        outcome = await done
+        await asyncio.wait([done], timeout=PATIENCE)
+        if not done.done():
+            leaving = asyncio.ensure_future(left(receive))
+            # The scheduler keeps the deadline; the margin is for an engine that hangs.
+            limit = allowed + 0.05 - PATIENCE
+            await asyncio.wait([done, leaving], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        timer.cancel()
-        leaving.cancel()
         for future in futures:
             future.cancel()
-    if outcome == "left":
-        raise ClientDisconnect
-    if outcome == "late":
+        if leaving:
+            leaving.cancel()
+    if not done.done():
+        if leaving and leaving.done():
+            raise ClientDisconnect
         raise Problem(504, "deadline", f"not answered within {allowed:g} s", hint="allow more time")
     for index, future in enumerate(futures):
         failure = future.exception()
@@ -87,9 +93,9 @@ def _work(model: Model, image: Sent, limits: Limits) -> Work:
     return work() if isinstance(image, np.ndarray) and image.nbytes <= INLINE else work
 
 
-def _resolve(done: asyncio.Future[str], outcome: str) -> None:
+def _resolve(done: asyncio.Future[None]) -> None:
     if not done.done():
-        done.set_result(outcome)
+        done.set_result(None)
 
 
 def _when_all_done(futures: Sequence[Future[Served]], call: Callable[[], object]) -> None:

@@ -54,6 +54,8 @@ class Model:
 
     def _patches(self, image: Sent, limits: Limits) -> Patches:
         limits.check(image)
+        if isinstance(image, np.ndarray):
+            return self.prepare.pixels(image)
         prepared, *_ = next(self.prepare(0, image))
         if prepared.patches is None:
             raise prepared.result.error or ImageError("expected an image, found none")

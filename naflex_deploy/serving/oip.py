@@ -104,11 +104,11 @@ def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) 
         Problem: What is wrong with it, and where.
     """
     if header_length is None:
-        header, binary = body, b""
+        header, binary = body, memoryview(b"")
     else:
         if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
             raise _wrong(f"expected {HEADER_LENGTH} of at most {len(body)}, found {header_length[:20]!r}")
-        header, binary = body[: int(header_length)], body[int(header_length) :]
+        header, binary = body[: int(header_length)], memoryview(body)[int(header_length) :]
     try:
         request = InferRequest.model_validate_json(header)
     except ValidationError as error:
@@ -161,7 +161,7 @@ def _values(name: str, served: Sequence[Served]) -> npt.NDArray[Any]:
     return np.stack([item.outputs[name] for item in served])
 
 
-def _binary(tensor: _Tensor, binary: bytes) -> bytes | None:
+def _binary(tensor: _Tensor, binary: memoryview) -> memoryview | None:
     size = tensor.parameters.get("binary_data_size")
     for name in ("shared_memory_region", "shared_memory_offset"):
         if name in tensor.parameters:
@@ -173,7 +173,7 @@ def _binary(tensor: _Tensor, binary: bytes) -> bytes | None:
     return binary
 
 
-def _encoded(tensor: _Tensor, content: bytes | None, limits: Limits) -> list[Sent]:
+def _encoded(tensor: _Tensor, content: memoryview | None, limits: Limits) -> list[Sent]:
     count = int(np.prod(tensor.shape, dtype=object))
     _check_type(tensor, "BYTES")
     _check_count(count, limits)
@@ -192,7 +192,7 @@ def _encoded(tensor: _Tensor, content: bytes | None, limits: Limits) -> list[Sen
             (length,) = struct.unpack_from("<I", content, start)
             if start + 4 + length > len(content):
                 raise _wrong(f"element {len(images)} is cut off", "inputs[0]")
-            images.append(content[start + 4 : start + 4 + length])
+            images.append(bytes(content[start + 4 : start + 4 + length]))
             start += 4 + length
         if start != len(content):
             raise _wrong(f"{len(content) - start} bytes are left over", "inputs[0]")
@@ -201,7 +201,7 @@ def _encoded(tensor: _Tensor, content: bytes | None, limits: Limits) -> list[Sen
     return images
 
 
-def _pixels(tensor: _Tensor, content: bytes | None, limits: Limits) -> list[Sent]:
+def _pixels(tensor: _Tensor, content: memoryview | None, limits: Limits) -> list[Sent]:
     _check_type(tensor, "UINT8")
     shape = tensor.shape if len(tensor.shape) == 4 else [1, *tensor.shape]
     if len(shape) != 4 or shape[3] != 3 or 0 in shape:

@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from naflex_deploy.serving.limits import Limits
 from naflex_deploy.serving.problems import Problem
 
 
 class Buffers:
-    """Room for the bodies of all requests together."""
+    """Room for the bodies of all requests together.
+
+    Attributes:
+        used: Bytes that are taken.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.used = 0
 
     @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
+    async def body(self, headers: Mapping[bytes, bytes], receive: Receive) -> AsyncIterator[bytes]:
         """The body, whose room is taken before it arrives and given back at the end of the block.
+
+        Args:
+            headers: Of the request, names in lower case.
+            receive: Of the request; nothing was received yet.
 
         Raises:
             Problem: Too large, too slow, in an unknown encoding, or there is no room.
             ClientDisconnect: The sender left.
         """
-        limit = self.limits.body_bytes
-        declared = request.headers.get("content-length")
+        limit, seconds = self.limits.body_bytes, self.limits.receive_seconds
+        declared = headers.get(b"content-length")
         if declared is not None and (not declared.isdigit() or int(declared) > limit):
-            raise _too_large(limit, declared)
-        encoding = request.headers.get("content-encoding", "identity")
+            raise _too_large(limit, declared.decode("latin-1"))
+        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
         if encoding not in ("identity", "gzip", "deflate"):
             raise Problem(415, "unsupported_encoding", f"expected gzip or deflate, found {encoding[:40]!r}")
         room = limit if declared is None or encoding != "identity" else int(declared)
@@ -41,25 +50,23 @@ class Buffers:
         self.used += room
         try:
             try:
-                async with asyncio.timeout(self.limits.receive_seconds):
-                    body = await _read(request, limit)
+                async with asyncio.timeout(seconds):
+                    body = await _read(receive, limit)
             except TimeoutError:
-                raise Problem(
-                    408, "too_slow", f"the body did not arrive within {self.limits.receive_seconds:g} s"
-                ) from None
+                raise Problem(408, "too_slow", f"the body did not arrive within {seconds:g} s") from None
             yield body if encoding == "identity" else await asyncio.to_thread(_inflated, body, encoding, limit)
         finally:
             self.used -= room
 
 
-async def left(request: Request) -> None:
+async def left(receive: Receive) -> None:
     """Return when the sender has left; only after the body was read."""
-    while (await request.receive())["type"] != "http.disconnect":
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    message = await request.receive()
+async def _read(receive: Receive, limit: int) -> bytes:
+    message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         return _checked(message.get("body", b""), limit)
     parts, size = [], 0
@@ -70,7 +77,7 @@ async def _read(request: Request, limit: int) -> bytes:
             raise _too_large(limit, str(size))
         if not message.get("more_body"):
             return b"".join(parts)
-        message = await request.receive()
+        message = await receive()
     raise ClientDisconnect
 
 

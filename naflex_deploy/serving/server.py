@@ -17,11 +17,12 @@ import uvicorn
 from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.runtime.queue import Policy
-from naflex_deploy.serving.app import Service, create_app
+from naflex_deploy.serving.app import create_app
 from naflex_deploy.serving.gate import BufferedLines, log
 from naflex_deploy.serving.limits import Limits
 from naflex_deploy.serving.metrics import Metrics
 from naflex_deploy.serving.models import Model, Models, open_model
+from naflex_deploy.serving.service import Service
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
     handler = BufferedLines()
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
+    # Nobody reads a record's thread and process, and finding them out costs more than the rest of a line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Threads give up the interpreter sooner than after 5 ms, so that none keeps the event loop waiting for long.
     sys.setswitchinterval(0.001)
     app = create_app(models, limits=settings.limits, keys=settings.keys, metrics=metrics)
@@ -93,7 +96,7 @@ def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
     )
-    server = _Server(config, app.state.service, settings, handler.flush)
+    server = _Server(config, app.service, settings, handler.flush)
     server.run()
     answered = models.close(settings.drain_seconds)
     log.info("stopped", extra={"fields": {"all_answered": answered}})

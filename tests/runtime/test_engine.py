@@ -20,6 +20,7 @@ import naflex_deploy as nd
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.pack import Pack, Patches, Role
 from naflex_deploy.runtime.engine import WINDOW, Engine, rank
+from naflex_deploy.runtime.isolation import EngineError
 from naflex_deploy.runtime.prepare import Prepared
 from naflex_deploy.runtime.result import Result, by_frame
 from naflex_deploy.runtime.sessions import Outputs, open_session
@@ -190,7 +191,7 @@ def test_an_image_that_yields_nan_fails_alone(spread: bool) -> None:
     for position, value in enumerate(values):
         result = results[position]
         if value == 255:
-            assert isinstance(result.error, ImageError)
+            assert isinstance(result.error, EngineError)
             assert "NaN" in result.error.message
             assert result.outputs == {}
         else:
@@ -231,7 +232,7 @@ def test_an_image_that_yields_nan_fails_alone_in_a_real_graph(bundle: Path, engi
     grey = [np.minimum(photo(index), 254) for index in (6, 2, 3)]
     sources = [grey[0], flat(255, 16), grey[1], grey[2]]
     together = {result.input: result for result in poisoned.stream(sources, OUTPUTS)}
-    assert isinstance(together[1].error, ImageError)
+    assert isinstance(together[1].error, EngineError)
     for position, image in {0: grey[0], 2: grey[1], 3: grey[2]}.items():
         (reference,) = engine.stream([image], OUTPUTS)
         assert_isolated(together[position].outputs, reference.outputs)
@@ -328,7 +329,7 @@ def test_a_page_whose_tile_yields_nan_is_an_error() -> None:
     results = list(engine.stream([page, flat(3)]))
     failed = [result for result in results if result.error]
     assert [result.box[:2] for result in failed] == [(0, 0)]
-    with pytest.raises(ImageError, match="NaN"):
+    with pytest.raises(EngineError, match="NaN"):
         engine.embed([page])
 
 

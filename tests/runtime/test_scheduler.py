@@ -322,6 +322,31 @@ def test_an_engine_that_fails_on_one_image_fails_only_that():
         futures[1].result(0)
 
 
+@pytest.mark.parametrize("dies_in", range(6))
+def test_a_worker_that_dies_while_its_scheduler_is_closed_costs_nobody_a_result(dies_in):
+    """As in a reload, the worker dying in each of the runs: a pack, its images alone as one is poisoned, a pack."""
+
+    class Killed(FormulaSession):
+        runs = 0
+
+        def run(self, pack, outputs):
+            self.runs += 1
+            if self.runs == 1 + dies_in:
+                raise BrokenPipeError
+            return super().run(pack, outputs)
+
+    scheduler = Scheduler(Killed(poison=True), budget=BUDGET, max_images=3)
+    images = [image(seed, 2, 2, poison=seed == 1) for seed in range(5)]
+    futures = scheduler.submit(images, OUTPUTS)
+    assert scheduler.close(20)
+    for seed, (future, patches) in enumerate(zip(futures, images, strict=True)):
+        if seed == 1:
+            assert isinstance(future.exception(0), EngineError)
+        else:
+            assert_own(future.result(0), patches)
+    assert scheduler.admitted_tokens == 0
+
+
 def test_a_thread_survives_whatever_the_engine_throws(make):
     class Exits(FormulaSession):
         def run(self, pack, outputs):

@@ -18,10 +18,11 @@ from naflex_deploy.runtime.patchify import patchify
 from naflex_deploy.runtime.prepare import Preparer
 from naflex_deploy.runtime.queue import Policy
 from naflex_deploy.runtime.scheduler import Scheduler
-from naflex_deploy.serving.app import Service, create_app
+from naflex_deploy.serving.app import create_app
 from naflex_deploy.serving.limits import Limits
 from naflex_deploy.serving.metrics import Metrics
 from naflex_deploy.serving.models import Model, Models
+from naflex_deploy.serving.service import Service
 from tests.support.bundles import PATCH, WIDTH, expected, projection, summing_manifest
 
 
@@ -83,7 +84,7 @@ def running(session=None, *, names=("sums",), policy=None, limits=None, keys=(),
         time.sleep(0.005)
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     try:
-        yield Running(f"http://{host}:{port}", app.state.service, models, metrics, server)
+        yield Running(f"http://{host}:{port}", app.service, models, metrics, server)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -14,6 +14,7 @@ import zlib
 import httpx
 import pytest
 
+from naflex_deploy.runtime.patchify import patchify
 from naflex_deploy.runtime.queue import Policy
 from naflex_deploy.serving.limits import Limits
 from tests.serving.support import SummingSession, pixels, png, running, vector, wait_until
@@ -112,6 +113,63 @@ def test_overload_is_429_with_retry_after_and_health_stays_good():
         assert 'naflex_rejections_total{reason="queue_full"} 1.0' in metrics
         assert 'naflex_images_total{model="sums"} 4.0' in metrics
         assert 'naflex_admitted_tokens{model="sums"} 0.0' in metrics
+
+
+def status_of_a_request_without_its_body(url: str, path: str) -> bytes:
+    """The first line of the answer to headers that announce a body which is never sent."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sender:
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n"
+        sender.sendall(head.encode())
+        return sender.recv(1000).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/sums/infer", "/v1/embeddings"])
+def test_overload_is_answered_before_a_body_is_received(path):
+    session = Gate()
+    with running(session, policy=Policy(queue_tokens=16, max_wait=0)) as server:
+        scheduler = server.models.get().scheduler
+        (future,) = scheduler.submit([patchify(pixels(0, 16, 16), 4)])
+        assert session.entered.acquire(timeout=10)
+        assert b" 429 " in status_of_a_request_without_its_body(server.url, path)
+        assert server.service.buffers.used == 0
+        session.go.set()
+        future.result(10)
+
+
+def test_a_queue_longer_than_any_deadline_is_overload_too():
+    """The first pack tells the queue how slow the engine is."""
+    with running(SummingSession(seconds=0.2), limits=Limits(deadline_seconds=0.2)) as server:
+        scheduler = server.models.get().scheduler
+        image = patchify(pixels(0, 16, 16), 4)
+        scheduler.submit([image] * 4)[0].result(10)
+        waiting = scheduler.submit([image] * 40)
+        assert b" 429 " in status_of_a_request_without_its_body(server.url, "/v2/models/sums/infer")
+        for future in waiting:
+            future.cancel()
+
+
+def test_a_bug_is_a_500_in_the_one_schema_and_a_traceback_in_the_log(caplog, monkeypatch):
+    with caplog.at_level("INFO", logger="naflex_deploy.serving"), running() as server:
+        monkeypatch.setattr(server.models.get().scheduler, "check", lambda *arguments: 1 / 0)
+        for path in ("/v2/models/sums/infer", "/v1/embeddings"):
+            answer = httpx.post(f"{server.url}{path}", **request(png(pixels(0))))
+            content = answer.json() if path.startswith("/v2") else answer.json()["error"]
+            assert (answer.status_code, content["type"], content["code"]) == (500, "internal", 500)
+            assert "ZeroDivisionError" in content["message"]
+            assert content["request_id"] == answer.headers["x-request-id"]
+        wait_until(lambda: [r.message for r in caplog.records].count("failed") == 2)
+        assert all(record.exc_info for record in caplog.records if record.message == "failed")
+
+
+def test_other_methods_and_paths_are_refused_in_the_one_schema():
+    with running() as server:
+        answer = httpx.get(f"{server.url}/v2/models/sums/infer")
+        assert (answer.status_code, answer.json()["type"]) == (405, "not_found")
+        answer = httpx.post(f"{server.url}/v2/models/sums/versions/2/infer", content=b"")
+        assert (answer.status_code, answer.json()["type"]) == (404, "not_found")
+        metrics = httpx.get(f"{server.url}/metrics").text
+        assert 'naflex_requests_total{route="/v2/models/{name}/infer",status="405"} 1.0' in metrics
 
 
 def test_a_deadline_is_answered_although_the_engine_hangs():
