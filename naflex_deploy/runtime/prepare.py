@@ -98,9 +98,7 @@ class Preparer:
         ]
 
     def _layout(self, size: tuple[int, int], dpi: float | None = None, name: str = "<pixels>") -> Layout:
-        return plan_layout(
-            size, image=self._profile.image, model=self._model, tokens=self._tokens, dpi=dpi, name=name
-        )
+        return plan_layout(size, image=self._profile.image, model=self._model, tokens=self._tokens, dpi=dpi, name=name)
 
     def _patches(self, picture: Picture, fit: Fit) -> Patches:
         pixels = apply_fit(picture, fit, resample=self._model.resample, background=self._background)
