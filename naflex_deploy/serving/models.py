@@ -17,6 +17,7 @@ from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.prepare import Preparer
 from naflex_deploy.runtime.queue import Policy
+from naflex_deploy.runtime.result import Result
 from naflex_deploy.runtime.scheduler import PackReport, Scheduler
 from naflex_deploy.runtime.sessions import Session, open_session
 from naflex_deploy.serving.limits import Limits, Sent
@@ -48,18 +49,34 @@ class Model:
             return []
         return self.manifest.labels or [str(index) for index in range(int(self.outputs["logits"].shape[-1]))]
 
+    @property
+    def tiled(self) -> bool:
+        """Whether an image may become several, as `frame` gives them, instead of one, as `work` does."""
+        return self.manifest.config.image.tiled
+
     def work(self, image: Sent, limits: Limits) -> Callable[[], Patches]:
         """What decodes an image, its header checked first."""
         return partial(self._patches, image, limits)
 
-    def _patches(self, image: Sent, limits: Limits) -> Patches:
+    def frame(self, image: Sent, limits: Limits) -> list[tuple[Result, Patches]]:
+        """The whole image and its tiles, its header checked first.
+
+        Raises:
+            ImageError: It is refused or damaged.
+        """
         limits.check(image)
+        found = []
+        for item in next(self.prepare(0, image)):
+            if item.patches is None:
+                raise item.result.error or ImageError("expected an image, found none")
+            found.append((item.result, item.patches))
+        return found
+
+    def _patches(self, image: Sent, limits: Limits) -> Patches:
         if isinstance(image, np.ndarray):
+            limits.check(image)
             return self.prepare.pixels(image)
-        prepared, *_ = next(self.prepare(0, image))
-        if prepared.patches is None:
-            raise prepared.result.error or ImageError("expected an image, found none")
-        return prepared.patches
+        return self.frame(image, limits)[0][1]
 
     def close(self, timeout: float | None = None) -> bool:
         """See `Scheduler.close`."""

@@ -11,7 +11,6 @@ large enough to fill packs. Over HTTP it answers like ``/v1/embeddings``; by its
 from __future__ import annotations
 
 import asyncio
-import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Message
 
 from naflex_deploy.core.errors import MissingExtraError
 from naflex_deploy.runtime.scheduler import Served
 from naflex_deploy.serving import openai
+from naflex_deploy.serving.infer import infer
 from naflex_deploy.serving.limits import Limits, Sent
 from naflex_deploy.serving.models import open_model
 from naflex_deploy.serving.problems import problem_of
@@ -62,20 +63,13 @@ class PackedEmbedder:
             return JSONResponse(content, problem.status, problem.headers())
 
     async def _run(self, images: list[Sent]) -> list[Served]:
-        model, limits = self._model, self._limits
-        try:
-            futures = model.scheduler.submit(
-                [model.work(image, limits) for image in images],
-                tokens=model.image_tokens,
-                deadline=time.monotonic() + limits.deadline_seconds,
-            )
-        except Exception as error:
-            raise problem_of(error) from error
-        found = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-        for index, item in enumerate(found):
-            if isinstance(item, BaseException):
-                raise problem_of(item, f"input[{index}]") from item
-        return [item for item in found if isinstance(item, Served)]
+        return await infer(_never, self._model, images, ("pooled",), self._limits)
+
+
+async def _never() -> Message:
+    """Ray itself cancels the call of a sender who left."""
+    waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    return await waiting
 
 
 def deployment(

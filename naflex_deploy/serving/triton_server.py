@@ -56,13 +56,18 @@ def write_repository(bundle: Path, output: Path, *, variant: str | None = None, 
 
     Raises:
         UsageError: There is no such variant.
-        IncompatibleError: Triton Server has no backend for it.
+        IncompatibleError: Triton Server has no backend for it, or its images become several.
         BundleError: A file is missing or changed.
         OutputError: The repository exists, or cannot be written.
     """
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     chosen = _choose(manifest, variant)
+    if manifest.config.image.tiled:
+        raise IncompatibleError(
+            "the bundle's profile cuts images into tiles, whose results nothing in Triton Server joins",
+            hint="serve it by naflex-deploy serve, or build it with another image.fit and image.oversize",
+        )
     opened.check(opened.files_of(chosen))
     name = bundle.resolve().name
     with new_directory(output, force=force) as folder:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from naflex_deploy.core.errors import ImageError
-from naflex_deploy.runtime.engine import load_engine
+from naflex_deploy.runtime.engine import Engine, load_engine
+from naflex_deploy.runtime.prepare import Preparer
+from naflex_deploy.runtime.scheduler import Scheduler
 from naflex_deploy.serving.client import Client
-from naflex_deploy.serving.models import open_model
+from naflex_deploy.serving.models import Model, open_model
 from tests.serving.support import SummingSession, pixels, png, running, vector
-from tests.support.bundles import write_summing_bundle
+from tests.support.bundles import summing_manifest, write_summing_bundle
 
 IMAGES = [pixels(seed, 4 * (1 + seed % 3), 4 * (1 + seed % 4)) for seed in range(6)]
 
@@ -56,3 +58,26 @@ def test_a_session_of_ones_own_is_served(bundle):
 def test_a_session_of_ones_own_runs_in_the_engine(bundle):
     engine = load_engine(bundle, session=Noted)
     np.testing.assert_allclose(engine.embed(IMAGES), [vector(image, 3.0) for image in IMAGES], rtol=1e-4, atol=1e-5)
+
+
+def test_pages_cut_into_tiles_are_answered_as_one_as_the_engine_does():
+    manifest = summing_manifest()
+    section = manifest.config.image.model_copy(update={"fit": "tiles", "tokens": 16, "overlap": 1})
+    manifest = manifest.model_copy(update={"config": manifest.config.model_copy(update={"image": section})})
+    variant = manifest.variants[0]
+    engine = Engine(SummingSession(), manifest, variant)
+    pages = [pixels(0, 40, 60), pixels(1, 8, 8), pixels(2, 33, 9)]
+
+    def load(name, path):
+        scheduler = Scheduler(SummingSession(), budget=64, max_images=32)
+        return Model(name, manifest, variant, scheduler, Preparer.of(manifest, variant))
+
+    with running(load=load) as server, Client(server.url) as client:
+        found, classes, tokens = client.embed(pages), client.classify(pages), client.tokens(pages)
+        with pytest.raises(ImageError, match="image 1"):
+            client.embed([png(pages[0]), b"no image"])
+    np.testing.assert_allclose(found, engine.embed(pages), rtol=1e-4, atol=1e-5)
+    assert [ranked[0].name for ranked in classes] == [ranked[0].name for ranked in engine.classify(pages)]
+    for page, expected in zip(tokens, engine.tokens(pages), strict=True):
+        np.testing.assert_allclose(page, expected, rtol=1e-4, atol=1e-5)
+    assert tokens[0].shape == (10, 15, 8)

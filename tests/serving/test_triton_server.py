@@ -15,10 +15,11 @@ from click.testing import CliRunner
 from google.protobuf import text_format
 
 from naflex_deploy.cli import main
-from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.errors import IncompatibleError, UsageError
+from naflex_deploy.core.manifest import Manifest
 from naflex_deploy.serving.triton_server import write_repository
 from tests.serving.support import pixels, png, vector
-from tests.support.bundles import write_summing_bundle
+from tests.support.bundles import summing_manifest, write_summing_bundle
 
 IMAGES = [pixels(0), pixels(1, 16, 4), pixels(2, 4, 4)]
 DTYPES = {"TYPE_UINT8": np.uint8, "TYPE_INT32": np.int32}
@@ -142,4 +143,15 @@ def test_an_unknown_variant_is_refused(tmp_path):
     bundle = write_summing_bundle(tmp_path / "sums")
     with pytest.raises(UsageError, match="no variant 'other'"):
         write_repository(bundle, tmp_path / "repo", variant="other")
+    assert not (tmp_path / "repo").exists()
+
+
+def test_a_profile_of_tiles_is_refused(tmp_path, monkeypatch):
+    manifest = summing_manifest()
+    section = manifest.config.image.model_copy(update={"fit": "tiles"})
+    tiled = manifest.model_copy(update={"config": manifest.config.model_copy(update={"image": section})})
+    bundle = write_summing_bundle(tmp_path / "sums")
+    monkeypatch.setattr(Manifest, "read", classmethod(lambda cls, path: tiled))
+    with pytest.raises(IncompatibleError, match="cuts images into tiles"):
+        write_repository(bundle, tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
