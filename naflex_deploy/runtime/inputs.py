@@ -10,7 +10,7 @@ from pathlib import Path
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import sha256
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".pdf"})
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ class Preparer:
 
     def _images(self, picture: Picture, frame: Result) -> list[Prepared]:
         width, height = frame.size
-        layout = self._layout((height, width), frame.dpi, frame.name)
+        name = frame.name if frame.last and not frame.frame else f"{frame.name}, frame {frame.frame + 1}"
+        layout = self._layout((height, width), frame.dpi, name)
         images = [self._patches(picture, layout.whole)]
         if layout.page:
             page = self._patches(picture, layout.page)

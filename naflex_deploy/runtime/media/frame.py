@@ -29,7 +29,7 @@ class Frame:
 
     Attributes:
         number: Which of its input, from 0.
-        picture: ``None`` where there is an error.
+        picture: To be used before the next frame is asked for; ``None`` where there is an error.
         dpi: Pixels of the picture per inch, where the input says so.
         time: Of a frame of a clip, in seconds.
         last: No other follows.

@@ -1,36 +1,66 @@
-"""Read the frames of one input."""
+"""Read the frames of one input of any kind, told by its first bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.profile import ImageSection, Profile
-from naflex_deploy.runtime.decode import Source, decode
+from naflex_deploy.runtime.decode import Source, content_of, decode
 from naflex_deploy.runtime.media.frame import Frame, mark_last
+from naflex_deploy.runtime.media.pdf import read_pdf
 
 PLAUSIBLE = (50, 2400)
 """Pixels per inch that are believed: cameras and editors write any number."""
+
+START = 1024
+"""Bytes that tell what a file is: a PDF may begin anywhere in them."""
 
 
 def read_frames(source: Source, *, name: str, profile: Profile, done: Collection[int] = ()) -> Iterator[Frame]:
     """The frames of one input, lazily, as far as they can be read: the last one may be an error.
 
     Args:
-        source: See `decode`.
+        source: See `decode`; also paths and contents of PDF documents.
         name: Of the input in messages.
         profile: Its section image.
         done: Numbers of frames that are left out.
     """
     number = 0
     try:
-        for frame in mark_last(_images(source, name, profile.image, done)):
+        for frame in _read(source, name, profile, done):
             yield frame
             number = frame.number + 1
-    except ImageError as error:
+    except (ImageError, MissingExtraError) as error:
         yield Frame(number, last=True, error=error)
+
+
+def _read(source: Source, name: str, profile: Profile, done: Collection[int]) -> Iterator[Frame]:
+    image = profile.image
+    if isinstance(source, Image.Image | np.ndarray):
+        return mark_last(_images(source, name, image, done))
+    file = Path(source) if isinstance(source, str | Path) else content_of(source, name)
+    start = _start(file)
+    if b"%PDF-" in start:
+        return read_pdf(file, name=name, image=image, done=done)
+    return mark_last(_images(file, name, image, done))
+
+
+def _start(file: Path | bytes) -> bytes:
+    """The first bytes; none where a path cannot be read, which decoding it explains."""
+    if isinstance(file, bytes):
+        return file[:START]
+    try:
+        if not file.is_file():
+            return b""
+        with file.open("rb") as stream:
+            return stream.read(START)
+    except OSError:
+        return b""
 
 
 def _images(source: Source, name: str, image: ImageSection, done: Collection[int]) -> Iterator[Frame]:

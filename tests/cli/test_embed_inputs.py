@@ -1,0 +1,69 @@
+"""``naflex-deploy embed`` on inputs of many frames: none lost, none doubled, whatever stops the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.cli.conftest import Run
+from tests.support.pdfs import encrypted, pdf, rectangle, text
+
+
+def kill_in_the_middle(command: list[str], lines: Path, rows: int) -> None:
+    """Start a command, and SIGKILL it once so many rows are recorded."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (lines.exists() and lines.read_bytes().count(b"\n") >= rows):
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert lines.read_bytes().count(b"\n") >= rows
+
+
+def test_a_killed_run_goes_on_at_the_page_where_it_was(bundle: Path, tmp_path: Path) -> None:
+    document, output = tmp_path / "long.pdf", tmp_path / "out.npz"
+    document.write_bytes(pdf([rectangle(10, 10, 4 * number + 1, 500) for number in range(120)]))
+    command = [sys.executable, "-m", "naflex_deploy.cli", "embed", str(bundle), str(document), "-o", str(output)]
+    lines = tmp_path / ".out.npz.journal" / "rows.jsonl"
+    kill_in_the_middle(command, lines, 20)
+    recorded = lines.read_bytes().count(b"\n")
+    assert not output.exists()
+    done = subprocess.run([*command, "--resume", "--json"], check=True, capture_output=True)
+    assert json.loads(done.stdout)["images"] == 120 - recorded, "pages recorded are not embedded again"
+    with np.load(output) as arrays:
+        assert arrays["frames"].tolist() == list(range(120))
+        found = arrays["embeddings"]
+    whole = tmp_path / "whole.npz"
+    subprocess.run([*command[:-1], str(whole)], check=True, capture_output=True)
+    with np.load(whole) as arrays:
+        np.testing.assert_allclose(found, arrays["embeddings"], atol=1e-5)
+    assert len({vector.tobytes() for vector in found}) == 120, "the pages differ"
+
+
+def test_bad_documents_are_reported_and_the_others_embedded(run: Run, bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    good = pdf([text("page", 12, (50, 50))] * 2)
+    (folder / "a.pdf").write_bytes(good)
+    (folder / "b.pdf").write_bytes(encrypted(good))
+    (folder / "c.pdf").write_bytes(good[:300])
+    (folder / "d.pdf").write_bytes(pdf([]))
+    (folder / "e.pdf").write_bytes(pdf([""], (20_000, 20_000)))
+    (folder / "f.pdf").write_bytes(pdf([""]))
+    result = run("embed", bundle, folder, "-o", tmp_path / "out.jsonl", "--json")
+    assert result.exit_code == 6
+    document = json.loads(result.stdout)
+    assert [(Path(row["path"]).name, row["frame"]) for row in document["rows"]] == [
+        ("a.pdf", 0),
+        ("a.pdf", 1),
+        ("f.pdf", 0),
+    ]
+    assert [Path(item["path"]).name for item in document["rejected"]] == ["b.pdf", "c.pdf", "d.pdf", "e.pdf"]
+    assert all(row["dpi"] == 150 for row in document["rows"])
