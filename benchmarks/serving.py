@@ -29,8 +29,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 from PIL import Image
-from serving_load import Outcome, arrivals, closed_loop, open_loop, post
+from serving_load import Outcome, arrivals, closed_loop, open_loop
 
+from naflex_deploy.bench.http import post
 from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.core.manifest import InputSpec, Manifest, OutputSpec, Variant
 from naflex_deploy.core.manifest import Model as ModelEntry

@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image
 from serving import manifest, memory
 from serving_engine import POISON, ChildSession, formula
-from serving_load import post
 
+from naflex_deploy.bench.http import post
 from naflex_deploy.runtime.patchify import patchify
 from naflex_deploy.runtime.prepare import Preparer
 from naflex_deploy.runtime.scheduler import Scheduler

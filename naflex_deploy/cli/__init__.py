@@ -13,6 +13,7 @@ COMMANDS = (
     "plan",
     "embed",
     "verify",
+    "bench",
     "inspect",
     "profiles",
     "doctor",

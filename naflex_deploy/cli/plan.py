@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import click
+import tomli_w
 
-from naflex_deploy.cli.configuration import profile_options, resolve_options
-from naflex_deploy.cli.terminal import json_option, out, print_json, print_table, reports_errors
-from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.bench.report import comparison_json, histogram_json
+from naflex_deploy.bench.tables import number, spread
+from naflex_deploy.bench.tuning import Tuning, tune
+from naflex_deploy.cli.build import warn_demo
+from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
+from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors, steps
+from naflex_deploy.core.config import Config
+from naflex_deploy.core.errors import MissingExtraError, UsageError
+from naflex_deploy.core.files import new_file, refuse_existing
+from naflex_deploy.core.profile import Profile
 
 
 @click.command()
 @profile_options
 @click.option("--model", metavar="SPEC", help="As for build: adds weights, parameters and memory.")
+@click.option("--tune", "tuning", is_flag=True, help="Choose budgets for --sizes by what packs cost on this machine.")
+@click.option("--sizes", type=click.Path(path_type=Path), help="A CSV of w,h lines, or a directory of images.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Tune on this bundle instead of building one.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The tuned profile. Default: PROFILE-tuned.toml.")
+@click.option("--force", is_flag=True, help="Replace the output.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
+              help="Time for packs; three times as long for the gain.")  # fmt: skip
 @json_option
 @reports_errors
 def command(
@@ -24,21 +42,104 @@ def command(
     precision: str | None,
     target: str | None,
     model: str | None,
+    tuning: bool,
+    sizes: Path | None,
+    bundle: Path | None,
+    output: Path | None,
+    force: bool,
+    seconds: float,
     as_json: bool,
 ) -> None:
-    """Show what build would do: tokens, budgets, variants, memory, and where each value comes from."""
+    """Show what build would do: tokens, budgets, variants, memory, and where each value comes from.
+
+    With --tune, choose budgets and images a pack for a distribution of sizes, and write a profile.
+    """
     resolved = resolve_options(profile, config, settings, backend, precision, target)
+    if tuning != (sizes is not None):
+        raise UsageError("--tune and --sizes go together", hint="pass both, or neither")
+    if sizes is None:
+        _plan(resolved, model, as_json)
+        return
+    path = output or Path(f"{resolved.profile.name}-tuned.toml")
+    refuse_existing(path, force=force)
+    with tempfile.TemporaryDirectory(prefix="naflex-deploy-") as folder, steps() as step:
+        found = _tune(resolved, model, sizes, bundle, Path(folder), seconds, step)
+    with new_file(path) as partial:
+        partial.write_text(tomli_w.dumps(found.profile.model_dump(by_alias=True, exclude_none=True)), encoding="utf-8")
+    _print_tuning(found, path, as_json)
+
+
+def _tune(
+    config: Config,
+    model: str | None,
+    sizes: Path,
+    bundle: Path | None,
+    folder: Path,
+    seconds: float,
+    step: Callable[[str], None],
+) -> Tuning:
+    if bundle is None and model in (None, DEMO):
+        warn_demo()
+
+    def build(profile: Profile) -> Path:
+        try:
+            from naflex_deploy.build.pipeline import build_bundle
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "torch", "build") from None
+        path = folder / profile.name
+        build_bundle(Config(profile, config.origins), model or DEMO, path, report=step)
+        return path
+
+    return tune(config.profile, sizes, bundle or build(config.profile), build, seconds=seconds, report=step)
+
+
+def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            "plan",
+            tuned=str(path),
+            before=asdict(found.before),
+            after=asdict(found.after),
+            cost_model=asdict(found.cost.model),
+            held_out_error=found.cost.error,
+            predicted_times_as_fast=found.predicted,
+            measured=comparison_json(found.measured) if found.measured else None,
+            histogram=histogram_json(found.lengths),
+            rejected_sizes=found.rejected,
+        )
+        return
+    before, after = asdict(found.before), asdict(found.after)
+    print_table("", ["packing", "now", "tuned"], [[name, before[name] or "-", after[name] or "-"] for name in before])
+    model = found.cost.model
+    out.print(
+        f"a pack costs {1e3 * model.call:.3f} ms, {1e3 * model.image:.3f} ms an image, {1e6 * model.token:.3f} us a "
+        f"token, {1e9 * model.score:.3f} ns for each of Σ L²; within {found.cost.error:.1%} on budgets left out"
+    )
+    if found.rejected:
+        out.print(f"{found.rejected} sizes are refused by the profile and were left out")
+    if found.measured is None:
+        out.print("nothing to change: the profile's packing is within 2 % of the fastest")
+    else:
+        speeds = {ratio.workload: ratio.speed for ratio in found.measured.ratios}
+        table = [[name, number(ratio), spread(asdict(speeds[name]))] for name, ratio in found.predicted.items()]
+        print_table("times as fast as now", ["workload", "predicted", "measured"], table)
+        if found.measured.throughput.speed.high < 1:
+            err.print("[bold yellow]warning:[/] measured, the tuned profile is slower here: keep the one you have")
+    out.print(f"[bold green]wrote[/] {path}")
+
+
+def _plan(config: Config, model: str | None, as_json: bool) -> None:
     try:
         from naflex_deploy.build.planning import plan
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "build") from None
-    planned = plan(resolved, model)
+    planned = plan(config, model)
     if as_json:
-        print_json("plan", **planned.to_json(), origins=resolved.origins)
+        print_json("plan", **planned.to_json(), origins=config.origins)
         return
-    out.print(f"[bold]{resolved.profile.name}[/]: {resolved.profile.description}")
+    out.print(f"[bold]{config.profile.name}[/]: {config.profile.description}")
     out.print(f"backend {planned.backend}, precision {planned.precision}, outputs {', '.join(planned.outputs)}")
-    out.print(f"images: {resolved.profile.image.fit}, at most {planned.image_tokens} tokens each")
+    out.print(f"images: {config.profile.image.fit}, at most {planned.image_tokens} tokens each")
     print_table(
         "",
         ["pack budget", "images that fill it", "attention", "memory"],
@@ -67,10 +168,10 @@ def command(
             f"[bold yellow]warning:[/] {', '.join(coarse)}: below 100 dpi small print cannot be read; "
             'for text, image.oversize = "tiles"'
         )
-    limit = resolved.profile.engine.memory_limit
+    limit = config.profile.engine.memory_limit
     if limit and any((b.memory_bytes or 0) > limit for b in planned.budgets):
         out.print(f"[bold yellow]warning:[/] above engine.memory_limit = {_megabytes(limit)}")
-    print_table("", ["value", "from"], [[key, origin] for key, origin in resolved.origins.items()])
+    print_table("", ["value", "from"], [[key, origin] for key, origin in config.origins.items()])
 
 
 def _megabytes(count: int | None) -> str:

@@ -9,6 +9,10 @@ import numpy as np
 
 from naflex_deploy.core.pack import Int32, Pack
 
+SEGMENT_TOKENS = 4096
+"""Largest budget whose attention takes the whole pack at once. Above, scores of other images' keys cost more than
+all linear layers together."""
+
 
 def rows_needed(tokens: int, length: int) -> int:
     """Rows that first fit needs at most for images of up to ``length`` tokens, ``tokens`` in all.

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
-from naflex_deploy.build.lower.tensorrt_profiles import SEGMENT_TOKENS
 from naflex_deploy.build.passes.functions import MASKED
 from naflex_deploy.build.passes.graphs import Model, label
 from naflex_deploy.build.passes.manager import run
 from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.pack import Role
+from naflex_deploy.core.rows import SEGMENT_TOKENS
 
 FORMS = ("segment", "rows", "packed")
 

@@ -11,12 +11,8 @@ from collections.abc import Mapping, Sequence
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.manifest import InputSpec
 from naflex_deploy.core.profile import Profile
-from naflex_deploy.core.rows import rows_needed
+from naflex_deploy.core.rows import SEGMENT_TOKENS, rows_needed
 from naflex_deploy.runtime.sessions.tensorrt_shapes import Sizes, shape_of, symbol
-
-SEGMENT_TOKENS = 4096
-"""Largest budget whose attention takes the whole pack at once. Above, scores of other images' keys cost more than
-all linear layers together."""
 
 
 def profile_sizes(profile: Profile, backend: str, form: str, prefix: int) -> list[Sizes]:

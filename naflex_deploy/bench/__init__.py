@@ -1,0 +1,1 @@
+"""Measuring built engines: mixes of sizes, load, intervals, comparisons, a cost model, reports."""

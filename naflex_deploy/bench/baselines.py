@@ -1,0 +1,131 @@
+"""What packing is compared with, on the same engine: other ways to bring images of different sizes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from PIL.Image import Resampling
+
+from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.manifest import Manifest, Variant
+from naflex_deploy.core.pack import Pack
+from naflex_deploy.runtime.decode import Source, decode
+from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.packer import smallest_budget
+from naflex_deploy.runtime.prepare import Prepared, Preparer
+from naflex_deploy.runtime.sessions import Outputs, Session, SideBySide
+
+BASELINES = ("padded", "square", "one-at-a-time")
+
+
+class TailedSession:
+    """Gives packs a tail before it runs them.
+
+    Args:
+        tokens: Of a pack with its tail.
+    """
+
+    def __init__(self, session: Session, tokens: Callable[[Pack], int]) -> None:
+        self._session, self._tokens = session, tokens
+
+    def run(self, pack: Pack, outputs: Sequence[str]) -> Outputs:
+        tokens = self._tokens(pack)
+        patches = np.zeros((tokens, pack.patches.shape[1]), pack.patches.dtype)
+        patches[: pack.tokens] = pack.patches
+        return self._session.run(Pack(patches, pack.grid_hw, pack.offsets, pack.prefix, pack.slots), outputs)
+
+
+class TailedSideBySide(TailedSession):
+    """The same for a session of several workers."""
+
+    def __init__(self, session: SideBySide, tokens: Callable[[Pack], int]) -> None:
+        super().__init__(session, tokens)
+        self._side_by_side = session
+
+    @property
+    def workers(self) -> int:
+        return self._side_by_side.workers
+
+    @property
+    def worker_is_loaded(self) -> bool:
+        return self._side_by_side.worker_is_loaded
+
+    def worker(self) -> Session:
+        return TailedSession(self._side_by_side.worker(), self._tokens)
+
+
+def tailed(session: Session, tokens: Callable[[Pack], int]) -> Session:
+    """A session that runs packs with a tail; see `TailedSession`."""
+    return (TailedSideBySide if isinstance(session, SideBySide) else TailedSession)(session, tokens)  # type: ignore[arg-type]
+
+
+class PaddedEngine(Engine):
+    """Pads every image to one length, as a batch of images does.
+
+    The padding is a tail of the pack: its tokens pass all linear layers, attention leaves it out. So a batch whose
+    attention masks padding instead is no faster.
+
+    Args:
+        longest: Tokens that every image takes up.
+    """
+
+    def __init__(self, session: Session, manifest: Manifest, variant: Variant, longest: int) -> None:
+        super().__init__(tailed(session, lambda pack: pack.images * longest), manifest, variant)
+        self._longest = longest
+
+    def _tokens(self, item: Prepared) -> int:
+        return self._longest
+
+
+class SquareEngine(Engine):
+    """Resizes every image to the largest square, whatever its shape, as models of a fixed resolution want it.
+
+    It computes something else than NaFlex: sides are squeezed.
+    """
+
+    def __init__(self, session: Session, manifest: Manifest, variant: Variant) -> None:
+        super().__init__(session, manifest, variant)
+        tokens = manifest.config.image_tokens(variant.backend, manifest.model.prefix)
+        side = int(tokens**0.5) * manifest.preprocessing.patch_size
+        self._prepare = _Squares(manifest, variant, side)
+
+
+class _Squares(Preparer):
+    def __init__(self, manifest: Manifest, variant: Variant, side: int) -> None:
+        super().__init__(manifest, variant)
+        self._size, self._most = (side, side), manifest.config.image.max_pixels
+        self._filter = Resampling[manifest.preprocessing.resample.upper()]
+
+    def __call__(self, index: int, source: Source) -> Iterator[Prepared]:
+        for image in decode(source, max_pixels=self._most):
+            yield from super().__call__(index, image.resize(self._size, self._filter))
+
+
+def baseline(name: str, session: Session, manifest: Manifest, variant: Variant, longest: int) -> Engine:
+    """An engine that works as a baseline does.
+
+    Args:
+        name: One of `BASELINES`.
+        session: Of the engine measured.
+        longest: Tokens of the longest image that will come, prefix tokens included.
+    """
+    match name:
+        case "padded":
+            return PaddedEngine(session, manifest, variant, longest)
+        case "square":
+            return SquareEngine(session, manifest, variant)
+        case "one-at-a-time":
+            return Engine(session, with_config(manifest, "packing", max_images=1), variant)
+    raise UsageError(f"no baseline named '{name}'", hint=f"known: {', '.join(BASELINES)}")
+
+
+def rounded(session: Session, budgets: Sequence[int]) -> Session:
+    """A session that rounds packs up to the smallest budget that fits, as engines of fixed shape do."""
+    return tailed(session, lambda pack: smallest_budget(pack.tokens, budgets))
+
+
+def with_config(manifest: Manifest, section: str, **values: object) -> Manifest:
+    """The manifest with other values in a section of its profile."""
+    part = getattr(manifest.config, section).model_copy(update=values)
+    return manifest.model_copy(update={"config": manifest.config.model_copy(update={section: part})})

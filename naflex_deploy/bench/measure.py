@@ -1,0 +1,262 @@
+"""Measuring one bundle: each mode in turn, and what its packs were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from naflex_deploy.bench.accounting import Allocation, allocation, filled_share
+from naflex_deploy.bench.in_process import InProcess
+from naflex_deploy.bench.latency import Latency, latency_of
+from naflex_deploy.bench.load import Requests, Send, closed_loop, offline, open_loop, single_stream
+from naflex_deploy.bench.statistics import Interval, quantile_interval
+from naflex_deploy.bench.stopping import Checks, Stopping
+from naflex_deploy.bench.subject import Subject
+from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.pack import Pack
+from naflex_deploy.runtime.decode import Source
+from naflex_deploy.runtime.packer import pack_lengths
+from naflex_deploy.runtime.prepare import Prepared
+
+MODES = ("single", "offline", "open-loop")
+
+SWEEP = (0.5, 0.7, 0.85, 0.95, 1.1, 1.5)
+"""Rates of the open loop, as shares of the offline throughput: past saturation."""
+
+SLO = 5.0
+"""The service level where none is given, in medians of the latency of one image alone."""
+
+SERVER_REQUESTS = 64
+"""Kept under way to find a server's throughput."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SingleFigures:
+    """One image after another.
+
+    Attributes:
+        latency: Over all images.
+        typical: The median in seconds, however few samples there are.
+        by_image: For each image its tokens and its median seconds; empty where a server was asked.
+    """
+
+    latency: Latency
+    typical: float
+    by_image: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """All images at once.
+
+    Attributes:
+        images: A second; the interval is ``None`` where there were too few passes.
+        images_estimate: The same without an interval.
+        tokens: Useful tokens a second.
+        passes: Over the mix.
+    """
+
+    images: Interval | None
+    images_estimate: float
+    tokens: float
+    passes: int
+
+
+@dataclass(frozen=True)
+class BudgetFigures:
+    """Packs of one budget, one after another, as full as the mix fills them.
+
+    Attributes:
+        budget: Tokens they may have.
+        fill: Part of it that they have.
+        latency: Of a pack.
+        images, tokens: A second.
+    """
+
+    budget: int
+    fill: float
+    latency: Latency
+    images: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rate of the open loop.
+
+    Attributes:
+        rate: Requests a second asked for.
+        sent: Requests a second that were sent.
+        completed: Of them answered with a result, a second.
+        latency: Of those, from when they were due.
+        goodput: Of those within the service level, a second.
+        rejected, late, errors: Shares of all.
+        lag: Seconds by which the load generator was late.
+    """
+
+    rate: float
+    sent: float
+    completed: float
+    latency: Latency
+    goodput: float
+    rejected: float
+    late: float
+    errors: float
+    lag: Latency
+
+
+def measure_single(
+    subject: Subject, sources: Sequence[Source], frames: Sequence[Prepared], stopping: Stopping, seed: int
+) -> SingleFigures:
+    """Latency of one image after another, each from an encoded image to its result."""
+    found = single_stream(subject.engine, sources, subject.outputs, stopping, seed=seed)
+    tokens = np.zeros(len(sources), np.int64)
+    for frame in frames:
+        tokens[frame.input] += tokens_of(frame, subject)
+    medians = [float(np.median(found.seconds[found.images == index])) for index in np.unique(found.images)]
+    by_image = tuple(zip(tokens[np.unique(found.images)].tolist(), medians, strict=True))
+    return SingleFigures(latency_of(found.seconds), float(np.median(found.seconds)), by_image)
+
+
+def measure_offline(
+    subject: Subject, sources: Sequence[Source], frames: Sequence[Prepared], stopping: Stopping
+) -> tuple[Throughput, Allocation]:
+    """Throughput of all images at once, and what the packs were made of."""
+    subject.take_runs()
+    found = offline(subject.engine, sources, subject.outputs, len(frames), replace(stopping, tail=False))
+    runs = [run for run in subject.take_runs() if found.start <= run.start and run.end <= found.end]
+    tokens = sum(tokens_of(frame, subject) for frame in frames)
+    median = float(np.median(found.seconds))
+    interval = quantile_interval(found.seconds, 0.5)
+    throughput = Throughput(
+        interval.inverse(len(frames)) if interval else None, len(frames) / median, tokens / median, len(found.seconds)
+    )
+    return throughput, allocation(runs, subject.variant, patch_share(subject, frames))
+
+
+def measure_budgets(subject: Subject, frames: Sequence[Prepared], stopping: Stopping) -> list[BudgetFigures]:
+    """Latency and throughput of full packs of each budget."""
+    lengths = np.array([tokens_of(frame, subject) for frame in frames])
+    most = subject.manifest.config.packing.max_images
+    share = replace(stopping, cap=stopping.cap / len(subject.variant.budgets))
+    figures = []
+    for budget in subject.variant.budgets:
+        fitting = np.flatnonzero(lengths <= budget)
+        if not len(fitting):
+            continue
+        groups = [fitting[pack] for pack in pack_lengths(lengths[fitting], budget, most)]
+        groups.sort(key=lambda group: -int(lengths[group].sum()))
+        figures.append(_of_budget(subject, frames, budget, groups[: max(1, len(groups) // 2)], share))
+    return figures
+
+
+def _of_budget(
+    subject: Subject, frames: Sequence[Prepared], budget: int, groups: list[np.ndarray], stopping: Stopping
+) -> BudgetFigures:
+    prefix = subject.manifest.model.prefix
+    packs = [Pack.of([p for i in group if (p := frames[i].patches)], prefix=prefix) for group in groups]
+    for pack in packs:
+        subject.session.run(pack, subject.outputs)
+    subject.take_runs()
+    checks, seconds, number = Checks(stopping), list[float](), 0
+    while not checks.enough(seconds, sum(seconds)):
+        subject.session.run(packs[number % len(packs)], subject.outputs)
+        number += 1
+        seconds += [run.seconds for run in subject.take_runs()]
+    done = [packs[index % len(packs)] for index in range(len(seconds))]
+    total = sum(seconds)
+    return BudgetFigures(
+        budget,
+        float(np.mean([pack.tokens for pack in packs])) / budget,
+        latency_of(np.array(seconds)),
+        sum(pack.images for pack in done) / total,
+        sum(pack.tokens for pack in done) / total,
+    )
+
+
+def measure_open_loop(
+    send: Send, rates: Sequence[float], slo: float, stopping: Stopping, seed: int, report: Report
+) -> list[Step]:
+    """Each rate in turn.
+
+    Args:
+        slo: Seconds within which an answer is good.
+    """
+    steps = []
+    for rate in rates:
+        report(f"open loop at {rate:.3g} images/s")
+        steps.append(step_of(open_loop(send, rate, stopping, seed=seed), rate, slo))
+    return steps
+
+
+def step_of(requests: Requests, rate: float, slo: float) -> Step:
+    """What became of requests at a rate."""
+    seconds = max(requests.seconds, 1e-9)
+    ok = requests.ok
+    return Step(
+        rate,
+        len(requests.due) / seconds,
+        len(ok) / seconds,
+        latency_of(ok),
+        float((ok <= slo).sum()) / seconds,
+        requests.share("rejected"),
+        requests.share("late"),
+        requests.share("error"),
+        latency_of(requests.lag),
+    )
+
+
+def measure_server(
+    send: Send, images: int, tokens: int, stopping: Stopping, report: Report
+) -> tuple[SingleFigures, Throughput]:
+    """Latency of one request at a time and throughput of many, of a server.
+
+    Args:
+        images: Of the mix.
+        tokens: Of all of them.
+    """
+    report("single stream")
+    alone = closed_loop(send, 1, stopping)
+    if not len(alone.ok):
+        raise NaflexError("the server answered no request with a result", hint="look into its log")
+    single = SingleFigures(latency_of(alone.ok), float(np.median(alone.ok)))
+    report("offline")
+    found = closed_loop(send, SERVER_REQUESTS, replace(stopping, tail=False))
+    rate = len(found.ok) / float((found.due + found.latency)[np.isfinite(found.latency)].max() - found.due[0])
+    return single, Throughput(None, rate, rate * tokens / images, len(found.due) // images)
+
+
+def sweep(throughput: float) -> tuple[float, ...]:
+    """Rates of the open loop for a throughput."""
+    return tuple(share * throughput for share in SWEEP)
+
+
+def measure_in_process(
+    subject: Subject,
+    sources: Sequence[Source],
+    rates: Sequence[float],
+    slo: float,
+    stopping: Stopping,
+    seed: int,
+    report: Report,
+) -> list[Step]:
+    """The open loop over the scheduler that servers use."""
+    with InProcess(subject, sources) as target:
+        return measure_open_loop(target.send, rates, slo, stopping, seed, report)
+
+
+def tokens_of(frame: Prepared, subject: Subject) -> int:
+    """That a frame takes up in a pack."""
+    return len(frame.patches or ()) + subject.manifest.model.prefix
+
+
+def patch_share(subject: Subject, frames: Sequence[Prepared]) -> float:
+    """See `filled_share`."""
+    sizes = [frame.size for frame in frames]
+    grids = [frame.patches.grid_hw for frame in frames if frame.patches]
+    enlarged = subject.manifest.config.image.fit == "fill"
+    return filled_share(sizes, grids, subject.manifest.preprocessing.patch_size, enlarged=enlarged)

@@ -1,0 +1,235 @@
+"""One benchmark from its options to its document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from naflex_deploy.bench import measure, report
+from naflex_deploy.bench.contenders import (
+    Build,
+    Comparison,
+    Make,
+    ablations,
+    compare_engines,
+    engine_of,
+    with_baseline,
+)
+from naflex_deploy.bench.http import Server, embedding_request, served_model
+from naflex_deploy.bench.mixes import choose_mix
+from naflex_deploy.bench.provenance import provenance
+from naflex_deploy.bench.stages import time_stages
+from naflex_deploy.bench.stopping import Stopping
+from naflex_deploy.bench.subject import Subject, open_subject, sound
+from naflex_deploy.core.errors import UsageError
+from naflex_deploy.runtime.footprint import run_peak
+from naflex_deploy.runtime.prepare import Prepared
+
+Json = dict[str, Any]
+
+COMPARISON = 6
+"""A comparison may take this many times as long as another figure."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure.
+
+    Attributes:
+        bundle: Measured.
+        second: Another bundle to compare it with.
+        mix: Name of a distribution of sizes; photos where neither it nor ``sizes`` is given.
+        sizes: A CSV of w,h lines, or a directory of images.
+        count: Images of the mix.
+        modes: Of `measure.MODES`; empty for all, or none where something is compared.
+        rates: Images a second of the open loop; empty for `measure.SWEEP`.
+        slo: Seconds within which an answer is good; `measure.SLO` medians if not given.
+        url: Of a server of the bundle to ask instead of loading it.
+        api_key: Of the server.
+        baseline: One of `baselines.BASELINES` to compare with.
+        ablate: Compare with choices undone.
+        variant: Of the bundles; the first that fits if not given.
+        seconds: Longest time of one figure.
+        width: Of the interval of a median at which to stop, as a share of it.
+        seed: Of sizes, order and arrivals.
+    """
+
+    bundle: Path
+    second: Path | None = None
+    mix: str | None = None
+    sizes: Path | None = None
+    count: int = 32
+    modes: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
+    slo: float | None = None
+    url: str | None = None
+    api_key: str = ""
+    baseline: str | None = None
+    ablate: bool = False
+    variant: str | None = None
+    seconds: float = 10.0
+    width: float = 0.05
+    seed: int = 0
+
+    @property
+    def comparing(self) -> bool:
+        return bool(self.second or self.baseline or self.ablate)
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UsageError: Names both.
+        """
+        for first, second, clash in (
+            ("--mix", "--sizes", self.mix and self.sizes),
+            ("a second bundle", "--baseline", self.second and self.baseline),
+            ("--url", "a comparison", self.url and self.comparing),
+        ):
+            if clash:
+                raise UsageError(f"{first} and {second} do not go together", hint="leave one of them out")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A benchmark that was run.
+
+    Attributes:
+        document: All of it, see `report`.
+        comparisons: The first is that with the second bundle or the baseline.
+        rejected: Images that cannot be measured, with the reason.
+    """
+
+    document: Json
+    comparisons: tuple[Comparison, ...]
+    rejected: tuple[Prepared, ...]
+
+
+def run(options: Options, step: Callable[[str], None] = lambda text: None) -> Outcome:
+    """Run a benchmark.
+
+    Args:
+        step: Called with a line at the start of each step.
+
+    Raises:
+        NaflexError: Options clash, a bundle cannot be loaded, no image can be measured, no server answers.
+    """
+    options.check()
+    step(f"loading {options.bundle}")
+    subject = open_subject(options.bundle, options.variant)
+    origin = provenance(subject.manifest, subject.variant, _arguments(options))
+    step("preparing images")
+    limit = subject.manifest.config.image.max_pixels
+    mix = choose_mix(options.mix, options.sizes, options.count, seed=options.seed, max_pixels=limit)
+    stopping = Stopping(options.width, min(1.0, options.seconds / 4), options.seconds)
+    sources, frames, rejected = sound(subject, mix.sources)
+    work = _Work(options, subject, stopping, sources, frames, step)
+    figures: Json = {}
+    if options.url:
+        figures = work.ask_server(options.url)
+    elif options.modes or not options.comparing:
+        figures = work.measure(options.modes or measure.MODES)
+    comparisons = work.compare() if options.comparing else []
+    tokens = [measure.tokens_of(frame, subject) for frame in frames]
+    document = {
+        "bundle": str(options.bundle),
+        "provenance": report.provenance_json(origin),
+        "mix": {"name": mix.name, "about": mix.about, "histogram": report.histogram_json(tokens)},
+        "rejected": [{"image": frame.name, "error": str(frame.error)} for frame in rejected],
+        "comparisons": [report.comparison_json(comparison) for comparison in comparisons],
+        **report.NOTHING,
+        **figures,
+    }
+    return Outcome(document, tuple(comparisons), tuple(rejected))
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    options: Options
+    subject: Subject
+    stopping: Stopping
+    sources: Sequence[bytes]
+    frames: list[Prepared]
+    step: Callable[[str], None]
+
+    def measure(self, modes: Sequence[str]) -> Json:
+        """In process."""
+        subject, sources, frames, stopping = self.subject, self.sources, self.frames, self.stopping
+        found: Json = {}
+        slo, rates = self.options.slo, self.options.rates
+        if "single" in modes or ("open-loop" in modes and slo is None):
+            self.step("single stream")
+            single = measure.measure_single(subject, sources, frames, stopping, self.options.seed)
+            found["single"] = report.single_json(single)
+            slo = slo or measure.SLO * single.typical
+        if "offline" in modes or ("open-loop" in modes and not rates):
+            self.step("offline")
+            throughput, allocation = measure.measure_offline(subject, sources, frames, stopping)
+            found["offline"] = report.offline_json(throughput)
+            found["accounting"] = report.allocation_json(allocation)
+            rates = rates or measure.sweep(throughput.images_estimate)
+            self.step("packs of each budget")
+            budgets = measure.measure_budgets(subject, frames, stopping)
+            found["budgets"] = [report.budget_json(figures) for figures in budgets]
+        if "open-loop" in modes and slo:
+            steps = measure.measure_in_process(subject, sources, rates, slo, stopping, self.options.seed, self.step)
+            found |= {"open_loop": [report.step_json(one) for one in steps], "slo_ms": 1e3 * slo}
+        self.step("stages")
+        found["stages"] = report.stages_json(time_stages(subject, sources, seconds=stopping.cap / 2))
+        self.step("peak memory")
+        found["peak_memory_bytes"] = run_peak(subject.path, subject.variant, subject.manifest.model.prefix)
+        return found
+
+    def ask_server(self, url: str) -> Json:
+        """Over HTTP."""
+        options, stopping = self.options, self.stopping
+        model = served_model(url, options.bundle.resolve().name, options.api_key)
+        requests = [embedding_request(s, url=url, model=model, api_key=options.api_key) for s in self.sources]
+        tokens = sum(measure.tokens_of(frame, self.subject) for frame in self.frames)
+        with Server(url, requests) as server:
+            single, throughput = measure.measure_server(server.send, len(requests), tokens, stopping, self.step)
+            slo = options.slo or measure.SLO * single.typical
+            rates = options.rates or measure.sweep(throughput.images_estimate)
+            steps = measure.measure_open_loop(server.send, rates, slo, stopping, options.seed, self.step)
+        return {
+            "server": {"url": url, "model": model},
+            "single": report.single_json(single),
+            "offline": report.offline_json(throughput),
+            "open_loop": [report.step_json(one) for one in steps],
+            "slo_ms": 1e3 * slo,
+        }
+
+    def compare(self) -> list[Comparison]:
+        """All that was asked for."""
+        options, bundle = self.options, self.options.bundle
+        pairs: list[tuple[tuple[str, Make], tuple[str, Make], bool]] = []
+        if options.second:
+            names = str(bundle), str(options.second)
+            pairs.append(((names[0], self._make()), (names[1], engine_of(options.second, options.variant)), False))
+        if options.baseline:
+            longest = max(measure.tokens_of(frame, self.subject) for frame in self.frames)
+            build = with_baseline(options.baseline, longest)
+            same = options.baseline != "square"
+            pairs.append((("packed", self._make()), (options.baseline, self._make(build)), same))
+        if options.ablate:
+            for (first, second), (one, other) in ablations(len(self.subject.variant.budgets)).items():
+                pairs.append(((first, self._make(one)), (second, self._make(other)), False))
+        limits = {"width": options.width, "seconds": COMPARISON * options.seconds}
+        return [
+            compare_engines(first, second, self.sources, same=same, report=self.step, **limits)
+            for first, second, same in pairs
+        ]
+
+    def _make(self, build: Build | None = None) -> Make:
+        bundle, variant = self.options.bundle, self.options.variant
+        return engine_of(bundle, variant, build) if build else engine_of(bundle, variant)
+
+
+def _arguments(options: Options) -> Json:
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(options).items()
+        if name != "api_key"
+    }

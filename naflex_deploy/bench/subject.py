@@ -1,0 +1,95 @@
+"""A bundle that is measured: loaded as its user would load it, every pack noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from naflex_deploy.bench.recording import PackRun, recorded
+from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.manifest import Manifest, Variant
+from naflex_deploy.runtime.engine import Engine, load_engine
+from naflex_deploy.runtime.prepare import Prepared, Preparer
+from naflex_deploy.runtime.sessions import Session, open_session
+
+
+@dataclass(eq=False)
+class Subject:
+    """A loaded bundle.
+
+    Attributes:
+        path: Of the bundle.
+        engine: What its user would hold.
+        session: What runs its packs.
+        runs: Every pack so far.
+    """
+
+    path: Path
+    engine: Engine
+    session: Session
+    runs: list[PackRun] = field(default_factory=list)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.engine.manifest
+
+    @property
+    def variant(self) -> Variant:
+        return self.engine.variant
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What is asked for: ``pooled``, or the first output where there is none."""
+        names = [spec.name for spec in self.variant.outputs]
+        return ("pooled" if "pooled" in names else names[0],)
+
+    def take_runs(self) -> list[PackRun]:
+        """The packs that ended since the last call."""
+        count = len(self.runs)
+        taken, self.runs[:count] = self.runs[:count], []
+        return taken
+
+
+def open_subject(
+    path: Path, variant: str | None = None, session: Callable[[Path, Variant], Session] = open_session
+) -> Subject:
+    """Load a bundle.
+
+    Args:
+        variant: Name of a variant, or the first that fits this machine.
+        session: Opens the engine.
+
+    Raises:
+        BundleError, IncompatibleError: See `load_engine`.
+    """
+    runs: list[PackRun] = []
+    opened: list[Session] = []
+
+    def open_recorded(path: Path, variant: Variant) -> Session:
+        opened.append(recorded(session(path, variant), runs.append))
+        return opened[-1]
+
+    engine = load_engine(path, variant, open_recorded)
+    return Subject(path, engine, opened[-1], runs)
+
+
+def sound(subject: Subject, sources: Sequence[bytes]) -> tuple[list[bytes], list[Prepared], list[Prepared]]:
+    """The images that can be prepared in all their frames, these frames, and the frames that cannot.
+
+    Args:
+        sources: Encoded images.
+
+    Raises:
+        UsageError: No image can.
+    """
+    preparer = Preparer(subject.manifest, subject.variant)
+    frames = [frame for index, source in enumerate(sources) for frame in preparer(index, source)]
+    rejected = [frame for frame in frames if frame.patches is None]
+    bad = {frame.input for frame in rejected}
+    kept = {old: new for new, old in enumerate(index for index in range(len(sources)) if index not in bad)}
+    if not kept:
+        reason = rejected[0].error if rejected else "there are none"
+        raise UsageError(f"none of {len(sources)} images can be measured: {reason}", hint="give others")
+    good = [replace(frame, input=kept[frame.input]) for frame in frames if frame.input in kept]
+    return [sources[index] for index in kept], good, rejected

@@ -1,0 +1,132 @@
+"""A measurement's document as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+QUANTILES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms")
+LATENCY = ("samples", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "max ms")
+BAR = 40
+"""Characters of the longest bar."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of cells."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+
+
+def tables(document: Json) -> Iterator[Table]:
+    """Those for which the document has figures."""
+    yield _mix(document["mix"])
+    if document["comparisons"]:
+        yield _comparisons(document["comparisons"])
+    if single := document["single"]:
+        yield Table("one image after another", LATENCY, [_latency(single["latency"])])
+    if offline := document["offline"]:
+        row = [spread(offline["interval"]) if offline["interval"] else number(offline["images_per_second"])]
+        row += [number(offline["useful_tokens_per_second"]), str(offline["passes"])]
+        yield Table("all images at once", ("images/s", "useful tokens/s", "passes"), [row])
+    if document["open_loop"]:
+        yield _open_loop(document["open_loop"], document["slo_ms"])
+    if document["budgets"]:
+        rows = [_budget(entry) for entry in document["budgets"]]
+        yield Table("packs of each budget", ("budget", "full", "images/s", "useful tokens/s", *LATENCY), rows)
+    if accounting := document["accounting"]:
+        yield _accounting(accounting)
+    if stages := document["stages"]:
+        total = sum(stages["ms_per_image"].values()) or 1.0
+        rows = [[name, number(ms), percent(ms / total)] for name, ms in stages["ms_per_image"].items()]
+        yield Table("stages, one after another", ("stage", "ms an image", "share"), rows)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{float(f'{value:.3g}'):g}"
+
+
+def spread(interval: Json | None) -> str:
+    """An estimate and its interval."""
+    if interval is None:
+        return "-"
+    return f"{number(interval['estimate'])} ({number(interval['low'])}-{number(interval['high'])})"
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _mix(mix: Json) -> Table:
+    histogram = mix["histogram"]
+    most = max(entry["images"] for entry in histogram["bins"]) or 1
+    rows = [
+        [f"{number(e['from'])}-{number(e['to'])}", str(e["images"]), "█" * round(BAR * e["images"] / most)]
+        for e in histogram["bins"]
+    ]
+    title = f"mix {mix['name']}: {mix['about']}; {histogram['images']} images, {histogram['tokens']:,} tokens"
+    return Table(title, ("tokens", "images", ""), rows)
+
+
+def _comparisons(comparisons: list[Json]) -> Table:
+    rows = []
+    for comparison in comparisons:
+        cosine = comparison["least_cosine"]
+        for ratio in comparison["ratios"]:
+            speed = ratio["times_as_fast"]
+            rows.append(
+                [
+                    comparison["first"],
+                    comparison["second"],
+                    ratio["workload"],
+                    f"{speed['estimate']:.3f} ({speed['low']:.3f}-{speed['high']:.3f})",
+                    number(ratio["first_ms"]),
+                    number(ratio["second_ms"]),
+                    "-" if cosine is None else f"{cosine:.6f}",
+                ]
+            )
+    columns = ("first", "second", "workload", "times as fast", "first ms", "second ms", "least cosine")
+    return Table("taking turns", columns, rows)
+
+
+def _budget(entry: Json) -> list[str]:
+    rates = [number(entry[name]) for name in ("images_per_second", "useful_tokens_per_second")]
+    return [str(entry["budget"]), percent(entry["fill"]), *rates, *_latency(entry["latency"])]
+
+
+def _latency(latency: Json) -> list[str]:
+    return [str(latency["count"]), *(spread(latency[name]) for name in QUANTILES), number(latency["max_ms"])]
+
+
+def _open_loop(steps: list[Json], slo: float) -> Table:
+    columns = ("offered/s", "completed/s", "goodput/s", *LATENCY[1:], "rejected", "late", "errors", "lag p99 ms")
+    rows = [
+        [
+            *(number(step[name]) for name in ("rate", "completed", "goodput")),
+            *_latency(step["latency"])[1:],
+            *(percent(step[name]) for name in ("rejected", "late", "errors")),
+            spread(step["generator_lag"]["p99_ms"]),
+        ]
+        for step in steps
+    ]
+    return Table(
+        f"open loop: Poisson arrivals, latency from when each was due, good within {number(slo)} ms", columns, rows
+    )
+
+
+def _accounting(accounting: Json) -> Table:
+    rows = [
+        [name.replace("_", " "), f"{tokens:,}", percent(accounting["shares"][name])]
+        for name, tokens in accounting["tokens"].items()
+    ]
+    computed, needed = accounting["computed_scores"], accounting["useful_scores"]
+    rows.append(["attention scores computed over Σ L²", number(computed / needed if needed else 1.0), ""])
+    return Table("where tokens go", ("", "tokens", "share"), rows)

@@ -1,0 +1,198 @@
+"""`bench` and `plan --tune`: documents, pages, exit codes, refusals."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from naflex_deploy.core.config import resolve
+from tests.cli.conftest import Run
+from tests.serving.browser import PROGRAM, browser
+from tests.serving.support import pixels, png, running
+from tests.support.bundles import write_summing_bundle
+
+BRIEF = ("--seconds", "0.2", "--count", "4", "--mix", "thumbnails")
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_summing_bundle(tmp_path_factory.mktemp("sums") / "sums")
+
+
+@pytest.fixture(scope="module")
+def measured(run: Run, sums: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    page = tmp_path_factory.mktemp("page") / "report.html"
+    result = run("bench", sums, *BRIEF, "--rate", "20", "--rate", "60", "--slo", "500", "-o", page, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout), page
+
+
+def test_the_document_has_every_figure(measured: tuple[dict, Path]) -> None:
+    document, _ = measured
+    assert (document["schema"], document["command"]) == (1, "bench")
+    provenance = document["provenance"]
+    assert provenance["executed"]["runtime"].startswith("onnxruntime")
+    assert provenance["arguments"]["seed"] == 0
+    assert len(provenance["variant"]["sha256"]) == 64
+    assert provenance["profile"]["name"] == "test"
+    assert document["mix"]["histogram"]["images"] == 4
+    assert sum(bin["images"] for bin in document["mix"]["histogram"]["bins"]) == 4
+    assert document["single"]["latency"]["count"] >= 4
+    assert {one["tokens"] for one in document["single"]["by_image"]} <= set(range(1, 17))
+    assert document["offline"]["images_per_second"] > 0
+    assert document["offline"]["useful_tokens_per_second"] > document["offline"]["images_per_second"]
+    assert [step["rate"] for step in document["open_loop"]] == [20, 60]
+    assert all(step["latency"]["p99_ms"] is None for step in document["open_loop"]), "0.2 s are too few samples"
+    assert document["slo_ms"] == 500
+    assert [entry["budget"] for entry in document["budgets"]] == [16, 64]
+    shares = document["accounting"]["shares"]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+    assert shares["pack_tail"] == shares["budget_rounding"] == 0, "ONNX Runtime takes packs as they are"
+    assert document["accounting"]["computed_scores"] == document["accounting"]["useful_scores"]
+    assert set(document["stages"]["ms_per_image"]) == {"decode", "resize", "pack", "run"}
+    assert document["peak_memory_bytes"] > 1e7
+    assert document["comparisons"] == []
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_the_page_opens_offline_and_draws_every_figure(measured: tuple[dict, Path]) -> None:
+    document, path = measured
+    with browser() as page:
+        page.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        page.call("Page.navigate", url=path.as_uri())
+        page.wait("document.readyState === 'complete' && document.querySelectorAll('svg').length > 0")
+        sections = page.evaluate("[...document.querySelectorAll('section')].map(section => section.id)")
+        assert sections == ["mix", "single", "offline", "load", "budgets", "tokens", "stages", "memory"]
+        points = page.evaluate(
+            "[...document.querySelectorAll('#load circle[data-series=p50]')].map(p => [+p.dataset.x, +p.dataset.y])"
+        )
+        drawn = [step for step in document["open_loop"] if step["latency"]["p50_ms"]]
+        assert points == [[step["rate"], step["latency"]["p50_ms"]["estimate"]] for step in drawn]
+        bars = page.evaluate(
+            "[...document.querySelectorAll('#tokens rect')].map(b => [b.dataset.name, +b.dataset.value,"
+            " b.getBoundingClientRect().width])"
+        )
+        shares = document["accounting"]["shares"]
+        assert [(name, value) for name, value, _ in bars] == [
+            (name.replace("_", " "), pytest.approx(100 * share)) for name, share in shares.items()
+        ]
+        widest = max(width for *_, width in bars)
+        for _, value, width in bars:
+            assert width / widest == pytest.approx(value / max(b[1] for b in bars), abs=0.01)
+        assert "sums" in page.evaluate("document.title + document.getElementById('title').textContent")
+        sent = [e["params"]["request"]["url"] for e in page.events if e.get("method") == "Network.requestWillBeSent"]
+        assert all(url.startswith(("file:", "data:", "about:")) for url in sent)
+        assert not [e for e in page.events if e.get("method") == "Runtime.exceptionThrown"]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+
+
+def test_the_table_says_where_it_was_executed(run: Run, sums: Path) -> None:
+    result = run("bench", sums, *BRIEF, "--mode", "single")
+    assert result.exit_code == 0, result.output
+    assert "executed on" in result.stdout
+    assert "one image after another" in result.stdout
+    assert "open loop" not in result.stdout
+    assert "█" in result.stdout
+
+
+def test_a_bundle_against_itself_and_the_gate(run: Run, sums: Path) -> None:
+    result = run("bench", sums, sums, *BRIEF, "--fail-below", "0.01", "--json")
+    assert result.exit_code == 0, result.output
+    (comparison,) = json.loads(result.stdout)["comparisons"]
+    assert comparison["least_cosine"] == pytest.approx(1, abs=1e-6)
+    assert [ratio["workload"] for ratio in comparison["ratios"]] == ["one image after another", "all images together"]
+    assert json.loads(result.stdout)["single"] is None
+    result = run("bench", sums, sums, *BRIEF, "--fail-below", "100", "--json")
+    assert result.exit_code == 5
+    assert "expected at least 100 times as fast" in result.stderr
+    assert json.loads(result.stdout)["comparisons"]
+
+
+def test_ablations_and_baselines(run: Run, sums: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = run("bench", sums, *BRIEF, "--baseline", "one-at-a-time", "--ablate", "-o", page, "--json")
+    assert result.exit_code == 0, result.output
+    names = [(one["first"], one["second"]) for one in json.loads(result.stdout)["comparisons"]]
+    assert names == [("packed", "one-at-a-time"), ("shrink-only", "fill"), ("2 budgets", "one budget")]
+    assert "one-at-a-time" in page.read_text()
+
+
+def test_a_server_is_measured(run: Run, sums: Path) -> None:
+    with running(names=("sums",)) as server:
+        result = run("bench", sums, *BRIEF, "--url", server.url, "--rate", "50", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["server"]["model"] == "sums"
+    assert document["open_loop"][0]["errors"] == 0
+    assert document["single"]["latency"]["count"] > 0
+    assert document["stages"] is None
+
+
+def test_damaged_images_are_left_out_and_said(run: Run, sums: Path, tmp_path: Path) -> None:
+    for seed in range(3):
+        (tmp_path / f"{seed}.png").write_bytes(png(pixels(seed)))
+    (tmp_path / "3.png").write_bytes(png(pixels(3))[:60])
+    result = run("bench", sums, "--seconds", "0.2", "--mode", "single", "--sizes", tmp_path, "--json")
+    assert result.exit_code == 6
+    document = json.loads(result.stdout)
+    assert document["mix"]["histogram"]["images"] == 3
+    assert len(document["rejected"]) == 1
+    assert "error:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--mix", "photos", "--sizes", "x.csv"), "--mix and --sizes do not go together"),
+        (("SUMS", "--baseline", "padded"), "a second bundle and --baseline do not go together"),
+        (("--url", "http://127.0.0.1:1", "--ablate"), "--url and a comparison do not go together"),
+        (("--fail-below", "1"), "--fail-below compares with nothing"),
+        (("--mix", "photo"), "did you mean 'photos'"),
+        (("--sizes", "none.csv"), "cannot read none.csv"),
+        (("--url", "nowhere", "--mode", "single"), "expected the URL of a server"),
+        (("--variant", "tensorrt"), "has no variant 'tensorrt'"),
+        (("--api-keys", "none.txt"), "cannot read none.txt"),
+    ],
+)
+def test_refusals(run: Run, sums: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run("bench", sums, *(sums if argument == "SUMS" else argument for argument in arguments))
+    assert result.exit_code in (2, 4)
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_path: Path) -> None:
+    sizes, output = tmp_path / "sizes.csv", tmp_path / "tuned.toml"
+    sizes.write_text("w,h\n" + "".join(f"{8 + 4 * (n % 7)},{8 + 4 * (n % 5)}\n" for n in range(60)) + "9999,9999\n")
+    profile = ("--profile", "edge", "--set", "image.tokens=16", "--set", "engine.onnxruntime.budgets=[16]")
+    arguments = (*profile, "--tune", "--sizes", sizes, "--bundle", sums, "--seconds", "0.3", "-o", output)
+    result = run("plan", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["command"] == "plan"
+    assert document["before"]["budgets"] == [16]
+    assert set(document["cost_model"]) == {"call", "image", "token", "score"}
+    assert document["rejected_sizes"] == 1
+    assert document["histogram"]["images"] == 60
+    tuned = resolve(output).profile
+    assert tuned.name == "edge-tuned"
+    assert tuned.budgets("onnxruntime") == tuple(document["after"]["budgets"])
+    assert tomllib.loads(output.read_text())["image"]["tokens"] == 16
+    if document["after"] != document["before"]:
+        assert document["predicted_times_as_fast"]["all images together"] >= 1
+        assert len(document["measured"]["ratios"]) == 2
+    assert "exists already" in run("plan", *arguments).stderr
+    printed = run("plan", *arguments, "--force")
+    assert printed.exit_code == 0, printed.output
+    assert "a pack costs" in printed.stdout
+    assert run("plan", "--profile", output, "--backend", "onnxruntime").exit_code == 0
+
+
+def test_tuning_needs_sizes(run: Run) -> None:
+    for arguments in (("--tune",), ("--sizes", "x.csv")):
+        result = run("plan", "--profile", "photo", *arguments)
+        assert result.exit_code == 2
+        assert "--tune and --sizes go together" in result.stderr
