@@ -93,7 +93,7 @@ class SquareEngine(Engine):
 
 class _Squares(Preparer):
     def __init__(self, manifest: Manifest, variant: Variant, side: int) -> None:
-        super().__init__(manifest, variant)
+        super().__init__(manifest.preprocessing, manifest.config, variant.backend, manifest.model.prefix)
         self._size, self._most = (side, side), manifest.config.image.max_pixels
         self._filter = Resampling[manifest.preprocessing.resample.upper()]
 

@@ -30,7 +30,7 @@ class InProcess:
     def __init__(self, subject: Subject, sources: Sequence[Source], policy: Policy | None = None) -> None:
         manifest = subject.manifest
         self._sources, self._outputs = sources, subject.outputs
-        self._prepare = Preparer(manifest, subject.variant)
+        self._prepare = Preparer.of(manifest, subject.variant)
         self._tokens = manifest.config.image_tokens(subject.variant.backend, manifest.model.prefix)
         self._scheduler = Scheduler(
             subject.session,

@@ -54,7 +54,7 @@ def time_stages(
 
 def _one_pass(subject: Subject, sources: Sequence[Source], clock: Callable[[], float]) -> tuple[list[float], int]:
     manifest = subject.manifest
-    preparer = Preparer(manifest, subject.variant)
+    preparer = Preparer.of(manifest, subject.variant)
     decoding = resizing = 0.0
     patches: list[Patches] = []
     for index, source in enumerate(sources):

@@ -83,7 +83,7 @@ def sound(subject: Subject, sources: Sequence[bytes]) -> tuple[list[bytes], list
     Raises:
         UsageError: No image can.
     """
-    preparer = Preparer(subject.manifest, subject.variant)
+    preparer = Preparer.of(subject.manifest, subject.variant)
     frames = [frame for index, source in enumerate(sources) for frame in preparer(index, source)]
     rejected = [frame for frame in frames if frame.patches is None]
     bad = {frame.input for frame in rejected}

@@ -121,8 +121,11 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
         out.print("nothing to change: the profile's packing is within 2 % of the fastest")
     else:
         speeds = {ratio.workload: ratio.speed for ratio in found.measured.ratios}
-        table = [[name, number(ratio), spread(asdict(speeds[name]))] for name, ratio in found.predicted.items()]
-        print_table("times as fast as now", ["workload", "predicted", "measured"], table)
+        print_table(
+            "times as fast as now",
+            ["workload", "predicted", "measured"],
+            [[name, number(ratio), spread(asdict(speeds[name]))] for name, ratio in found.predicted.items()],
+        )
         if found.measured.throughput.speed.high < 1:
             err.print("[bold yellow]warning:[/] measured, the tuned profile is slower here: keep the one you have")
     out.print(f"[bold green]wrote[/] {path}")
