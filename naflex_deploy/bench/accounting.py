@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from naflex_deploy.bench.mixes import Size
 from naflex_deploy.bench.recording import PackRun
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack
@@ -86,7 +85,9 @@ def computed(pack: Pack, variant: Variant) -> tuple[int, float]:
     return sizes["tokens"], float(sizes.get("rows", 1) * sizes.get("row_tokens", sizes["tokens"]) ** 2)
 
 
-def filled_share(sizes: Sequence[Size], grids: Sequence[tuple[int, int]], patch_size: int, *, enlarged: bool) -> float:
+def filled_share(
+    sizes: Sequence[tuple[float, float]], grids: Sequence[tuple[int, int]], patch_size: int, *, enlarged: bool
+) -> float:
     """The part of the images' patches that their pixels fill, had they been resized without changing their shape.
 
     An image of H×W pixels on a grid of h×w patches of P pixels has been scaled by at most s = min(h·P/H, w·P/W),

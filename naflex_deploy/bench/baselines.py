@@ -12,6 +12,7 @@ from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.decode import Source, decode
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.inputs import Input
 from naflex_deploy.runtime.packer import smallest_budget
 from naflex_deploy.runtime.prepare import Prepared, Preparer
 from naflex_deploy.runtime.sessions import Outputs, Session, SideBySide
@@ -33,7 +34,8 @@ class TailedSession:
         tokens = self._tokens(pack)
         patches = np.zeros((tokens, pack.patches.shape[1]), pack.patches.dtype)
         patches[: pack.tokens] = pack.patches
-        return self._session.run(Pack(patches, pack.grid_hw, pack.offsets, pack.prefix, pack.slots), outputs)
+        found = self._session.run(Pack(patches, pack.grid_hw, pack.offsets, pack.prefix, pack.slots), outputs)
+        return {name: values[: pack.tokens] if name.startswith("tokens") else values for name, values in found.items()}
 
 
 class TailedSideBySide(TailedSession):
@@ -97,8 +99,9 @@ class _Squares(Preparer):
         self._size, self._most = (side, side), manifest.config.image.max_pixels
         self._filter = Resampling[manifest.preprocessing.resample.upper()]
 
-    def __call__(self, index: int, source: Source) -> Iterator[Prepared]:
-        for image in decode(source, max_pixels=self._most):
+    def __call__(self, index: int, source: Source | Input) -> Iterator[list[Prepared]]:
+        pixels = source.source if isinstance(source, Input) else source
+        for image in decode(pixels, max_pixels=self._most):
             yield from super().__call__(index, image.resize(self._size, self._filter))
 
 

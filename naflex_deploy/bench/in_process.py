@@ -57,9 +57,9 @@ class InProcess:
         future.add_done_callback(lambda future: done(_status(future)))
 
     def _patches(self, source: Source) -> Patches:
-        prepared = next(self._prepare(0, source))
+        prepared, *_ = next(self._prepare(0, source))
         if prepared.patches is None:
-            raise prepared.error or ImageError("expected an image, found none")
+            raise prepared.result.error or ImageError("expected an image, found none")
         return prepared.patches
 
 

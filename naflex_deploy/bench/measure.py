@@ -110,37 +110,40 @@ class Step:
 
 
 def measure_single(
-    subject: Subject, sources: Sequence[Source], frames: Sequence[Prepared], stopping: Stopping, seed: int
+    subject: Subject, sources: Sequence[Source], prepared: Sequence[Prepared], stopping: Stopping, seed: int
 ) -> SingleFigures:
     """Latency of one image after another, each from an encoded image to its result."""
     found = single_stream(subject.engine, sources, subject.outputs, stopping, seed=seed)
     tokens = np.zeros(len(sources), np.int64)
-    for frame in frames:
-        tokens[frame.input] += tokens_of(frame, subject)
+    for image in prepared:
+        tokens[image.result.input] += tokens_of(image, subject)
     medians = [float(np.median(found.seconds[found.images == index])) for index in np.unique(found.images)]
     by_image = tuple(zip(tokens[np.unique(found.images)].tolist(), medians, strict=True))
     return SingleFigures(latency_of(found.seconds), float(np.median(found.seconds)), by_image)
 
 
 def measure_offline(
-    subject: Subject, sources: Sequence[Source], frames: Sequence[Prepared], stopping: Stopping
+    subject: Subject, sources: Sequence[Source], prepared: Sequence[Prepared], stopping: Stopping
 ) -> tuple[Throughput, Allocation]:
     """Throughput of all images at once, and what the packs were made of."""
     subject.take_runs()
-    found = offline(subject.engine, sources, subject.outputs, len(frames), replace(stopping, tail=False))
+    found = offline(subject.engine, sources, subject.outputs, len(prepared), replace(stopping, tail=False))
     runs = [run for run in subject.take_runs() if found.start <= run.start and run.end <= found.end]
-    tokens = sum(tokens_of(frame, subject) for frame in frames)
+    tokens = sum(tokens_of(image, subject) for image in prepared)
     median = float(np.median(found.seconds))
     interval = quantile_interval(found.seconds, 0.5)
     throughput = Throughput(
-        interval.inverse(len(frames)) if interval else None, len(frames) / median, tokens / median, len(found.seconds)
+        interval.inverse(len(prepared)) if interval else None,
+        len(prepared) / median,
+        tokens / median,
+        len(found.seconds),
     )
-    return throughput, allocation(runs, subject.variant, patch_share(subject, frames))
+    return throughput, allocation(runs, subject.variant, patch_share(subject, prepared))
 
 
-def measure_budgets(subject: Subject, frames: Sequence[Prepared], stopping: Stopping) -> list[BudgetFigures]:
+def measure_budgets(subject: Subject, prepared: Sequence[Prepared], stopping: Stopping) -> list[BudgetFigures]:
     """Latency and throughput of full packs of each budget."""
-    lengths = np.array([tokens_of(frame, subject) for frame in frames])
+    lengths = np.array([tokens_of(image, subject) for image in prepared])
     most = subject.manifest.config.packing.max_images
     share = replace(stopping, cap=stopping.cap / len(subject.variant.budgets))
     figures = []
@@ -150,15 +153,15 @@ def measure_budgets(subject: Subject, frames: Sequence[Prepared], stopping: Stop
             continue
         groups = [fitting[pack] for pack in pack_lengths(lengths[fitting], budget, most)]
         groups.sort(key=lambda group: -int(lengths[group].sum()))
-        figures.append(_of_budget(subject, frames, budget, groups[: max(1, len(groups) // 2)], share))
+        figures.append(_of_budget(subject, prepared, budget, groups[: max(1, len(groups) // 2)], share))
     return figures
 
 
 def _of_budget(
-    subject: Subject, frames: Sequence[Prepared], budget: int, groups: list[np.ndarray], stopping: Stopping
+    subject: Subject, prepared: Sequence[Prepared], budget: int, groups: list[np.ndarray], stopping: Stopping
 ) -> BudgetFigures:
     prefix = subject.manifest.model.prefix
-    packs = [Pack.of([p for i in group if (p := frames[i].patches)], prefix=prefix) for group in groups]
+    packs = [Pack.of([p for i in group if (p := prepared[i].patches)], prefix=prefix) for group in groups]
     for pack in packs:
         subject.session.run(pack, subject.outputs)
     subject.take_runs()
@@ -249,14 +252,15 @@ def measure_in_process(
         return measure_open_loop(target.send, rates, slo, stopping, seed, report)
 
 
-def tokens_of(frame: Prepared, subject: Subject) -> int:
-    """That a frame takes up in a pack."""
-    return len(frame.patches or ()) + subject.manifest.model.prefix
+def tokens_of(image: Prepared, subject: Subject) -> int:
+    """That an image takes up in a pack."""
+    return len(image.patches or ()) + subject.manifest.model.prefix
 
 
-def patch_share(subject: Subject, frames: Sequence[Prepared]) -> float:
+def patch_share(subject: Subject, prepared: Sequence[Prepared]) -> float:
     """See `filled_share`."""
-    sizes = [frame.size for frame in frames]
-    grids = [frame.patches.grid_hw for frame in frames if frame.patches]
+    boxes = [image.result.box for image in prepared]
+    sizes = [(right - left, bottom - top) for left, top, right, bottom in boxes]
+    grids = [image.result.grid_hw for image in prepared]
     enlarged = subject.manifest.config.image.fit == "fill"
     return filled_share(sizes, grids, subject.manifest.preprocessing.patch_size, enlarged=enlarged)

@@ -26,6 +26,7 @@ from naflex_deploy.bench.subject import Subject, open_subject, sound
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.runtime.footprint import run_peak
 from naflex_deploy.runtime.prepare import Prepared
+from naflex_deploy.runtime.result import Result
 
 Json = dict[str, Any]
 
@@ -104,7 +105,7 @@ class Outcome:
 
     document: Json
     comparisons: tuple[Comparison, ...]
-    rejected: tuple[Prepared, ...]
+    rejected: tuple[Result, ...]
 
 
 def run(options: Options, step: Callable[[str], None] = lambda text: None) -> Outcome:
@@ -124,20 +125,20 @@ def run(options: Options, step: Callable[[str], None] = lambda text: None) -> Ou
     limit = subject.manifest.config.image.max_pixels
     mix = choose_mix(options.mix, options.sizes, options.count, seed=options.seed, max_pixels=limit)
     stopping = Stopping(options.width, min(1.0, options.seconds / 4), options.seconds)
-    sources, frames, rejected = sound(subject, mix.sources)
-    work = _Work(options, subject, stopping, sources, frames, step)
+    sources, prepared, rejected = sound(subject, mix.sources)
+    work = _Work(options, subject, stopping, sources, prepared, step)
     figures: Json = {}
     if options.url:
         figures = work.ask_server(options.url)
     elif options.modes or not options.comparing:
         figures = work.measure(options.modes or measure.MODES)
     comparisons = work.compare() if options.comparing else []
-    tokens = [measure.tokens_of(frame, subject) for frame in frames]
+    tokens = [measure.tokens_of(image, subject) for image in prepared]
     document = {
         "bundle": str(options.bundle),
         "provenance": report.provenance_json(origin),
         "mix": {"name": mix.name, "about": mix.about, "histogram": report.histogram_json(tokens)},
-        "rejected": [{"image": frame.name, "error": str(frame.error)} for frame in rejected],
+        "rejected": [{"image": result.name, "error": str(result.error)} for result in rejected],
         "comparisons": [report.comparison_json(comparison) for comparison in comparisons],
         **report.NOTHING,
         **figures,
@@ -151,27 +152,27 @@ class _Work:
     subject: Subject
     stopping: Stopping
     sources: Sequence[bytes]
-    frames: list[Prepared]
+    prepared: list[Prepared]
     step: Callable[[str], None]
 
     def measure(self, modes: Sequence[str]) -> Json:
         """In process."""
-        subject, sources, frames, stopping = self.subject, self.sources, self.frames, self.stopping
+        subject, sources, prepared, stopping = self.subject, self.sources, self.prepared, self.stopping
         found: Json = {}
         slo, rates = self.options.slo, self.options.rates
         if "single" in modes or ("open-loop" in modes and slo is None):
             self.step("single stream")
-            single = measure.measure_single(subject, sources, frames, stopping, self.options.seed)
+            single = measure.measure_single(subject, sources, prepared, stopping, self.options.seed)
             found["single"] = report.single_json(single)
             slo = slo or measure.SLO * single.typical
         if "offline" in modes or ("open-loop" in modes and not rates):
             self.step("offline")
-            throughput, allocation = measure.measure_offline(subject, sources, frames, stopping)
+            throughput, allocation = measure.measure_offline(subject, sources, prepared, stopping)
             found["offline"] = report.offline_json(throughput)
             found["accounting"] = report.allocation_json(allocation)
             rates = rates or measure.sweep(throughput.images_estimate)
             self.step("packs of each budget")
-            budgets = measure.measure_budgets(subject, frames, stopping)
+            budgets = measure.measure_budgets(subject, prepared, stopping)
             found["budgets"] = [report.budget_json(figures) for figures in budgets]
         if "open-loop" in modes and slo:
             steps = measure.measure_in_process(subject, sources, rates, slo, stopping, self.options.seed, self.step)
@@ -187,7 +188,7 @@ class _Work:
         options, stopping = self.options, self.stopping
         model = served_model(url, options.bundle.resolve().name, options.api_key)
         requests = [embedding_request(s, url=url, model=model, api_key=options.api_key) for s in self.sources]
-        tokens = sum(measure.tokens_of(frame, self.subject) for frame in self.frames)
+        tokens = sum(measure.tokens_of(image, self.subject) for image in self.prepared)
         with Server(url, requests) as server:
             single, throughput = measure.measure_server(server.send, len(requests), tokens, stopping, self.step)
             slo = options.slo or measure.SLO * single.typical
@@ -209,7 +210,7 @@ class _Work:
             names = str(bundle), str(options.second)
             pairs.append(((names[0], self._make()), (names[1], engine_of(options.second, options.variant)), False))
         if options.baseline:
-            longest = max(measure.tokens_of(frame, self.subject) for frame in self.frames)
+            longest = max(measure.tokens_of(image, self.subject) for image in self.prepared)
             build = with_baseline(options.baseline, longest)
             same = options.baseline != "square"
             pairs.append((("packed", self._make()), (options.baseline, self._make(build)), same))

@@ -10,12 +10,14 @@ import numpy as np
 
 from naflex_deploy.bench.subject import Subject
 from naflex_deploy.core.pack import Pack, Patches
-from naflex_deploy.runtime.decode import Source, decode
+from naflex_deploy.runtime.decode import Source
+from naflex_deploy.runtime.media.read import read_frames
 from naflex_deploy.runtime.packer import pack_lengths
 from naflex_deploy.runtime.prepare import Preparer
 
 STAGES = ("decode", "resize", "pack", "run")
-"""``resize`` cuts into patches, too; ``run`` copies in and out of the engine's memory, too."""
+"""``resize`` is the rest of preparing an image, cutting it into patches too; ``run`` copies in and out of the engine's
+memory, too."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,18 @@ def time_stages(
 def _one_pass(subject: Subject, sources: Sequence[Source], clock: Callable[[], float]) -> tuple[list[float], int]:
     manifest = subject.manifest
     preparer = Preparer.of(manifest, subject.variant)
-    decoding = resizing = 0.0
+    decoding = preparing = 0.0
     patches: list[Patches] = []
     for index, source in enumerate(sources):
         marks = [clock()]
-        decoded = list(decode(source, max_pixels=manifest.config.image.max_pixels))
+        for _ in read_frames(source, name="", profile=manifest.config):
+            pass
         marks.append(clock())
-        patches += [item.patches for image in decoded for item in preparer(index, image) if item.patches is not None]
+        found = [image for frame in preparer(index, source) for image in frame]
         marks.append(clock())
+        patches += [image.patches for image in found if image.patches is not None]
         decoding += marks[1] - marks[0]
-        resizing += marks[2] - marks[1]
+        preparing += marks[2] - marks[1]
     prefix, packing = manifest.model.prefix, manifest.config.packing
     marks = [clock()]
     groups = pack_lengths([len(item) + prefix for item in patches], subject.variant.budgets[-1], packing.max_images)
@@ -73,4 +77,4 @@ def _one_pass(subject: Subject, sources: Sequence[Source], clock: Callable[[], f
     for pack in packs:
         subject.session.run(pack, subject.outputs)
     marks.append(clock())
-    return [decoding, resizing, *np.diff(marks).tolist()], len(patches)
+    return [decoding, max(0.0, preparing - decoding), *np.diff(marks).tolist()], len(patches)

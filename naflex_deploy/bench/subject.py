@@ -11,6 +11,7 @@ from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.runtime.engine import Engine, load_engine
 from naflex_deploy.runtime.prepare import Prepared, Preparer
+from naflex_deploy.runtime.result import Result
 from naflex_deploy.runtime.sessions import Session, open_session
 
 
@@ -74,8 +75,8 @@ def open_subject(
     return Subject(path, engine, opened[-1], runs)
 
 
-def sound(subject: Subject, sources: Sequence[bytes]) -> tuple[list[bytes], list[Prepared], list[Prepared]]:
-    """The images that can be prepared in all their frames, these frames, and the frames that cannot.
+def sound(subject: Subject, sources: Sequence[bytes]) -> tuple[list[bytes], list[Prepared], list[Result]]:
+    """The files that can be prepared in all their frames, what becomes of them, and the frames that cannot.
 
     Args:
         sources: Encoded images.
@@ -84,12 +85,16 @@ def sound(subject: Subject, sources: Sequence[bytes]) -> tuple[list[bytes], list
         UsageError: No image can.
     """
     preparer = Preparer.of(subject.manifest, subject.variant)
-    frames = [frame for index, source in enumerate(sources) for frame in preparer(index, source)]
-    rejected = [frame for frame in frames if frame.patches is None]
-    bad = {frame.input for frame in rejected}
+    images = [image for index, source in enumerate(sources) for frame in preparer(index, source) for image in frame]
+    rejected = [image.result for image in images if image.patches is None]
+    bad = {result.input for result in rejected}
     kept = {old: new for new, old in enumerate(index for index in range(len(sources)) if index not in bad)}
     if not kept:
         reason = rejected[0].error if rejected else "there are none"
         raise UsageError(f"none of {len(sources)} images can be measured: {reason}", hint="give others")
-    good = [replace(frame, input=kept[frame.input]) for frame in frames if frame.input in kept]
+    good = [
+        replace(image, result=replace(image.result, input=kept[image.result.input]))
+        for image in images
+        if image.result.input in kept
+    ]
     return [sources[index] for index in kept], good, rejected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,9 @@ from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.decode import read_header
 from naflex_deploy.runtime.engine import Engine
-from naflex_deploy.runtime.fit import plan_fit
 from naflex_deploy.runtime.inputs import expand
 from naflex_deploy.runtime.sessions import Session
+from naflex_deploy.runtime.tiles import plan_layout
 
 Int64 = npt.NDArray[np.int64]
 
@@ -131,33 +132,26 @@ def under(profile: Profile) -> Build:
 
 
 def image_tokens(profile: Profile, subject: Subject, sizes: Sequence[Size]) -> tuple[Int64, int]:
-    """[N] tokens of images under a profile, prefix tokens included, and how many sizes it refuses.
+    """[N] tokens of images under a profile, tiles being images, and how many sizes it refuses.
 
     Raises:
         UsageError: It refuses all.
     """
     model, prefix = subject.manifest.preprocessing, subject.manifest.model.prefix
     most = profile.image_tokens(subject.variant.backend, prefix)
-    known: dict[Size, int] = {}
+    known: dict[Size, list[int]] = {}
     for width, height in set(sizes):
-        try:
-            if width * height > profile.image.max_pixels:
-                raise ImageError("too many pixels")
-            fit = plan_fit(
-                (height, width),
-                patch_size=model.patch_size,
-                tokens=most,
-                policy=profile.image.fit,
-                oversize=profile.image.oversize,
-                search=model.search,
-            )
-        except ImageError:
+        if width * height > profile.image.max_pixels:
             continue
-        known[width, height] = fit.tokens + prefix
-    found = np.array([known[size] for size in sizes if size in known], np.int64)
+        with suppress(ImageError):
+            layout = plan_layout((height, width), image=profile.image, model=model, tokens=most)
+            grids = [layout.whole.grid_hw, *(tile.grid_hw for tile in layout.tiles)]
+            known[width, height] = [rows * columns + prefix for rows, columns in grids]
+    usable = [known[size] for size in sizes if size in known]
+    found = np.array([length for lengths in usable for length in lengths], np.int64)
     if not len(found):
         raise UsageError(f"the profile refuses all {len(sizes)} sizes", hint="raise image.max_pixels, or shrink")
-    return found, len(sizes) - len(found)
+    return found, len(sizes) - len(usable)
 
 
 def current_packing(profile: Profile, variant: Variant) -> Packing:

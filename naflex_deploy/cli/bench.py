@@ -80,9 +80,9 @@ def command(
         raise UsageError("--fail-below compares with nothing", hint="name a second bundle, or pass --baseline")
     with steps() as step:
         outcome = run(options, step)
-    for frame in outcome.rejected:
-        if frame.error:
-            print_error(frame.error)
+    for result in outcome.rejected:
+        if result.error:
+            print_error(result.error)
     if output is not None:
         write_page(outcome.document, output)
     if as_json:

@@ -83,10 +83,10 @@ def test_a_subject_is_the_bundle_as_its_user_has_it(tmp_path):
     runs = subject.take_runs()
     assert sum(int(run.lengths.sum()) for run in runs) == 43
     assert subject.take_runs() == []
-    sources, frames, rejected = sound(subject, [b"no image", png(IMAGES[0]), png(IMAGES[3])])
+    sources, prepared, rejected = sound(subject, [b"no image", png(IMAGES[0]), png(IMAGES[3])])
     assert len(sources) == 2
-    assert [frame.input for frame in frames] == [0, 1]
-    assert [frame.input for frame in rejected] == [0]
+    assert [image.result.input for image in prepared] == [0, 1]
+    assert [result.input for result in rejected] == [0]
     with pytest.raises(UsageError, match="none of 1 images can be measured"):
         sound(subject, [b"no image"])
 
