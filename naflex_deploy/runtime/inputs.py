@@ -10,7 +10,7 @@ from pathlib import Path
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import sha256
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".pdf"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".pdf", ".dcm", ".dicom"})
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.cli.conftest import Run
+from tests.support.dicoms import BIRTH, dicom
 from tests.support.pdfs import encrypted, pdf, rectangle, text
 
 
@@ -67,3 +69,18 @@ def test_bad_documents_are_reported_and_the_others_embedded(run: Run, bundle: Pa
     ]
     assert [Path(item["path"]).name for item in document["rejected"]] == ["b.pdf", "c.pdf", "d.pdf", "e.pdf"]
     assert all(row["dpi"] == 150 for row in document["rows"])
+
+
+@pytest.mark.parametrize("suffix", ["npz", "jsonl"])
+def test_outputs_hold_nothing_of_a_patient(run: Run, bundle: Path, tmp_path: Path, suffix: str) -> None:
+    folder, output = tmp_path / "study", tmp_path / f"out.{suffix}"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    (folder / "1.dcm").write_bytes(dicom(rng.integers(0, 4096, (3, 40, 50), np.uint16), WindowCenter=9, WindowWidth=9))
+    (folder / "2.dcm").write_bytes(dicom(None))
+    result = run("embed", bundle, folder, "-o", output)
+    assert result.exit_code == 6
+    assert "a DICOM file without any" in result.stderr
+    content = output.read_bytes() + result.output.encode()
+    assert content.count(b"1.dcm") or suffix == "npz"
+    assert not any(secret in content for secret in (b"Doe", b"Jane", BIRTH.encode(), b"0815"))

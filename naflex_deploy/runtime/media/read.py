@@ -11,6 +11,7 @@ from PIL import Image
 from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.profile import ImageSection, Profile
 from naflex_deploy.runtime.decode import Source, content_of, decode
+from naflex_deploy.runtime.media.dicom import read_dicom
 from naflex_deploy.runtime.media.frame import Frame, mark_last
 from naflex_deploy.runtime.media.pdf import read_pdf
 
@@ -25,7 +26,7 @@ def read_frames(source: Source, *, name: str, profile: Profile, done: Collection
     """The frames of one input, lazily, as far as they can be read: the last one may be an error.
 
     Args:
-        source: See `decode`; also paths and contents of PDF documents.
+        source: See `decode`; also paths and contents of PDF documents and DICOM files.
         name: Of the input in messages.
         profile: Its section image.
         done: Numbers of frames that are left out.
@@ -47,6 +48,8 @@ def _read(source: Source, name: str, profile: Profile, done: Collection[int]) ->
     start = _start(file)
     if b"%PDF-" in start:
         return read_pdf(file, name=name, image=image, done=done)
+    if start[128:132] == b"DICM":
+        return read_dicom(file, name=name, image=image, done=done)
     return mark_last(_images(file, name, image, done))
 
 

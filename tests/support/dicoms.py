@@ -1,0 +1,57 @@
+"""DICOM files as a modality writes them, a patient's name and all."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+PATIENT = "Doe^Jane"
+BIRTH = "19700412"
+
+
+def dataset(pixels: np.ndarray | None, **elements: object) -> Dataset:
+    """A file in memory.
+
+    Args:
+        pixels: [h, w], [frames, h, w] or [h, w, 3], of 8 or 16 bits.
+        elements: Set over those that follow from the pixels.
+    """
+    found = Dataset()
+    found.file_meta = FileMetaDataset()
+    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    found.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    found.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    found.SOPClassUID, found.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    found.PatientName, found.PatientID, found.PatientBirthDate = PATIENT, "ID-0815", BIRTH
+    if pixels is not None:
+        colour = pixels.ndim == 3 and pixels.shape[2] == 3
+        found.Rows, found.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]
+        if pixels.ndim == 3 and not colour:
+            found.NumberOfFrames = len(pixels)
+        found.SamplesPerPixel = 3 if colour else 1
+        found.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+        if colour:
+            found.PlanarConfiguration = 0
+        found.BitsAllocated = found.BitsStored = 8 * pixels.itemsize
+        found.HighBit = found.BitsStored - 1
+        found.PixelRepresentation = int(pixels.dtype.kind == "i")
+        found.PixelData = pixels.tobytes()
+        found["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+    for name, value in elements.items():
+        setattr(found, name, value)
+    return found
+
+
+def saved(found: Dataset) -> bytes:
+    stream = BytesIO()
+    found.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def dicom(pixels: np.ndarray | None, **elements: object) -> bytes:
+    """The content of such a file."""
+    return saved(dataset(pixels, **elements))
