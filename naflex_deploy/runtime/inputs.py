@@ -1,4 +1,4 @@
-"""What a command line means: files as given, directories by the images in them."""
+"""What a command line means: files as given, directories by the images, documents and clips in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import sha256
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".pdf", ".dcm", ".dicom"})
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+DOCUMENTS = (".pdf", ".dcm", ".dicom")
+CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
+SUFFIXES = frozenset({*IMAGES, *DOCUMENTS, *CLIPS})
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Input:
 
 
 def expand(paths: Iterable[Path]) -> Iterator[Path]:
-    """Every file meant, in order; a directory gives its images, subdirectories included, sorted by path.
+    """Every file meant, in order; a directory gives its files of known suffixes and those below it, sorted.
 
     A file named on its own is taken whatever its suffix.
 

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import naflex_deploy
+from naflex_deploy.runtime.journal import Journal
 from tests.cli.conftest import Run
+from tests.support.clips import clip, sound
 from tests.support.dicoms import BIRTH, dicom
 from tests.support.pdfs import encrypted, pdf, rectangle, text
 
@@ -69,6 +72,25 @@ def test_bad_documents_are_reported_and_the_others_embedded(run: Run, bundle: Pa
     ]
     assert [Path(item["path"]).name for item in document["rejected"]] == ["b.pdf", "c.pdf", "d.pdf", "e.pdf"]
     assert all(row["dpi"] == 150 for row in document["rows"])
+
+
+def test_a_clip_killed_in_the_middle_goes_on_with_its_times(run: Run, bundle: Path, tmp_path: Path) -> None:
+    path, output = clip(tmp_path / "a.mkv", [130 * number for number in range(40)]), tmp_path / "out.npz"
+    (tmp_path / "mute.mkv").write_bytes(sound(tmp_path / "sound.mkv").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda self, order: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run("embed", bundle, path, "-o", output)
+    lines = tmp_path / ".out.npz.journal" / "rows.jsonl"
+    recorded = lines.read_bytes().splitlines(keepends=True)
+    lines.write_bytes(b"".join(recorded[:3]) + recorded[3][:9])
+    result = run("embed", bundle, path, tmp_path / "mute.mkv", "-o", output, "--resume", "--json")
+    assert result.exit_code == 6, result.output
+    assert json.loads(result.stdout)["images"] == 3
+    with np.load(output) as arrays:
+        assert arrays["frames"].tolist() == [0, 1, 2, 3, 4, 5]
+        assert arrays["times"].tolist() == [0.0, 1.04, 2.08, 3.12, 4.03, 5.07]
+        np.testing.assert_allclose(arrays["embeddings"], naflex_deploy.load(bundle).embed([path]), atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "jsonl"])

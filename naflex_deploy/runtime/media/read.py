@@ -14,6 +14,7 @@ from naflex_deploy.runtime.decode import Source, content_of, decode
 from naflex_deploy.runtime.media.dicom import read_dicom
 from naflex_deploy.runtime.media.frame import Frame, mark_last
 from naflex_deploy.runtime.media.pdf import read_pdf
+from naflex_deploy.runtime.media.video import read_video
 
 PLAUSIBLE = (50, 2400)
 """Pixels per inch that are believed: cameras and editors write any number."""
@@ -22,13 +23,20 @@ START = 1024
 """Bytes that tell what a file is: a PDF may begin anywhere in them."""
 
 
+VIDEOS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"0&\xb2u\x8ef\xcf\x11")
+"""Matroska and WebM, Flash, Ogg, MPEG, Windows Media."""
+
+STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+"""Brands of images in the container of MP4."""
+
+
 def read_frames(source: Source, *, name: str, profile: Profile, done: Collection[int] = ()) -> Iterator[Frame]:
     """The frames of one input, lazily, as far as they can be read: the last one may be an error.
 
     Args:
-        source: See `decode`; also paths and contents of PDF documents and DICOM files.
+        source: See `decode`; also paths and contents of PDF documents, DICOM files and clips.
         name: Of the input in messages.
-        profile: Its section image.
+        profile: Its sections image and video.
         done: Numbers of frames that are left out.
     """
     number = 0
@@ -50,6 +58,8 @@ def _read(source: Source, name: str, profile: Profile, done: Collection[int]) ->
         return read_pdf(file, name=name, image=image, done=done)
     if start[128:132] == b"DICM":
         return read_dicom(file, name=name, image=image, done=done)
+    if _is_video(start):
+        return read_video(file, name=name, image=image, video=profile.video, done=done)
     return mark_last(_images(file, name, image, done))
 
 
@@ -64,6 +74,13 @@ def _start(file: Path | bytes) -> bytes:
             return stream.read(START)
     except OSError:
         return b""
+
+
+def _is_video(start: bytes) -> bool:
+    if start[4:8] == b"ftyp":
+        return start[8:12] not in STILLS
+    transport = start[:1] == start[188:189] == start[376:377] == b"G"
+    return start.startswith(VIDEOS) or (start[:4] == b"RIFF" and start[8:12] == b"AVI ") or transport
 
 
 def _images(source: Source, name: str, image: ImageSection, done: Collection[int]) -> Iterator[Frame]:
