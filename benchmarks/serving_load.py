@@ -43,6 +43,7 @@ class Outcome:
 async def closed_loop(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Outcome:
     """Each connection sends its next request when the last is answered."""
     outcome, sent = Outcome(seconds), 0
+    opened: list[Connection] = []
     due: dict[Connection, float] = {}
     end = time.perf_counter() + seconds
     loop = asyncio.get_running_loop()
@@ -62,8 +63,10 @@ async def closed_loop(port: int, requests: Sequence[bytes], connections: int, se
 
     for _ in range(connections):
         _, connection = await loop.create_connection(lambda: Connection(done), "127.0.0.1", port)
+        opened.append(connection)
         next_on(connection)
     await asyncio.sleep(max(0.0, end - time.perf_counter()) + 0.2)
+    close(opened)
     return outcome
 
 
@@ -73,6 +76,7 @@ async def open_loop(
     """Requests at random times of a given rate, whatever the server does."""
     outcome = Outcome(seconds)
     times = arrivals(rate, seconds, seed)
+    opened: list[Connection] = []
     idle: deque[Connection] = deque()
     late: deque[tuple[bytes, float]] = deque()
     due: dict[Connection, float] = {}
@@ -91,6 +95,7 @@ async def open_loop(
 
     for _ in range(connections):
         _, connection = await loop.create_connection(lambda: Connection(done), "127.0.0.1", port)
+        opened.append(connection)
         idle.append(connection)
     start = time.perf_counter() + 0.05
     for number, offset in enumerate(times):
@@ -104,7 +109,15 @@ async def open_loop(
     until = time.perf_counter() + 10
     while sum(outcome.statuses.values()) < len(times) and time.perf_counter() < until:
         await asyncio.sleep(0.02)
+    close(opened)
     return outcome
+
+
+def close(connections: Sequence[Connection]) -> None:
+    """So that the server need not wait for them to time out."""
+    for connection in connections:
+        if connection.transport is not None:
+            connection.transport.close()
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:

@@ -10,18 +10,41 @@ import click
 from naflex_deploy.cli.terminal import reports_errors, steps
 from naflex_deploy.core.errors import MissingExtraError, UsageError
 
+_POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click.FloatRange(0)
+
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, metavar="[NAME=]BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on, 0 for a free one.")
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on, 0 for a free one.",
+)
 @click.option("--api-keys", type=click.Path(path_type=Path), help="File of accepted keys, one a line.")
-@click.option("--queue-tokens", default=0, help="Tokens admitted before 429. Default: 32 packs of the largest budget.")
-@click.option("--max-wait", default=2.0, show_default=True, help="Milliseconds an idle engine waits for a fuller pack.")
-@click.option("--deadline", default=30.0, show_default=True, help="Seconds in which a request is answered.")
-@click.option("--max-body", default=32, show_default=True, help="MiB of a request's body.")
-@click.option("--max-items", default=64, show_default=True, help="Images of a request.")
-@click.option("--notice", default=1.0, show_default=True, help="Seconds between SIGTERM and closing the socket.")
+@click.option(
+    "--queue-tokens",
+    default=0,
+    type=_NOT_NEGATIVE,
+    help="Tokens admitted before 429. Default: 32 packs of the largest budget.",
+)
+@click.option(
+    "--max-wait",
+    default=2.0,
+    show_default=True,
+    type=_SECONDS,
+    help="Milliseconds an idle engine waits for a fuller pack.",
+)
+@click.option(
+    "--deadline", default=30.0, show_default=True, type=_SECONDS, help="Seconds in which a request is answered."
+)
+@click.option("--max-body", default=32, show_default=True, type=_POSITIVE, help="MiB of a request's body.")
+@click.option("--max-items", default=64, show_default=True, type=_POSITIVE, help="Images of a request.")
+@click.option(
+    "--notice", default=1.0, show_default=True, type=_SECONDS, help="Seconds between SIGTERM and closing the socket."
+)
 @reports_errors
 def command(
     bundles: tuple[str, ...],

@@ -226,4 +226,6 @@ def _check_count(count: int, limits: Limits) -> None:
 
 def _invalid(error: ValidationError) -> Problem:
     first: Any = error.errors()[0]
-    return Problem(422, "bad_request", first["msg"], hint="see /docs", param=".".join(map(str, first["loc"])) or None)
+    return Problem(
+        422, "bad_request", first["msg"], hint="see /openapi.json", param=".".join(map(str, first["loc"])) or None
+    )

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import uvicorn
 
-from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.runtime.queue import Policy
 from naflex_deploy.serving.app import create_app
@@ -68,14 +69,40 @@ def serve(paths: Mapping[str, Path], settings: Settings) -> bool:
         Whether everything admitted was answered before the end.
 
     Raises:
-        NaflexError: A bundle cannot be loaded.
+        NaflexError: A bundle cannot be loaded, or the address not listened on.
     """
     metrics = Metrics()
     return serve_models(load_models(paths, settings.policy, metrics), settings, metrics)
 
 
 def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
-    """`serve` for models that are loaded already."""
+    """`serve` for models that are loaded already.
+
+    Raises:
+        UsageError: The address cannot be listened on.
+    """
+    with _bound(settings.host, settings.port) as address:
+        flush_log = _prepare_process()
+        app = create_app(models, limits=settings.limits, keys=settings.keys, metrics=metrics)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+        )
+        _Server(config, app.service, settings, flush_log).run(sockets=[address])
+    answered = models.close(settings.drain_seconds)
+    log.info("stopped", extra={"fields": {"all_answered": answered}})
+    return answered
+
+
+def _prepare_process() -> Callable[[], None]:
+    """What holds for the whole process. Returns what writes the log's lines out."""
     handler = BufferedLines()
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
@@ -86,25 +113,22 @@ def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
     # What is loaded by now stays: looking through all of it again would stop the server for a tenth of a second.
     gc.collect()
     gc.freeze()
-    app = create_app(models, limits=settings.limits, keys=settings.keys, metrics=metrics)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-    )
-    server = _Server(config, app.service, settings, handler.flush)
-    server.run()
-    answered = models.close(settings.drain_seconds)
-    log.info("stopped", extra={"fields": {"all_answered": answered}})
-    return answered
+    return handler.flush
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket on an address, not listening yet."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"cannot listen on {host}, port {port}: {reason}", hint="choose another; port 0 is any that is free"
+        ) from None
+    return found
 
 
 class _Server(uvicorn.Server):
@@ -117,13 +141,13 @@ class _Server(uvicorn.Server):
         self._service, self._settings, self._flush_log = service, settings, flush_log
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._start, "drain")
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, self._start, "reload")
-        await super().startup()
+        await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             names = [model.name for model in self._service.models.all()]

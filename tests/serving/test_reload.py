@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,9 @@ import threading
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from naflex_deploy.cli import main
 from naflex_deploy.core.errors import BundleError
 from naflex_deploy.serving.client import Client
 from naflex_deploy.serving.models import Models, open_model
@@ -116,6 +119,26 @@ def test_the_command_serves_reloads_and_drains(tmp_path):
     finally:
         process.kill()
         process.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "99999"], "99999 is not in the range 0<=x<=65535"),
+        (["--queue-tokens", "-5"], "-5 is not in the range x>=0"),
+        (["--max-items", "0"], "0 is not in the range x>=1"),
+        (["--api-keys", "missing.txt"], "cannot read missing.txt"),
+        (["--host", "nowhere.invalid"], "cannot listen on nowhere.invalid"),
+        (["--port", "TAKEN"], "Address already in use"),
+    ],
+)
+def test_wrong_options_are_usage_errors(tmp_path, arguments, message):
+    bundle = write_summing_bundle(tmp_path / "sums")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        found = CliRunner().invoke(main, ["serve", str(bundle), *(port if a == "TAKEN" else a for a in arguments)])
+    assert (found.exit_code, "Traceback" in found.output) == (2, False), found.output
+    assert message in found.output.replace("\n", " ")
 
 
 def read_until(stream, events: list[dict], event: str) -> None:
