@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError
 from naflex_deploy.core.files import sha256
+from naflex_deploy.runtime.decode import Source
+from naflex_deploy.runtime.shards import read_parquet, read_tar
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 DOCUMENTS = (".pdf", ".dcm", ".dicom")
 CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
 SUFFIXES = frozenset({*IMAGES, *DOCUMENTS, *CLIPS})
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)
@@ -22,31 +26,31 @@ class Input:
 
     Attributes:
         name: In messages and results.
-        source: Path of a file, or its content.
+        source: See `decode`; or why there is none.
         done: Numbers of its frames that are not wanted again.
     """
 
     name: str
-    source: Path | bytes
+    source: Source | ImageError | MissingExtraError
     done: frozenset[int] = field(default=frozenset(), repr=False)
 
     def digest(self) -> str:
-        """sha256 of the content; empty where it cannot be read, which reading it will explain."""
+        """sha256 of a file or of bytes; empty where they cannot be read, which reading them will explain."""
         if isinstance(self.source, bytes):
             return hashlib.sha256(self.source).hexdigest()
         try:
-            return sha256(self.source)
+            return sha256(self.source) if isinstance(self.source, Path) else ""
         except OSError:
             return ""
 
 
 def expand(paths: Iterable[Path]) -> Iterator[Path]:
-    """Every file meant, in order; a directory gives its files of known suffixes and those below it, sorted.
+    """Every file meant, in order: files as they are, the matches of patterns such as ``scans/**/*.pdf``, sorted.
 
-    A file named on its own is taken whatever its suffix.
+    A directory gives its files of known suffixes and those below it, sorted; shards and tables are to be named.
 
     Raises:
-        UsageError: A path does not exist, or a directory holds no image.
+        UsageError: A path does not exist, a pattern matches nothing, or a directory holds no image.
     """
     for path in paths:
         if path.is_dir():
@@ -59,11 +63,21 @@ def expand(paths: Iterable[Path]) -> Iterator[Path]:
             yield from found
         elif path.exists():
             yield path
+        elif glob.has_magic(str(path)):
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            if not matches:
+                raise UsageError(f"{path}: matches no file", hint="check the pattern")
+            yield from expand(matches)
         else:
             raise UsageError(f"{path}: no such file or directory", hint="check the path")
 
 
 def open_inputs(paths: Iterable[Path]) -> Iterator[Input]:
-    """The inputs that files hold, in order."""
+    """The inputs that files hold, in order: one each, or those of a tar shard or a Parquet table as it is read."""
     for path in paths:
-        yield Input(str(path), path)
+        if path.name.lower().endswith(TARS):
+            yield from (Input(name, source) for name, source in read_tar(path, SUFFIXES))
+        elif path.suffix.lower() == ".parquet":
+            yield from (Input(name, source) for name, source in read_parquet(path))
+        else:
+            yield Input(str(path), path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,8 +63,12 @@ class Preparer:
 
         A frame that cannot be prepared is one image with its error.
         """
-        name, source, done = _named(source)
-        for frame in read_frames(source, name=name, profile=self._profile, done=done):
+        item = source if isinstance(source, Input) else Input(describe(source), source)
+        name = item.name
+        if isinstance(item.source, ImageError | MissingExtraError):
+            yield [Prepared(Result(index, 0, name, error=item.source))]
+            return
+        for frame in read_frames(item.source, name=name, profile=self._profile, done=item.done):
             result = Result(index, frame.number, name, dpi=frame.dpi, time=frame.time, last=frame.last)
             try:
                 if frame.picture is None:
@@ -104,9 +108,3 @@ class Preparer:
     def _patches(self, picture: Picture, fit: Fit) -> Patches:
         pixels = apply_fit(picture, fit, resample=self._model.resample, background=self._background)
         return patchify(pixels, self._model.patch_size)
-
-
-def _named(source: Source | Input) -> tuple[str, Source, Collection[int]]:
-    if isinstance(source, Input):
-        return source.name, source.source, source.done
-    return describe(source), source, ()

@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 import naflex_deploy
 from naflex_deploy.runtime.journal import Journal
@@ -106,3 +109,31 @@ def test_outputs_hold_nothing_of_a_patient(run: Run, bundle: Path, tmp_path: Pat
     content = output.read_bytes() + result.output.encode()
     assert content.count(b"1.dcm") or suffix == "npz"
     assert not any(secret in content for secret in (b"Doe", b"Jane", BIRTH.encode(), b"0815"))
+
+
+def test_shards_and_tables_resume_and_bad_ones_lose_no_other(run: Run, bundle: Path, images: Path) -> None:
+    files = [images / name for name in ("a.png", "b.jpg", "c.bmp", "deeper/d.webp")]
+    shard, table, output = images / "shard.tar", images / "table.parquet", images / "out.npz"
+    with tarfile.open(shard, "w") as archive:
+        for file in files:
+            archive.add(file, file.name)
+    parquet.write_table(pa.table({"image": [file.read_bytes() for file in files]}), table)
+    (images / "bad.tar").write_bytes(b"no archive" * 60)
+    inputs = [shard, images / "bad.tar", table]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda self, order: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run("embed", bundle, *inputs, "-o", output)
+    lines = images / ".out.npz.journal" / "rows.jsonl"
+    recorded = lines.read_bytes().splitlines(keepends=True)
+    lines.write_bytes(b"".join(recorded[:5]))
+    result = run("embed", bundle, *inputs, "-o", output, "--resume", "--json")
+    assert result.exit_code == 6, result.output
+    document = json.loads(result.stdout)
+    assert (document["images"], document["skipped_files"]) == (3, 5)
+    assert [item["path"] for item in document["rejected"]] == [str(images / "bad.tar")]
+    expected = naflex_deploy.load(bundle).embed(files)
+    with np.load(output) as arrays:
+        names = [f"{shard}/{file.name}" for file in files] + [f"{table}#{row}" for row in range(4)]
+        assert arrays["paths"].tolist() == names
+        np.testing.assert_allclose(arrays["embeddings"], [*expected, *expected], atol=1e-5)
