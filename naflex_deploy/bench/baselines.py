@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL.Image import Resampling
 
-from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.decode import Source, decode
@@ -101,6 +101,8 @@ class _Squares(Preparer):
 
     def __call__(self, index: int, source: Source | Input) -> Iterator[list[Prepared]]:
         pixels = source.source if isinstance(source, Input) else source
+        if isinstance(pixels, NaflexError):
+            raise pixels
         for image in decode(pixels, max_pixels=self._most):
             yield from super().__call__(index, image.resize(self._size, self._filter))
 
