@@ -11,6 +11,7 @@ from naflex_deploy import __version__
 COMMANDS = (
     "build",
     "plan",
+    "calibrate",
     "embed",
     "verify",
     "bench",

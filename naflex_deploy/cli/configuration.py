@@ -13,20 +13,30 @@ from naflex_deploy.core.config import Config, resolve
 DEMO = "demo"
 
 
-def profile_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--profile, --config, --set, --backend, --precision, --target."""
+def source_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--profile, --config, --set."""
     for option in reversed(
         (
             click.option("--profile", required=True, help="A built-in profile, or the path of a TOML file."),
             click.option("--config", type=click.Path(path_type=Path), help="TOML laid over the profile."),
             click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Set one value. Repeatable."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def profile_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Those of `source_options`, and --backend, --precision, --target."""
+    for option in reversed(
+        (
             click.option("--backend", help="Build for this backend alone: onnxruntime, tensorrt, tensorrt-rtx."),
             click.option("--precision", help="fp32, fp16, bf16, int8, fp8 or auto."),
             click.option("--target", metavar="SM,…", help="GPUs to build for, such as sm86,sm89. TensorRT-RTX alone."),
         )
     ):
         function = option(function)
-    return function
+    return source_options(function)
 
 
 def resolve_options(

@@ -1,0 +1,138 @@
+"""naflex-deploy calibrate"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from naflex_deploy.cli.build import warn_demo
+from naflex_deploy.cli.configuration import DEMO, source_options
+from naflex_deploy.cli.terminal import err, json_option, out, print_json, reports_errors
+from naflex_deploy.core.config import resolve
+from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.profile import Method
+
+if TYPE_CHECKING:
+    from naflex_deploy.build.quantize.calibration import Calibrated
+
+SHOWN = 5
+"""Rejected files that are printed; all of them are in the JSON document."""
+
+
+@click.command()
+@source_options
+@click.option("--model", metavar="SPEC", help="As for build.")
+@click.option("--patch-size", type=click.IntRange(1), help="As for build.")
+@click.option("--images", required=True, type=click.Path(path_type=Path), help="A directory of images.")
+@click.option("--method", type=click.Choice(get_args(Method)), help="How ranges follow from what was seen.")
+@click.option("--samples", type=click.IntRange(1), help="Images to observe.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the images.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Lines of PATH,CLASS: the gate measures accuracy too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("calibration.json"), show_default=True)
+@click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
+@click.option("--force", is_flag=True, help="Replace the output.")
+@json_option
+@reports_errors
+def command(
+    profile: str,
+    config: Path | None,
+    settings: tuple[str, ...],
+    model: str | None,
+    patch_size: int | None,
+    images: Path,
+    method: str | None,
+    samples: int | None,
+    seed: int,
+    labels: Path | None,
+    output: Path,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Observe a model on real images, so that build can quantise it for any target.
+
+    A bad image is reported and another one takes its place; the exit code is then 6.
+    """
+    if resume and output.exists() and not force:
+        err.print(f"{output} is complete already")
+        return
+    overrides = {"calibration.method": method, "calibration.samples": samples}
+    resolved = resolve(profile, config=config, settings=settings, overrides=overrides)
+    if model is None or model == DEMO:
+        warn_demo()
+    try:
+        from naflex_deploy.build.quantize.calibration import calibrate
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "build") from None
+    with _counter() as count:
+        found = calibrate(
+            resolved,
+            model or DEMO,
+            images,
+            output,
+            seed=seed,
+            labels=labels,
+            patch_size=patch_size,
+            resume=resume,
+            force=force,
+            report=lambda step: err.print(step, markup=False),
+            count=count,
+        )
+    _print(found, output, as_json)
+    if found.rejected:
+        sys.exit(ImageError.code)
+
+
+@contextmanager
+def _counter() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, which starts when the first images were observed."""
+    columns = (TextColumn("observing"), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        task = progress.add_task("observe", total=None, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+def _print(found: Calibrated, output: Path, as_json: bool) -> None:
+    for path, reason in found.rejected[:SHOWN]:
+        err.print(f"rejected: {path}: {reason}", markup=False)
+    if len(found.rejected) > SHOWN:
+        err.print(f"rejected: {len(found.rejected) - SHOWN} more")
+    for line in found.warnings:
+        err.print(f"warning: {line}", markup=False)
+    spec = found.spec
+    if as_json:
+        print_json(
+            "calibrate",
+            output=str(output),
+            key=spec.key,
+            method=spec.method,
+            seed=spec.seed,
+            coverage=spec.coverage,
+            resumed=found.resumed,
+            rejected=[{"path": path, "error": reason} for path, reason in found.rejected],
+            warnings=found.warnings,
+            sites={
+                names[0]: {"low": seen.low, "high": seen.high, "range": spec.range(names[0])}
+                for names, seen in spec.groups.items()
+            },
+        )
+        return
+    seen = spec.coverage
+    tokens = seen["tokens"]
+    out.print(f"[bold green]wrote[/] {output}  ({output.stat().st_size / 1e6:.1f} MB)")
+    out.print(f"  sites    {len(spec.groups)} activations, ranges by {spec.method}")
+    out.print(
+        f"  images   {seen['files']} observed, {seen['gate_files']} held out for the gate; "
+        f"{seen['smallest'][0]}x{seen['smallest'][1]} to {seen['largest'][0]}x{seen['largest'][1]} pixels"
+    )
+    out.print(
+        f"  tokens   {tokens['least']} to {tokens['most']}, median {tokens['median']}; {seen['grids']} grids; "
+        + ", ".join(f"budget {budget}: {images} images" for budget, images in seen["budgets"].items())
+    )
+    out.print("  next     naflex-deploy build --precision int8 --calibration " + str(output), markup=False)
