@@ -6,13 +6,13 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
-from naflex_deploy.core.errors import ImageError, UsageError
+from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.inputs import Input
 from naflex_deploy.runtime.prepare import Preparer
 
 ONE_COLOUR = 8
@@ -28,7 +28,7 @@ class Sample:
         stamp: Size in bytes and time of the last change, in nanoseconds.
         digest: sha256 of the file.
         size: (width, height) in pixels as decoded.
-        images: Its patches; of several frames, the first's. None where there is an error.
+        images: Those that the first of its frames becomes: one, or the whole and its tiles.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Sample:
     digest: str = ""
     size: tuple[int, int] = (0, 0)
     images: tuple[Patches, ...] = ()
-    error: ImageError | None = None
+    error: NaflexError | None = None
 
     @property
     def tokens(self) -> int:
@@ -63,9 +63,10 @@ def load(folder: Path, path: str, prepare: Preparer) -> Sample:
         reason = ImageError(f"{folder / path}: cannot be read: {error.strerror}", hint="it was there a moment ago")
         return Sample(path, error=reason)
     digest = hashlib.sha256(content).hexdigest()
-    found = next(prepare(0, _Named(content, str(folder / path))))
-    images = (found.patches,) if found.patches is not None else ()
-    return Sample(path, stamp, digest, found.size, images, found.error)
+    found = next(prepare(0, Input(str(folder / path), content)))
+    first = found[0].result
+    images = tuple(image.patches for image in found if image.patches is not None)
+    return Sample(path, stamp, digest, first.size, images, first.error)
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
@@ -97,14 +98,6 @@ def read_labels(path: Path, files: Sequence[str]) -> dict[str, str]:
                 hint="paths are relative to the directory of images",
             )
     return {row[0]: row[1] for row in rows}
-
-
-class _Named(BytesIO):
-    """Content that messages call by the name of its file."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
 
 
 def _spread(image: Patches) -> int:

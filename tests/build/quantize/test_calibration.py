@@ -112,9 +112,9 @@ def digests(folder: Path) -> dict[str, Path]:
 
 def prepared(path: Path) -> Patches:
     checkpoint = tiny_checkpoint()
-    found = next(Preparer(checkpoint.preprocessing, config().profile, "onnxruntime")(0, path)).patches
-    assert found is not None
-    return found
+    (found,) = next(Preparer(checkpoint.preprocessing, config().profile, "onnxruntime")(0, path))
+    assert found.patches is not None
+    return found.patches
 
 
 def test_histograms_are_those_of_what_the_reference_model_reads(drawn: Path, tmp_path: Path) -> None:
