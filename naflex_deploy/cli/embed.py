@@ -12,13 +12,15 @@ import click
 import numpy as np
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import naflex_deploy
 from naflex_deploy import load
 from naflex_deploy.cli.terminal import err, json_option, out, print_error, print_json, print_table, reports_errors
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.runtime.engine import Engine, rank
 from naflex_deploy.runtime.inputs import Input, expand, open_inputs
-from naflex_deploy.runtime.journal import Done, Journal, Row
+from naflex_deploy.runtime.journal import Done, Journal
+from naflex_deploy.runtime.outputs import Provenance, Row
 from naflex_deploy.runtime.result import Result, by_frame, join
 
 SHOWN = 40
@@ -28,7 +30,7 @@ SHOWN = 40
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write vectors to FILE.npz or FILE.jsonl.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write vectors to FILE.npz, .jsonl or .parquet.")
 @click.option(
     "--tokens",
     type=click.Path(path_type=Path),
@@ -65,9 +67,7 @@ def command(
     if output is None:
         run.embed_to_nowhere()
     else:
-        image = engine.manifest.config.image.model_dump_json()
-        key = f"{engine.manifest.model.digest} {engine.variant.name} {image} {tokens}"
-        journal = Journal(output, run.width, key)
+        journal = Journal(output, run.width, run.provenance, key=str(tokens))
         with journal.open(resume=resume):
             run.embed_into(journal)
         run.written = journal.finish(run.order)
@@ -90,6 +90,15 @@ class _Run:
         self.shown: list[list[tuple[Row, int]]] = []
         self.errors: list[Result] = []
         self.inputs = self.images = self.skipped = self.written = self.tokens = self.packs = 0
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the vectors depend on besides the inputs."""
+        manifest = self.engine.manifest
+        preparation = manifest.config.model_dump_json(include={"image", "video"})
+        return Provenance(
+            manifest.model.digest, self.engine.variant.name, preparation, f"naflex-deploy {naflex_deploy.__version__}"
+        )
 
     def embed_into(self, journal: Journal) -> None:
         """Embed what the journal does not have, and record it frame by frame."""

@@ -12,71 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import explain_os_errors, new_file
-from naflex_deploy.runtime.engine import Prediction
-from naflex_deploy.runtime.result import Result
-
-FORMATS = (".npz", ".jsonl")
-CHUNK = 1024
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image of the output: a frame of an input, or a tile of it.
-
-    Attributes:
-        path: Of the input, as given.
-        digest: sha256 of its content.
-        frame, last, tile, tiles, size, box, dpi, time, grid_hw: See `Result`.
-        label, score: The best class of the frame, where the model has a classifier.
-        tokens: File of the frame's tokens, where they were asked for.
-    """
-
-    path: str
-    digest: str
-    frame: int
-    last: bool
-    tile: int
-    tiles: int
-    size: tuple[int, int]
-    box: tuple[float, float, float, float]
-    dpi: float | None
-    time: float | None
-    grid_hw: tuple[int, int]
-    label: str = ""
-    score: float = 0.0
-    tokens: str = ""
-
-    @classmethod
-    def of(cls, result: Result, digest: str, best: Prediction | None, tokens: str) -> Row:
-        return cls(
-            path=result.name,
-            digest=digest,
-            frame=result.frame,
-            last=result.last,
-            tile=result.tile,
-            tiles=result.tiles,
-            size=result.size,
-            box=result.box,
-            dpi=result.dpi,
-            time=result.time,
-            grid_hw=result.grid_hw,
-            label=best.name if best else "",
-            score=best.score if best else 0.0,
-            tokens=tokens,
-        )
-
-    @classmethod
-    def parse(cls, line: bytes) -> Row:
-        """From a line of JSON, which has lists for tuples."""
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(line).items()}
-        return cls(**cast(dict[str, Any], values))
+from naflex_deploy.runtime.outputs import Provenance, Row, Table, writer
 
 
 @dataclass(frozen=True)
@@ -96,22 +38,22 @@ class Journal:
     """An append-only record of rows and their vectors.
 
     Args:
-        output: The final file; its suffix is one of `FORMATS`.
+        output: The final file.
         width: D, length of a vector.
-        key: What the vectors depend on besides the images; a journal of another key is not resumed.
+        provenance: What made the vectors.
+        key: What else is written beside them; a journal of another provenance or key is not resumed.
 
     Raises:
-        UsageError: The suffix is no format.
+        UsageError: The suffix of the output names no format.
+        MissingExtraError: Its format needs a package that is not installed.
     """
 
-    def __init__(self, output: Path, width: int, key: str) -> None:
-        if output.suffix not in FORMATS:
-            raise UsageError(
-                f"-o {output}: expected a name that ends in {' or '.join(FORMATS)}", hint="for example out.npz"
-            )
+    def __init__(self, output: Path, width: int, provenance: Provenance, key: str = "") -> None:
+        self._write = writer(output)
         self._output = output
         self._width = width
-        self._key = key
+        self._provenance = provenance
+        self._key = f"{json.dumps(asdict(provenance))} {key}"
         self._folder = output.with_name(f".{output.name}.journal")
         self.rows: list[Row] = []
 
@@ -171,13 +113,14 @@ class Journal:
             Rows written.
         """
         latest: dict[tuple[int, int, int], int] = {}
+        done = self.done()
         for index, row in enumerate(self.rows):
-            if (row.path, row.digest) in order:
-                latest[order[row.path, row.digest], row.frame, row.tile] = index
-        chosen = [latest[key] for key in sorted(latest)]
+            key = (row.path, row.digest)
+            if key in order and row.frame in done.get(key, Done()).frames:
+                latest[order[key], row.frame, row.tile] = index
+        chosen = [latest[place] for place in sorted(latest)]
         with new_file(self._output) as partial:
-            write = self._write_npz if self._output.suffix == ".npz" else self._write_jsonl
-            write(partial, chosen)
+            self._write(partial, Table(self.rows, self._read_vectors(), chosen, self._provenance))
         shutil.rmtree(self._folder, ignore_errors=True)
         return len(chosen)
 
@@ -196,7 +139,8 @@ class Journal:
             header.write_text(self._key, encoding="utf-8")
         elif header.read_text(encoding="utf-8") != self._key:
             raise UsageError(
-                f"{self._folder} was begun with another bundle or variant", hint="run without --resume to begin anew"
+                f"{self._folder} was begun with another bundle, variant or setting",
+                hint="run without --resume to begin anew",
             )
         if not self._lines.exists():
             return []
@@ -216,41 +160,6 @@ class Journal:
         if not self.rows:
             return np.zeros((0, self._width), np.float32)
         return np.memmap(self._vectors, np.float32, "r", shape=(len(self.rows), self._width))
-
-    def _write_jsonl(self, path: Path, chosen: list[int]) -> None:
-        vectors = self._read_vectors()
-        with path.open("w", encoding="utf-8") as stream:
-            for index in chosen:
-                row = asdict(self.rows[index]) | {"embedding": vectors[index].tolist()}
-                stream.write(json.dumps(row) + "\n")
-
-    def _write_npz(self, path: Path, chosen: list[int]) -> None:
-        vectors = self._read_vectors()
-        ordered = self._folder / "ordered.npy"
-        if chosen:
-            target = np.lib.format.open_memmap(ordered, mode="w+", dtype=np.float32, shape=(len(chosen), self._width))
-            for start in range(0, len(chosen), CHUNK):
-                target[start : start + CHUNK] = vectors[chosen[start : start + CHUNK]]
-            target.flush()
-        else:
-            target = vectors  # type: ignore[assignment]
-        rows = [self.rows[index] for index in chosen]
-        with path.open("wb") as stream:
-            np.savez(
-                stream,
-                embeddings=target,
-                paths=np.array([row.path for row in rows], dtype=np.str_),
-                digests=np.array([row.digest for row in rows], dtype=np.str_),
-                frames=np.array([row.frame for row in rows], np.int32),
-                tiles=np.array([row.tile for row in rows], np.int32),
-                boxes=np.array([row.box for row in rows], np.float64).reshape(-1, 4),
-                times=np.array([row.time for row in rows], np.float64),
-                dpis=np.array([row.dpi for row in rows], np.float64),
-                sizes=np.array([row.size for row in rows], np.int32).reshape(-1, 2),
-                grids=np.array([row.grid_hw for row in rows], np.int32).reshape(-1, 2),
-                labels=np.array([row.label for row in rows], dtype=np.str_),
-                scores=np.array([row.score for row in rows], np.float32),
-            )
 
 
 def _truncate(path: Path, size: int) -> None:

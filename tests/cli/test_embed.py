@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from transformers import Siglip2ForImageClassification
 
 import naflex_deploy
@@ -47,7 +48,7 @@ def test_classes_are_those_of_the_real_model(run: Run, bundle: Path, checkpoint:
         assert row["score"] == pytest.approx(float(probabilities[best]), abs=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".npz", ".jsonl", ".parquet"])
 def test_rows_are_in_input_order_and_equal_the_python_api(run: Run, bundle: Path, images: Path, suffix: str) -> None:
     output = images.parent / f"out{suffix}"
     result = run("embed", bundle, images, "-o", output)
@@ -58,7 +59,8 @@ def test_rows_are_in_input_order_and_equal_the_python_api(run: Run, bundle: Path
             paths, vectors = arrays["paths"].tolist(), arrays["embeddings"]
             assert arrays["frames"].tolist() == [0, 0, 0, 0, 0, 1]
     else:
-        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        lines = output.read_text().splitlines() if suffix == ".jsonl" else []
+        rows = [json.loads(line) for line in lines] or parquet.read_table(output).to_pylist()
         paths, vectors = [row["path"] for row in rows], np.array([row["embedding"] for row in rows])
     assert [str(Path(path).relative_to(images)) for path in paths] == ORDER
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
@@ -136,7 +138,7 @@ def test_refusals(run: Run, bundle: Path, images: Path, tmp_path: Path) -> None:
     empty.mkdir()
     for arguments, code, message in (
         ((bundle, images, "-o", existing), 2, "exists already"),
-        ((bundle, images, "-o", tmp_path / "out.csv"), 2, "ends in .npz or .jsonl"),
+        ((bundle, images, "-o", tmp_path / "out.csv"), 2, "ends in .npz, .jsonl or .parquet"),
         ((bundle, empty), 2, "expected images, found none"),
         ((bundle, tmp_path / "nothing.png"), 2, "no such file"),
         ((tmp_path / "no-bundle", images), 4, "is no bundle"),
