@@ -159,7 +159,10 @@ def _write_npz(path: Path, table: Table) -> None:
                 labels=np.array([row.label for row in rows], dtype=np.str_),
                 scores=np.array([row.score for row in rows], np.float32),
                 tokens=np.array([row.tokens for row in rows], dtype=np.str_),
-                **{name: np.array(value, dtype=np.str_) for name, value in asdict(table.provenance).items()},
+                model=np.array(table.provenance.model),
+                variant=np.array(table.provenance.variant),
+                preparation=np.array(table.provenance.preparation),
+                tool=np.array(table.provenance.tool),
             )
     finally:
         ordered.unlink(missing_ok=True)
