@@ -1,6 +1,6 @@
 """Mixed requests with faults: every accepted request is answered exactly once, with its own result.
 
-    python benchmarks/serving_faults.py [--requests 100000]
+    python benchmarks/serving_faults.py [--requests 100000] [--tick 1.0]
 
 Kinds: good raw tensors and PNG files; corrupt files; too many pixels; unequal sides; a body too large; malformed
 JSON; senders that leave at once, in the middle of the body, or before the answer; slow senders. The engine runs in
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -141,8 +142,8 @@ async def client(port: int, count: int, seed: int, seen: Counter[str], problems:
         writer.close()
 
 
-def serve(pipe: Any) -> None:
-    """The server's process; kills its engine every 7 s, and loads the bundle again every 11 s."""
+def serve(pipe: Any, tick: float) -> None:
+    """The server's process; kills its engine every 7 ticks, and loads the bundle again every 11."""
     metrics, bundle = Metrics(), manifest(256, 64)
     sessions: list[ChildSession] = []
 
@@ -155,13 +156,13 @@ def serve(pipe: Any) -> None:
     counts = Counter[str]()
 
     def disturb() -> None:
-        for tick in range(10**9):
-            time.sleep(1)
+        for number in itertools.count():
+            time.sleep(tick)
             process = sessions[-1].process
-            if tick % 7 == 3 and process is not None and sessions[-1].runs:
+            if number % 7 == 3 and process is not None and sessions[-1].runs:
                 process.kill()
                 counts["killed"] += 1
-            if tick % 11 == 10:
+            if number % 11 == 10:
                 models.reload("fake")
                 counts["reloaded"] += 1
 
@@ -177,7 +178,7 @@ def serve(pipe: Any) -> None:
     serve_models(models, Settings(port=int(os.environ["PORT"]), limits=LIMITS, notice_seconds=0), metrics)
 
 
-def run(requests: int, clients: int = 24) -> list[str]:
+def run(requests: int, tick: float, clients: int = 24) -> list[str]:
     """Returns what went wrong."""
     import socket
 
@@ -187,7 +188,7 @@ def run(requests: int, clients: int = 24) -> list[str]:
     os.environ["PORT"] = str(port)
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe()
-    server = context.Process(target=serve, args=(other,))
+    server = context.Process(target=serve, args=(other, tick))
     server.start()
     for _ in range(400):
         with socket.socket() as probe:
@@ -221,4 +222,6 @@ def run(requests: int, clients: int = 24) -> list[str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, default=100_000)
-    raise SystemExit(bool(run(parser.parse_args().requests)))
+    parser.add_argument("--tick", type=float, default=1.0, help="seconds")
+    options = parser.parse_args()
+    raise SystemExit(bool(run(options.requests, options.tick)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 
 def test_every_accepted_request_is_answered_once_with_its_own_result():
     script = Path(__file__).parents[2] / "benchmarks" / "serving_faults.py"
-    command = [sys.executable, str(script), "--requests", "1200"]
+    command = [sys.executable, str(script), "--requests", "2400", "--tick", "0.05"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "0 problems" in found.stdout
+    killed, reloaded = map(int, re.findall(r"(?:killed|reloaded) (\d+) times", found.stdout))
+    assert killed
+    assert reloaded
