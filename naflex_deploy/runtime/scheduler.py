@@ -119,7 +119,7 @@ class Scheduler:
         self._queue = PackQueue(budget, max_images, self.policy)
         self._changed = threading.Condition()
         self._engine = threading.Semaphore(self._runs)
-        self._open: set[Ticket] = set()
+        self._open: dict[Future[Served], Ticket] = {}
         self._admitted = self._formed = self._packs = 0
         self._rate = 0.0
         self._until = math.inf
@@ -177,12 +177,13 @@ class Scheduler:
         with self._changed:
             self.check(sum(counts), deadline - now)
             self._admitted += sum(counts)
-            self._open.update(tickets)
+            self._open.update((ticket.future, ticket) for ticket in tickets)
             for ticket, work in zip(tickets, works, strict=True):
                 if isinstance(work, Patches):
                     self._enqueue(ticket, work)
         for ticket, work in zip(tickets, works, strict=True):
-            ticket.future.add_done_callback(partial(self._left, ticket))
+            # Not bound to its ticket, which would refer back to it: no cycles, no work for the garbage collector.
+            ticket.future.add_done_callback(self._left)
             if not isinstance(work, Patches):
                 self._decoders.submit(self._decode, ticket, work)
         return [ticket.future for ticket in tickets]
@@ -232,7 +233,7 @@ class Scheduler:
         for thread in self._threads:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
         with self._changed:
-            left = list(self._open)
+            left = list(self._open.values())
         closed = ClosedError("the server shut down before this was run", hint="send it again")
         self._answer([(ticket, closed) for ticket in left])
         if self._own_decoders:
@@ -244,15 +245,15 @@ class Scheduler:
         batch = self._form()
         return None if batch is None else partial(self._run, batch)
 
-    def _left(self, ticket: Ticket, future: Future[Served]) -> None:
-        """Its future is done; where its caller cancelled it, its room is free."""
+    def _left(self, future: Future[Served]) -> None:
+        """A future is done; where its caller cancelled it, its room is free."""
         if future.cancelled():
             with self._changed:
-                self._forget(ticket)
+                self._forget(self._open[future])
 
     def _forget(self, ticket: Ticket) -> None:
         """Give a ticket's room back, the lock being held."""
-        self._open.discard(ticket)
+        del self._open[ticket.future]
         self._queue.remove(ticket)
         self._admitted -= ticket.tokens
         if self._closed and not self._open:
@@ -272,7 +273,7 @@ class Scheduler:
             self._answer([(ticket, error)])
             return
         with self._changed:
-            if ticket in self._open:
+            if ticket.future in self._open:
                 self._enqueue(ticket, patches)
 
     def _enqueue(self, ticket: Ticket, patches: Patches) -> None:
@@ -368,12 +369,12 @@ class Scheduler:
         self._answer(answers)
 
     def _claim(self, ticket: Ticket) -> bool:
-        return ticket in self._open and ticket.future.set_running_or_notify_cancel()
+        return ticket.future in self._open and ticket.future.set_running_or_notify_cancel()
 
     def _answer(self, answers: Sequence[tuple[Ticket, Served | BaseException]]) -> None:
         """The first answer counts; a caller may have left in this moment."""
         with self._changed:
-            first = [(t, a) for t, a in answers if t in self._open and (t.future.running() or self._claim(t))]
+            first = [(t, a) for t, a in answers if t.future in self._open and (t.future.running() or self._claim(t))]
             for ticket, _ in first:
                 self._forget(ticket)
         for ticket, answer in first:
