@@ -19,6 +19,7 @@ from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Manifest, Variant
 from naflex_deploy.core.profile import Backend, Profile
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.golden import Golden
+from naflex_deploy.runtime.signature import SIGNATURE
 
 PORTABLE = "portable.onnx"
 
@@ -32,13 +33,15 @@ def build_into(
     path: Path,
     *,
     patch_size: int | None = None,
+    lora: Path | None = None,
+    labels: Path | None = None,
     report: Report = lambda step: None,
 ) -> Variant:
     """Add a variant to a bundle of the same model, replacing its like.
 
     Args:
         config: The resolved profile; may differ from the bundle's in `OWN` alone.
-        model, patch_size: As for `build_bundle`; its weights must be those of the bundle.
+        model, patch_size, lora, labels: As for `build_bundle`; its weights must be those of the bundle.
         path: Of the bundle. It is as it was until the variant has passed its gate.
         report: Called with a line at the start of each step.
 
@@ -48,7 +51,7 @@ def build_into(
     """
     manifest = Bundle.open(path).manifest
     _refuse_other_profile(path, manifest.config, config.profile)
-    checkpoint = read_checkpoint(model, patch_size, report)
+    checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
     found, expected = checkpoint.digest(), manifest.model.digest
     if found != expected:
         raise UsageError(
@@ -82,8 +85,10 @@ def rebuild(path: Path, profile: Profile | None = None, report: Report = lambda 
     profile = profile or manifest.config
     backend, lowering, precision = choose(profile)
     report(f"lowering for {backend}, {precision}")
+    if (path / SIGNATURE).exists():
+        report(f"{path} is signed; it will have to be signed again")
     with new_directory(path, force=True) as partial:
-        copy_files(path, partial, _files(path, but=("variants", FILE_NAME)), link=True)
+        copy_files(path, partial, _files(path, but=("variants", FILE_NAME, SIGNATURE)), link=True)
         task = Task(partial / PORTABLE, partial / "variants", profile, precision, manifest.model.prefix, report)
         variant = lowering.lower(task)
         golden = Golden.read(path / "golden.npz")

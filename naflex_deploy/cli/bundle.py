@@ -66,3 +66,19 @@ def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) 
         print_json("bundle strip", bundle=str(output), variant=variant, bytes=size, files=sorted(manifest.files))
     else:
         out.print(f"[bold green]wrote[/] {output}: {variant}, {len(manifest.files)} files, {size / 1e6:.1f} MB")
+
+
+@command.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="EC private key in PEM.")
+@json_option
+@reports_errors
+def sign(bundle: Path, key: Path, as_json: bool) -> None:
+    """Sign a bundle; whoever has the public key can check it: verify --signature PUBLIC_KEY."""
+    from naflex_deploy.runtime import signature
+
+    path = signature.sign(bundle, key)
+    if as_json:
+        print_json("bundle sign", bundle=str(bundle), signature=str(path))
+    else:
+        out.print(f"[bold green]signed[/] {bundle}: {path.name}")

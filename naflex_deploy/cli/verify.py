@@ -13,9 +13,10 @@ from naflex_deploy.core.errors import GateError, IncompatibleError
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--signature", type=click.Path(path_type=Path), metavar="PUBLIC_KEY", help="Check who signed it, first.")
 @json_option
 @reports_errors
-def command(bundle: Path, as_json: bool) -> None:
+def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
     """Check a bundle on this machine: every digest, and every engine that runs here on the golden packs.
 
     Needs no torch and no network. Exits 3 where an engine misses its gate, 4 where none can run.
@@ -24,11 +25,12 @@ def command(bundle: Path, as_json: bool) -> None:
 
     with steps() as report:
         report(f"verifying {bundle}")
-        verification = verify(bundle)
+        verification = verify(bundle, signature)
     if as_json:
         print_json(
             "verify",
             passed=verification.passed,
+            signed=signature is not None,
             gates={name: gate.model_dump() for name, gate in verification.gates.items()},
             report=str(verification.report) if verification.report else None,
         )
@@ -49,6 +51,8 @@ def command(bundle: Path, as_json: bool) -> None:
             ],
         )
         where = verification.report or "not written: the bundle is read-only"
+        if signature is not None:
+            out.print(f"signed with the key of {signature}")
         out.print(f"every file matches its digest; hardware report: {where}")
     failed = [name for name, gate in verification.gates.items() if gate.status == "failed"]
     if failed:

@@ -14,6 +14,7 @@ from naflex_deploy.core.manifest import FILE_NAME, Executed, Gate, Manifest
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.golden import Golden, measure
 from naflex_deploy.runtime.sessions import cannot_run, executed_by, open_session
+from naflex_deploy.runtime.signature import SIGNATURE, verify_signature
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,21 @@ class Verification:
         return "failed" not in statuses and "passed" in statuses
 
 
-def verify(path: Path) -> Verification:
+def verify(path: Path, public_key: Path | None = None) -> Verification:
     """Check every digest, run the golden packs, write the outcome into the bundle where it is writable.
+
+    The manifest of a signed bundle stays as it was signed: the outcome is in the report alone.
+
+    Args:
+        path: Of the bundle.
+        public_key: Whose owner must have signed it, which is checked before anything else; see `verify_signature`.
 
     Raises:
         BundleError: A file is missing or changed.
         IncompatibleError: A newer tool wrote the bundle.
     """
+    if public_key is not None:
+        verify_signature(path, public_key)
     bundle = Bundle.open(path)
     bundle.check(bundle.manifest.files)
     golden = Golden.read(path / "golden.npz")
@@ -73,8 +82,9 @@ def _record(bundle: Bundle, gates: dict[str, Gate], executed: Executed) -> Path 
     try:
         with new_file(report) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        with new_file(bundle.path / FILE_NAME) as partial:
-            partial.write_text(manifest.to_json(), encoding="utf-8")
+        if not (bundle.path / SIGNATURE).exists():
+            with new_file(bundle.path / FILE_NAME) as partial:
+                partial.write_text(manifest.to_json(), encoding="utf-8")
     except OutputError:
         return None
     return report

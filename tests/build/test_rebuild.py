@@ -24,6 +24,7 @@ from naflex_deploy.core.errors import BundleError, GateError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.manifest import FILE_NAME, Gate, Manifest, Variant
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.signature import SIGNATURE
 from naflex_deploy.runtime.verify import verify
 from tests.support.tiny import SETTINGS, VARIANT, tiny_checkpoint, tiny_config
 
@@ -39,7 +40,7 @@ def config(*settings: str) -> Config:
 
 
 def into(bundle: Path, checkpoint: Checkpoint | None = None, *settings: str) -> Variant:
-    with patch.object(checkpoints, "read", lambda model: checkpoint or tiny_checkpoint()):
+    with patch.object(checkpoints, "read", lambda model, lora=None: checkpoint or tiny_checkpoint()):
         return rebuild.build_into(config(*settings), "tiny", bundle)
 
 
@@ -89,6 +90,7 @@ def test_a_variant_is_added_and_both_run(own_bundle: Path) -> None:
 
 
 def test_a_variant_of_the_same_name_is_replaced(own_bundle: Path) -> None:
+    (own_bundle / SIGNATURE).write_text("of what the bundle was before")
     before = Manifest.read(own_bundle)
     damaged = own_bundle / before.variants[0].model
     damaged.write_bytes(b"")
@@ -96,6 +98,7 @@ def test_a_variant_of_the_same_name_is_replaced(own_bundle: Path) -> None:
     after = Manifest.read(own_bundle)
     assert (after.files, after.config) == (before.files, before.config)
     assert verify(own_bundle).passed
+    assert not (own_bundle / SIGNATURE).exists()
 
 
 def test_files_are_shared_not_copied(own_bundle: Path) -> None:
