@@ -29,6 +29,9 @@ def build(
     output: str | PathLike[str],
     *,
     settings: Sequence[str] = (),
+    lora: str | PathLike[str] | None = None,
+    labels: str | PathLike[str] | None = None,
+    text: bool = False,
     force: bool = False,
     report: Callable[[str], None] = lambda step: None,
 ) -> Manifest:
@@ -39,6 +42,9 @@ def build(
         model: ``demo``; a local Hugging Face directory; ``hf:ORG/NAME``; ``random:NAME``; or a torch module.
         output: Directory of the bundle; appears when everything in it is written and has passed its gate.
         settings: ``"a.b=value"``, laid over the profile.
+        lora: A directory as peft saves a LoRA adapter, to be merged into the weights.
+        labels: A file with a text a line, which become the classes of a two-tower model.
+        text: Put the text tower into the bundle too, for `Engine.text`.
         force: Replace a bundle that is there.
         report: Called with a line at the start of each step.
 
@@ -54,7 +60,16 @@ def build(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "build") from None
     spec = str(model) if isinstance(model, PathLike) else model
-    return build_bundle(config, spec, Path(output), force=force, report=report)
+    return build_bundle(
+        config,
+        spec,
+        Path(output),
+        lora=Path(lora) if lora else None,
+        labels=Path(labels) if labels else None,
+        text=text,
+        force=force,
+        report=report,
+    )
 
 
 # Importing the subpackage of that name hides the function; it is called through the package then.

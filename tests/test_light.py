@@ -14,7 +14,17 @@ from tests.support.tiny import WIDTH, bundle, own_bundle
 __all__ = ["bundle", "own_bundle"]
 
 HEAVY = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "onnx_graphsurgeon", "polygraphy", "timm"}
-HEAVY |= {"transformers", "safetensors", "huggingface_hub", "scipy", "pandas", "matplotlib"}
+HEAVY |= {
+    "tokenizers",
+    "model_signing",
+    "cryptography",
+    "transformers",
+    "safetensors",
+    "huggingface_hub",
+    "scipy",
+    "pandas",
+    "matplotlib",
+}
 # The command line alone prints with these.
 HEAVY |= {"click", "rich"}
 

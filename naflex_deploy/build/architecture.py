@@ -72,6 +72,7 @@ class Architecture:
         pooling: How an image's tokens become one vector: ``map`` attends with a learned probe; ``mean``, ``max``
             and their average ``mean_max`` reduce; ``class`` takes the class token; ``none`` yields tokens alone.
         classes: Outputs of the classifier on the pooled vector, 0 for none.
+        cosine_classifier: The classifier sees the pooled vector at length 1.
         class_token: One prefix token, the first.
         registers: Further prefix tokens.
         pool_prefix: Pooling counts prefix tokens too.
@@ -100,6 +101,7 @@ class Architecture:
     norm_eps: float = 1e-6
     pooling: Pooling = "map"
     classes: int = 0
+    cosine_classifier: bool = False
     class_token: bool = False
     registers: int = 0
     pool_prefix: bool = False

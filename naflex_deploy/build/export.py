@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import ast
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from torch import Tensor, nn
 
 from naflex_deploy.build.model import PackedNaFlexViT
+from naflex_deploy.build.text_transformer import TextTransformer
 from naflex_deploy.core.manifest import InputSpec, OutputSpec
 from naflex_deploy.core.pack import Pack, Patches, Role
 
 OPSET = 20
 """The first with Gelu, so that it stays one node."""
 
-TOKENS, IMAGES, ROWS = "tokens", "images", "images+1"
+TOKENS, IMAGES, ROWS, TEXTS = "tokens", "images", "images+1", "texts"
 _ROWS = "rows"  # torch wants an identifier; renamed after the export
 
 DYNAMIC_AXES = {role: ROWS if role in (Role.GRID_HW, Role.CU_SEQLENS) else TOKENS for role in Role}
@@ -35,16 +39,32 @@ def export(model: PackedNaFlexViT, path: Path) -> None:
     """
     pack = _example(model)
     axes = {TOKENS: torch.export.Dim(TOKENS), ROWS: torch.export.Dim(_ROWS)}
+    inputs = {role.value: torch.from_numpy(pack.view(role)) for role in model.roles}
+    _export(model, inputs, model.outputs, [axes[DYNAMIC_AXES[role]] for role in model.roles], path)
+
+
+def export_text(tower: TextTransformer, path: Path) -> None:
+    """Write a text tower as ONNX, its weights in ``<name>.data`` beside it.
+
+    It takes ``ids`` [texts, length] int64 and returns ``vectors`` [texts, D] float32.
+    """
+    ids = torch.zeros(2, tower.length, dtype=torch.int64)
+    _export(tower, {"ids": ids}, ["vectors"], [torch.export.Dim(TEXTS)], path)
+
+
+def _export(
+    model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], first_axes: Sequence[Any], path: Path
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model.eval(),
-            tuple(torch.from_numpy(pack.view(role)) for role in model.roles),
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[role.value for role in model.roles],
-            output_names=list(model.outputs),
-            dynamic_shapes=tuple({0: axes[DYNAMIC_AXES[role]]} for role in model.roles),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: axis} for axis in first_axes),
             verbose=False,
         )
     assert program is not None

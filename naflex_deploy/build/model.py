@@ -112,7 +112,7 @@ class PackedNaFlexViT(nn.Module):
             counted = segment_ids if token_kind is None else self._counted(segment_ids, token_kind, tail)
             results["pooled"] = self._finish(self.pool(tokens, images, counted, self.attention))
             if self.classifier is not None:
-                results["logits"] = self.classifier(results["pooled"])
+                results["logits"] = self.classifier(self._classified(results["pooled"]))
         return {name: results[name] for name in self.outputs}
 
     def _embed(self, patches: Tensor, coords: Tensor, token_grid: Tensor, token_kind: Tensor | None) -> Tensor:
@@ -138,6 +138,9 @@ class PackedNaFlexViT(nn.Module):
         if self.pooled_norm is not None:
             pooled = self.pooled_norm(pooled)
         return pooled if self.representation is None else self.representation(pooled).tanh()
+
+    def _classified(self, pooled: Tensor) -> Tensor:
+        return pooled / pooled.norm(dim=-1, keepdim=True) if self.architecture.cosine_classifier else pooled
 
 
 class PrefixTokens(nn.Module):

@@ -18,14 +18,18 @@ import naflex_deploy
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.build.checkpoints.patch_resize import with_patch_size
+from naflex_deploy.build.checkpoints.text import read_text
 from naflex_deploy.build.export import export, input_specs, output_specs
 from naflex_deploy.build.golden import make_golden
+from naflex_deploy.build.head import make_head
 from naflex_deploy.build.lower import choose
 from naflex_deploy.build.lower.task import Task
+from naflex_deploy.build.text import add_text
+from naflex_deploy.build.zero_shot import read_labels, with_labels
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import GateError, UsageError
 from naflex_deploy.core.files import new_directory
-from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Gate, Manifest, Model, Variant
+from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, FileEntry, Gate, Head, Manifest, Model, TextTower, Variant
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.bundle import refuse_replacing
 from naflex_deploy.runtime.footprint import run_peak
@@ -41,6 +45,9 @@ def build_bundle(
     output: Path,
     *,
     patch_size: int | None = None,
+    lora: Path | None = None,
+    labels: Path | None = None,
+    text: bool = False,
     force: bool = False,
     report: Report = lambda step: None,
 ) -> Manifest:
@@ -51,6 +58,9 @@ def build_bundle(
         model: What `checkpoints.read` takes.
         output: The bundle's directory. It appears when the build has passed its gate.
         patch_size: Resize the model's patch projection to this many pixels a side.
+        lora: A directory as peft saves an adapter, to be merged into the weights.
+        labels: A file of texts, which become the classes of a two-tower model.
+        text: Put the text tower into the bundle too.
         force: Replace a bundle that is there.
         report: Called with a line at the start of each step.
 
@@ -65,12 +75,14 @@ def build_bundle(
     refuse_replacing(output, force=force)
     started = time.perf_counter()
     backend, lowering, precision = choose(config.profile)
-    checkpoint = read_checkpoint(model, patch_size, report)
+    checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
+    head = make_head(config.profile.head, checkpoint)
     outputs = requested_outputs(config.profile, checkpoint)
     with new_directory(output, force=force) as partial:
         report("exporting the portable graph")
         portable = partial / "portable.onnx"
         export(checkpoint.model(outputs), portable)
+        tower = add_text(read_text(model, lora), partial) if text else None
         report("running the reference model on the golden packs")
         prefix = checkpoint.architecture.prefix
         golden = make_golden(
@@ -85,7 +97,7 @@ def build_bundle(
         task = Task(portable, partial / "variants", config.profile, precision, prefix, report)
         variant = lowering.lower(task)
         variant = measured(partial, variant, golden, prefix, started, report)
-        manifest = _manifest(config, checkpoint, partial, variant)
+        manifest = _manifest(config, checkpoint, partial, variant, head, tower)
         (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
         if variant.gate.status == "failed":
             rejected = output.with_name(f"{output.name}.rejected")
@@ -98,11 +110,19 @@ def build_bundle(
     return manifest
 
 
-def read_checkpoint(model: str | Path | nn.Module, patch_size: int | None, report: Report) -> Checkpoint:
+def read_checkpoint(
+    model: str | Path | nn.Module, patch_size: int | None, lora: Path | None, labels: Path | None, report: Report
+) -> Checkpoint:
     """The checkpoint that the arguments of `build_bundle` name."""
+    named = read_labels(labels) if labels else []
     report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
-    checkpoint = checkpoints.read(model)
-    return checkpoint if patch_size is None else with_patch_size(checkpoint, patch_size)
+    checkpoint = checkpoints.read(model, lora)
+    if patch_size is not None:
+        checkpoint = with_patch_size(checkpoint, patch_size)
+    if named:
+        report(f"embedding {len(named)} labels")
+        checkpoint = with_labels(checkpoint, read_text(model, lora), named)
+    return checkpoint
 
 
 def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -154,11 +174,18 @@ def gate_of(bundle: Path, variant: Variant, golden: Golden, report: Report) -> G
     return measure(open_session(bundle, variant), golden, variant.precision, executed_by(variant.backend))
 
 
-def _manifest(config: Config, checkpoint: Checkpoint, bundle: Path, variant: Variant) -> Manifest:
+def _manifest(
+    config: Config,
+    checkpoint: Checkpoint,
+    bundle: Path,
+    variant: Variant,
+    head: Head | None,
+    text: TextTower | None,
+) -> Manifest:
     graph = onnx.load(str(bundle / "portable.onnx"), load_external_data=False)
     a = checkpoint.architecture
     return Manifest(
-        schema=1,
+        schema=SCHEMA,
         tool=f"naflex-deploy {naflex_deploy.__version__}",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         model=Model(
@@ -169,7 +196,8 @@ def _manifest(config: Config, checkpoint: Checkpoint, bundle: Path, variant: Var
             prefix=a.prefix,
         ),
         preprocessing=checkpoint.preprocessing,
-        labels=list(checkpoint.labels),
+        head=head,
+        text=text,
         inputs=input_specs(graph),
         outputs=output_specs(graph),
         variants=[variant],

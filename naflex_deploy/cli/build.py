@@ -20,6 +20,11 @@ from naflex_deploy.core.manifest import Manifest
     help="A transformers or timm directory, hf:ORG/NAME, timm:NAME:FILE, bv:FILE.npz, random:NAME, or demo (default).",
 )
 @click.option("--patch-size", type=click.IntRange(1), help="Resize the patch projection, as FlexiViT does.")
+@click.option("--lora", type=click.Path(path_type=Path), help="Merge a LoRA adapter, as peft saves it, first.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Texts that become classes, one a line: NAME or NAME<TAB>TEXT."
+)
+@click.option("--text", is_flag=True, help="Put the text tower into the bundle too, for embed --text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. Default: build/PROFILE.")
 @click.option("--into", type=click.Path(path_type=Path), help="Add the variant to this bundle of the same model.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
@@ -34,14 +39,20 @@ def command(
     target: str | None,
     model: str | None,
     patch_size: int | None,
+    lora: Path | None,
+    labels: Path | None,
+    text: bool,
     output: Path | None,
     into: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Build a bundle: read a checkpoint, export it, lower it, measure it against its reference."""
-    if into is not None and (output is not None or force):
-        raise UsageError("--into takes neither --output nor --force", hint="it replaces the variant of the same name")
+    if into is not None and (output is not None or force or text):
+        raise UsageError(
+            "--into adds a variant alone, and takes none of --output, --force and --text",
+            hint="it replaces the variant of the same name",
+        )
     resolved = resolve_options(profile, config, settings, backend, precision, target)
     path = into or output or Path("build") / resolved.profile.name
     if model is None or model == DEMO:
@@ -53,9 +64,19 @@ def command(
         raise MissingExtraError(error.name or "torch", "build") from None
     with steps() as report:
         if into is None:
-            build_bundle(resolved, model or DEMO, path, patch_size=patch_size, force=force, report=report)
+            build_bundle(
+                resolved,
+                model or DEMO,
+                path,
+                patch_size=patch_size,
+                lora=lora,
+                labels=labels,
+                text=text,
+                force=force,
+                report=report,
+            )
         else:
-            build_into(resolved, model or DEMO, path, patch_size=patch_size, report=report)
+            build_into(resolved, model or DEMO, path, patch_size=patch_size, lora=lora, labels=labels, report=report)
     manifest = Manifest.read(path)
     variant = manifest.variants[-1]
     if as_json:

@@ -14,10 +14,12 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 import naflex_deploy
 from naflex_deploy import load
+from naflex_deploy.cli.embed_text import embed_texts
 from naflex_deploy.cli.terminal import err, json_option, out, print_error, print_json, print_table, reports_errors
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.files import new_file, refuse_existing
-from naflex_deploy.runtime.engine import Engine, rank
+from naflex_deploy.runtime.classes import rank
+from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.inputs import Input, expand, open_inputs
 from naflex_deploy.runtime.journal import Done, Journal
 from naflex_deploy.runtime.outputs import Provenance, Row
@@ -29,7 +31,8 @@ SHOWN = 40
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="Embed this text, not images. Repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write vectors to FILE.npz, .jsonl or .parquet.")
 @click.option(
     "--tokens",
@@ -44,6 +47,7 @@ SHOWN = 40
 def command(
     bundle: Path,
     inputs: tuple[Path, ...],
+    texts: tuple[str, ...],
     output: Path | None,
     tokens: Path | None,
     resume: bool,
@@ -55,6 +59,11 @@ def command(
 
     A bad image is reported and the others are embedded; the exit code is then 6.
     """
+    if bool(inputs) == bool(texts):
+        raise UsageError("expected images or --text, found " + ("both" if texts else "neither"))
+    if texts:
+        embed_texts(bundle, texts, output, force=force, as_json=as_json)
+        return
     if output is not None:
         if resume and output.exists() and not force:
             err.print(f"{output} is complete already")
@@ -151,7 +160,8 @@ class _Run:
 
     def _rows(self, images: Sequence[Result], joined: Result, digest: str) -> list[Row]:
         logits = joined.outputs.get("logits")
-        best = rank(logits, self.engine.labels, 1)[0] if logits is not None else None
+        head = self.engine.manifest.head
+        best = next(iter(rank(logits, head, 1)), None) if logits is not None and head is not None else None
         tokens = self._write_tokens(joined, digest)
         rows = [Row.of(image, digest, best, tokens) for image in images]
         if len(self.shown) < SHOWN:

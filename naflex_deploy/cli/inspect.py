@@ -78,7 +78,12 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     out.print(f"[bold]{bundle}[/]: {model.source}, {model.parameters / 1e6:.1f} M parameters, by {manifest.tool}")
     print_table("", ["option", "value"], [[key, value] for key, value in model.architecture.items()])
     out.print(f"profile {manifest.config.name}: {image.fit}, {image.tokens} tokens an image")
-    _print_labels(manifest.labels)
+    if manifest.head:
+        _print_labels(manifest.head.labels)
+        least = min(manifest.head.thresholds, default=0.0)
+        out.print(f"scored by {manifest.head.scores}; named from a score of {least:g} on")
+    if manifest.text:
+        out.print("with its text tower: embed --text")
     for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         print_table(title, ["name", "dtype", "shape"], [_row(spec) for spec in specs])
     print_table(

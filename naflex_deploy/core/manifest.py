@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from naflex_deploy.core.errors import BundleError, IncompatibleError
 from naflex_deploy.core.files import sha256
+from naflex_deploy.core.migrate import upgrade
 from naflex_deploy.core.pack import Role
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "manifest.json"
 
 
@@ -100,6 +101,46 @@ class Variant(Entry):
     gate: Gate = Gate()
 
 
+class Head(Entry):
+    """How logits become names and scores.
+
+    Attributes:
+        labels: Name of each class.
+        scores: ``softmax``: the classes exclude one another; ``sigmoid``: each is there or not for itself.
+        thresholds: Least score of each class to be named; empty where any will do.
+    """
+
+    labels: list[str]
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    thresholds: list[float] = []
+
+
+class Tokenization(Entry):
+    """How texts become rows of token numbers: of one length, padded with one token at one side."""
+
+    length: int
+    pad_token: str
+    side: Literal["left", "right"]
+
+
+class TextTower(Entry):
+    """What turns texts into vectors that the image vectors can be compared with.
+
+    Attributes:
+        model, tokenizer: Paths relative to the bundle.
+        files: These and what they read.
+        tokens: How texts are laid out.
+        scale, bias: Of ``scale · cos(image, text) + bias``, the logit that an image and a text belong together.
+    """
+
+    model: str
+    tokenizer: str
+    files: list[str]
+    tokens: Tokenization
+    scale: float
+    bias: float
+
+
 class FileEntry(Entry):
     sha256: str
     size: int
@@ -118,6 +159,8 @@ class Manifest(Entry):
     """What a bundle's ``manifest.json`` holds.
 
     Attributes:
+        head: Where the model has a classifier or labels.
+        text: Where the bundle was built with the text tower.
         config: The resolved profile.
         origins: Where each of its values came from.
         files: Every file of the bundle but this one and ``reports/``, by relative path.
@@ -128,7 +171,8 @@ class Manifest(Entry):
     created: str
     model: Model
     preprocessing: Preprocessing
-    labels: list[str] = []
+    head: Head | None = None
+    text: TextTower | None = None
     inputs: list[InputSpec]
     outputs: list[OutputSpec]
     variants: list[Variant]
@@ -145,7 +189,7 @@ class Manifest(Entry):
 
     @classmethod
     def read(cls, bundle: Path) -> Manifest:
-        """Read and check the manifest of a bundle.
+        """Read and check the manifest of a bundle, of this schema or an older one.
 
         Raises:
             BundleError: It is missing or damaged.
@@ -169,10 +213,16 @@ class Manifest(Entry):
                 hint="upgrade: pip install --upgrade naflex-deploy",
             )
         try:
+            if isinstance(schema, int):
+                content = upgrade(content, SCHEMA)
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise BundleError(
                 f"{path}: {where}: {first['msg']}", hint="the file was edited or damaged; build the bundle again"
+            ) from None
+        except ValueError as error:
+            raise BundleError(
+                f"{path}: {error}", hint="the file was edited or damaged; build the bundle again"
             ) from None

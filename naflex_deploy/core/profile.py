@@ -150,6 +150,17 @@ class EngineSection(Section):
     tensorrt: TensorRTSection = TensorRTSection()
 
 
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class HeadSection(Section):
+    """How classes are scored and from which score on they are named. ``auto`` scores as the checkpoint says."""
+
+    scores: Literal["auto", "softmax", "sigmoid"] = "auto"
+    threshold: Score = 0.0
+    thresholds: dict[str, Score] = {}
+
+
 class GateSection(Section):
     min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.999
 
@@ -170,6 +181,7 @@ class Profile(Section):
     video: VideoSection = VideoSection()
     packing: PackingSection = PackingSection()
     engine: EngineSection = EngineSection()
+    head: HeadSection = HeadSection()
     gate: GateSection = GateSection()
     calibration: CalibrationSection = CalibrationSection()
 

@@ -6,7 +6,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.bundle import Bundle
+from naflex_deploy.runtime.classes import Prediction, rank
 from naflex_deploy.runtime.crew import ahead, balanced
 from naflex_deploy.runtime.decode import Source
 from naflex_deploy.runtime.inputs import Input
@@ -25,6 +27,7 @@ from naflex_deploy.runtime.packer import pack_lengths
 from naflex_deploy.runtime.prepare import Prepared, Preparer
 from naflex_deploy.runtime.result import Result, by_frame, join
 from naflex_deploy.runtime.sessions import Session, SideBySide, open_session
+from naflex_deploy.runtime.text import TextEncoder
 
 Array = npt.NDArray[np.generic]
 Float = npt.NDArray[np.float32]
@@ -38,14 +41,6 @@ WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Input)
 """Kinds of sources that any thread may read."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A class and its score, softmax over the model's classes."""
-
-    name: str
-    score: float
-
-
 class Engine:
     """A loaded variant of a bundle. Made by `naflex_deploy.load`.
 
@@ -55,20 +50,40 @@ class Engine:
         session: Runs packs.
         manifest: Of the bundle.
         variant: The one the session runs.
+        text: Opens the text tower.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, variant: Variant) -> None:
+    def __init__(
+        self,
+        session: Session,
+        manifest: Manifest,
+        variant: Variant,
+        text: Callable[[], TextEncoder] | None = None,
+    ) -> None:
         self.manifest = manifest
         self.variant = variant
         self._session = session
         self._prepare = Preparer.of(manifest, variant)
         self._budget = variant.budgets[-1]
         self._max_images = manifest.config.packing.max_images
+        self._open_text = text
 
     @property
     def labels(self) -> list[str]:
-        """Name of each class; their numbers where the checkpoint names none; empty without a classifier."""
-        return self.manifest.labels or [str(index) for index in range(self._width("logits", default=0))]
+        """Name of each class; empty where the bundle has neither a classifier nor labels."""
+        return self.manifest.head.labels if self.manifest.head else []
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        """The text tower, opened when it is first asked for.
+
+        Raises:
+            UsageError: The bundle has none.
+            MissingExtraError: The package ``tokenizers`` is not installed.
+        """
+        if self._open_text is None:
+            raise UsageError("this engine has no text tower", hint="load a bundle that was built with --text")
+        return self._open_text()
 
     def embed(self, images: Images) -> Float:
         """One vector an image.
@@ -95,10 +110,18 @@ class Engine:
         return [outputs[output] for outputs in self._all(images, output)]
 
     def classify(self, images: Images, top: int = 5) -> list[list[Prediction]]:
-        """The ``top`` most probable classes of each image, best first."""
-        labels = self.labels
-        self._width("logits")
-        return [rank(outputs["logits"], labels, top) for outputs in self._all(images, "logits")]
+        """The ``top`` best classes of each image, best first; those below their threshold are left out.
+
+        Raises:
+            UsageError: The bundle has neither a classifier nor labels.
+        """
+        head = self.manifest.head
+        if head is None:
+            raise UsageError(
+                "the bundle names no classes: its model has no classifier",
+                hint="build a two-tower model with --labels, or a model that was fine-tuned for classification",
+            )
+        return [rank(outputs["logits"], head, top) for outputs in self._all(images, "logits")]
 
     def stream(self, images: Images, outputs: Sequence[str] = ("pooled",)) -> Iterator[Result]:
         """Results as packs finish, not in order; memory is bounded by a window of a few packs.
@@ -246,12 +269,10 @@ class Engine:
                 raise result.error
         return [result.outputs for result in results]
 
-    def _width(self, output: str, default: int | None = None) -> int:
+    def _width(self, output: str) -> int:
         for spec in self.variant.outputs:
             if spec.name == output:
                 return int(spec.shape[-1])
-        if default is not None:
-            return default
         raise UsageError(
             f"the bundle has no output '{output}', expected one of {[spec.name for spec in self.variant.outputs]}",
             hint="add it to 'outputs' of the profile and build again",
@@ -271,14 +292,7 @@ def load_engine(
     bundle = Bundle.open(path)
     chosen = bundle.choose(variant)
     bundle.check(bundle.files_of(chosen))
-    return Engine(session(path, chosen), bundle.manifest, chosen)
-
-
-def rank(logits: Float, labels: Sequence[str], top: int) -> list[Prediction]:
-    """The most probable classes of [classes] logits, best first."""
-    shifted = np.exp(logits - logits.max())
-    scores = shifted / shifted.sum()
-    return [Prediction(labels[index], float(scores[index])) for index in np.argsort(-scores, kind="stable")[:top]]
+    return Engine(session(path, chosen), bundle.manifest, chosen, partial(TextEncoder, bundle))
 
 
 def _flat(groups: Sequence[Sequence[Prepared]], chosen: Iterable[int]) -> list[Prepared]:

@@ -44,10 +44,8 @@ class Model:
 
     @property
     def labels(self) -> list[str]:
-        """Name of each class, empty without a classifier."""
-        if "logits" not in self.outputs:
-            return []
-        return self.manifest.labels or [str(index) for index in range(int(self.outputs["logits"].shape[-1]))]
+        """Name of each class, empty where there is neither a classifier nor labels."""
+        return self.manifest.head.labels if self.manifest.head else []
 
     @property
     def tiled(self) -> bool:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from naflex_deploy.runtime.engine import rank
+from naflex_deploy.runtime.classes import rank
 from naflex_deploy.runtime.scheduler import Served
 from naflex_deploy.serving.limits import Limits
 from naflex_deploy.serving.models import Model
@@ -169,13 +169,15 @@ def embeddings(request: EmbeddingsRequest, model: Model, served: Sequence[Served
 
 
 def classes(request: ClassifyRequest, model: Model, served: Sequence[Served]) -> ClassifyResponse:
-    labels = model.labels
+    head = model.manifest.head
+    if head is None:
+        raise Problem(422, "no_such_output", f"model '{model.name}' names no classes", param="model")
     data = [
         Classification(
             index=index,
             classes=[
                 ClassScore(label=found.name, score=found.score)
-                for found in rank(item.outputs["logits"], labels, request.top)
+                for found in rank(item.outputs["logits"], head, request.top)
             ],
             packing=_packing(request, model, item),
         )

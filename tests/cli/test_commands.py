@@ -113,8 +113,8 @@ def test_a_variant_is_built_into_a_bundle_of_its_model_alone(
     for more, expected in (
         (("--model", other), "found " + str(other)),
         (("--model", checkpoint, "--set", "image.tokens=99"), "was built with image.tokens = 256, found 99"),
-        (("--model", checkpoint, "-o", tmp_path / "b"), "--into takes neither --output nor --force"),
-        (("--model", checkpoint, "--force"), "--into takes neither"),
+        (("--model", checkpoint, "-o", tmp_path / "b"), "--into adds a variant alone"),
+        (("--model", checkpoint, "--force"), "--into adds a variant alone"),
     ):
         result = run(*arguments, *more)
         assert result.exit_code == 2

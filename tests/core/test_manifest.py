@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naflex_deploy.core.errors import BundleError, IncompatibleError
-from naflex_deploy.core.manifest import FILE_NAME, Manifest
+from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, Head, Manifest
 from tests.support.manifests import a_manifest
 
 
@@ -26,14 +26,14 @@ def edit(bundle: Path, **changes: object) -> None:
 
 def test_a_manifest_survives_being_written(bundle: Path) -> None:
     assert Manifest.read(bundle) == a_manifest()
-    assert json.loads((bundle / FILE_NAME).read_text())["schema"] == 1
+    assert json.loads((bundle / FILE_NAME).read_text())["schema"] == SCHEMA
 
 
 def test_unmeasured_figures_and_labels_survive(bundle: Path) -> None:
-    manifest = a_manifest().model_copy(update={"labels": ["täglich", "日報", '"quoted"\n']})
+    manifest = a_manifest().model_copy(update={"head": Head(labels=["täglich", "日報", '"quoted"\n'])})
     (bundle / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     found = Manifest.read(bundle)
-    assert found.labels == manifest.labels
+    assert found.head == manifest.head
     assert found.variants[0].gate.min_cosine is None
 
 
@@ -45,8 +45,9 @@ def test_variants_are_found_by_name() -> None:
 
 
 def test_a_newer_schema_asks_for_an_upgrade(bundle: Path) -> None:
-    edit(bundle, schema=2, tool="naflex-deploy 9.9", something_new={})
-    with pytest.raises(IncompatibleError, match=r"schema 2, expected at most 1 \(written by naflex-deploy 9.9\)") as e:
+    edit(bundle, schema=SCHEMA + 1, tool="naflex-deploy 9.9", something_new={})
+    said = rf"schema {SCHEMA + 1}, expected at most {SCHEMA} \(written by naflex-deploy 9.9\)"
+    with pytest.raises(IncompatibleError, match=said) as e:
         Manifest.read(bundle)
     assert not isinstance(e.value, BundleError)
     assert (e.value.code, e.value.hint) == (4, "upgrade: pip install --upgrade naflex-deploy")

@@ -13,7 +13,7 @@ import pytest
 
 import naflex_deploy as nd
 from naflex_deploy.core.errors import BundleError, IncompatibleError
-from naflex_deploy.core.manifest import FILE_NAME, Gate
+from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, Gate
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.engine import load_engine
 from naflex_deploy.runtime.verify import verify
@@ -86,10 +86,10 @@ def test_a_bundle_works_wherever_it_is_copied(bundle: Path, tmp_path: Path) -> N
 
 
 def test_a_newer_schema_is_refused_before_anything_else(own_bundle: Path) -> None:
-    edit(own_bundle, lambda content: content.update(schema=2, variants="something else"))
-    with pytest.raises(IncompatibleError, match="schema 2, expected at most 1"):
+    edit(own_bundle, lambda content: content.update(schema=SCHEMA + 1, variants="something else"))
+    with pytest.raises(IncompatibleError, match=f"schema {SCHEMA + 1}, expected at most {SCHEMA}"):
         load_engine(own_bundle, session=never)
-    with pytest.raises(IncompatibleError, match="schema 2, expected at most 1"):
+    with pytest.raises(IncompatibleError, match=f"schema {SCHEMA + 1}, expected at most {SCHEMA}"):
         verify(own_bundle)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 import naflex_deploy as nd
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.pack import Pack, Patches, Role
-from naflex_deploy.runtime.engine import WINDOW, Engine, rank
+from naflex_deploy.runtime.engine import WINDOW, Engine
 from naflex_deploy.runtime.isolation import EngineError
 from naflex_deploy.runtime.prepare import Prepared
 from naflex_deploy.runtime.result import Result, by_frame
@@ -146,15 +146,6 @@ def test_a_bad_image_harms_no_other(engine: Engine, tmp_path: Path) -> None:
 def test_an_unknown_output_is_refused_with_those_there_are(engine: Engine) -> None:
     with pytest.raises(UsageError, match=r"no output 'tokens:-2', expected one of \['tokens', 'pooled', 'logits'\]"):
         engine.tokens([], "tokens:-2")
-
-
-@pytest.mark.parametrize("top", [1, 3, 9])
-def test_classes_are_ranked_by_softmax(top: int) -> None:
-    logits = np.array([1.0, 3.0, 2.0, 3.0], np.float32)
-    found = rank(logits, ["a", "b", "c", "d"], top)
-    scores = np.exp(logits) / np.exp(logits).sum()
-    assert [prediction.name for prediction in found] == ["b", "d", "c", "a"][:top]
-    assert [prediction.score for prediction in found] == pytest.approx(np.sort(scores)[::-1][:top], rel=1e-6)
 
 
 class Means:

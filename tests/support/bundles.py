@@ -9,7 +9,18 @@ import onnx
 from onnx import TensorProto, helper
 
 from naflex_deploy.core.files import sha256
-from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Gate, InputSpec, Manifest, Model, OutputSpec, Variant
+from naflex_deploy.core.manifest import (
+    FILE_NAME,
+    SCHEMA,
+    FileEntry,
+    Gate,
+    Head,
+    InputSpec,
+    Manifest,
+    Model,
+    OutputSpec,
+    Variant,
+)
 from naflex_deploy.core.pack import Patches, Role
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
@@ -53,12 +64,12 @@ def summing_manifest(*, budgets: tuple[int, ...] = (16, 64), tokens: int = 16, s
         source=lambda path: "test",
     )
     return Manifest(
-        schema=1,
+        schema=SCHEMA,
         tool="test",
         created="2026-01-01",
         model=Model(source=f"sums of {scale:g}", digest=f"{scale:g}", architecture={}, parameters=0),
         preprocessing=Preprocessing(patch_size=PATCH),
-        labels=LABELS,
+        head=Head(labels=LABELS),
         inputs=inputs,
         outputs=outputs,
         variants=[variant],

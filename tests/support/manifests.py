@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from naflex_deploy.core.config import resolve
-from naflex_deploy.core.manifest import FileEntry, InputSpec, Manifest, Model, OutputSpec, Variant
+from naflex_deploy.core.manifest import SCHEMA, FileEntry, InputSpec, Manifest, Model, OutputSpec, Variant
 from naflex_deploy.core.pack import Role
 from naflex_deploy.core.preprocessing import Preprocessing
 
@@ -39,7 +39,7 @@ def a_manifest(*variants: Variant) -> Manifest:
         environment={},
     )
     return Manifest(
-        schema=1,
+        schema=SCHEMA,
         tool="naflex-deploy 0",
         created="2024-01-01T00:00:00+00:00",
         model=Model(source="random", digest="0" * 64, architecture={"width": 3}, parameters=1),

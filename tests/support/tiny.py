@@ -46,7 +46,7 @@ def tiny_config() -> Config:
 
 
 def build_tiny(output: Path, *, force: bool = False, report: Callable[[str], None] = lambda step: None) -> Manifest:
-    with patch.object(checkpoints, "read", lambda model: tiny_checkpoint()):
+    with patch.object(checkpoints, "read", lambda model, lora=None: tiny_checkpoint()):
         return build_bundle(tiny_config(), "tiny", output, force=force, report=report)
 
 

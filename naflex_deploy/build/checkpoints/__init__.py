@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module, resources
 from pathlib import Path
 
@@ -18,6 +19,8 @@ READERS = {
     "random": "random_weights:read_random",
     "timm": "timm:read_timm",
 }
+MERGING = ("hf", "timm")
+"""Readers that merge an adapter."""
 # class of a module → module:function
 MODULE_READERS = {
     "NaFlexVit": "timm:read_module",
@@ -28,17 +31,20 @@ MODULE_READERS = {
 }
 
 
-def read(model: str | Path | nn.Module) -> Checkpoint:
+def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
     """Read a model.
 
     Args:
         model: ``demo``; a directory as transformers or timm writes it; ``hf:ORG/NAME``;
             ``timm:NAME:FILE.safetensors``; ``timm:FILE.safetensors`` with its config.json; ``bv:FILE.npz[:POOLING]``;
             ``random:NAME``; or a torch module.
+        lora: A directory as peft saves an adapter, to be merged into the weights of an ``hf`` or ``timm`` model.
 
     Raises:
         CheckpointError: Nothing readable there, or it is no NaFlex model; names what is wrong.
     """
+    if lora is not None:
+        return _read_merged(model, lora)
     if isinstance(model, nn.Module):
         kind = type(model).__name__
         if kind not in MODULE_READERS:
@@ -59,6 +65,22 @@ def read(model: str | Path | nn.Module) -> Checkpoint:
         return directory(Path(spec))
     known = ["demo", *(f"{name}:…" for name in READERS)]
     raise CheckpointError(f"no model at '{spec}'", hint=f"a local directory, or {nearest(spec, known)}")
+
+
+def _read_merged(model: str | Path | nn.Module, lora: Path) -> Checkpoint:
+    if isinstance(model, nn.Module):
+        raise CheckpointError("cannot merge an adapter into a module", hint="merge it with peft (merge_and_unload)")
+    prefix, separator, rest = str(model).partition(":")
+    if separator and prefix in MERGING:
+        merged = _reader(READERS[prefix])(rest, lora=lora)
+    elif Path(model).is_dir():
+        merged = _reader("directory:read_directory")(Path(model), lora=lora)
+    else:
+        raise CheckpointError(
+            f"cannot merge an adapter into '{model}'",
+            hint=f"a local directory, {' or '.join(f'{m}:…' for m in MERGING)}",
+        )
+    return replace(merged, source=f"{merged.source} with {lora}")
 
 
 def _reader(location: str) -> Callable[..., Checkpoint]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class Checkpoint:
         weights: State of `PackedNaFlexViT`, float32, the projection taking normalised pixels.
         preprocessing: How the model wants its pixels.
         labels: Name of each class, empty where the model has no classifier or no names.
+        scores: Whether the classes exclude one another, or each is there or not for itself.
     """
 
     source: str
@@ -32,6 +34,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     preprocessing: Preprocessing
     labels: tuple[str, ...] = field(default=())
+    scores: Literal["softmax", "sigmoid"] = "softmax"
 
     def model(
         self, outputs: Sequence[str] = ("pooled", "tokens"), attention: Attention = masked_attention

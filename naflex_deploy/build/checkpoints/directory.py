@@ -10,8 +10,8 @@ from naflex_deploy.build.checkpoints.files import load_json
 from naflex_deploy.core.errors import CheckpointError, MissingExtraError
 
 
-def read_directory(path: Path, source: str | None = None) -> Checkpoint:
-    """Read what transformers' ``save_pretrained`` or timm's ``save_for_hf`` wrote.
+def read_directory(path: Path, source: str | None = None, lora: Path | None = None) -> Checkpoint:
+    """Read what transformers' ``save_pretrained`` or timm's ``save_for_hf`` wrote, and merge an adapter into it.
 
     Raises:
         CheckpointError: A file is missing or unreadable, or the model is no NaFlex model.
@@ -19,12 +19,21 @@ def read_directory(path: Path, source: str | None = None) -> Checkpoint:
     source = source or str(path)
     config = load_json(path / "config.json", source)
     if "architecture" in config and "model_type" not in config:
-        return timm.read_saved(path, source)
-    return hf.read_directory(path, source)
+        return timm.read_saved(path, source, lora)
+    return hf.read_directory(path, source, lora)
 
 
-def read_hub(name: str) -> Checkpoint:
+def read_hub(name: str, lora: Path | None = None) -> Checkpoint:
     """Download ``ORG/NAME[@revision]`` from the hub, or take it from the local cache, and read it.
+
+    Raises:
+        CheckpointError: The hub cannot be reached, or has no such model.
+    """
+    return read_directory(download(name), f"hf:{name}", lora)
+
+
+def download(name: str) -> Path:
+    """A directory with the JSON and safetensors files of ``ORG/NAME[@revision]``.
 
     Raises:
         CheckpointError: The hub cannot be reached, or has no such model.
@@ -35,11 +44,11 @@ def read_hub(name: str) -> Checkpoint:
         raise MissingExtraError("huggingface_hub", "build") from None
     repository, _, revision = name.partition("@")
     try:
-        path = snapshot_download(repository, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])
+        files = ["*.json", "*.safetensors"]
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"hf:{name} could not be downloaded: {type(error).__name__}: {reason}",
             hint="check the name, the network and HF_TOKEN, or download it elsewhere and give the directory",
         ) from None
-    return read_directory(Path(path), source=f"hf:{name}")

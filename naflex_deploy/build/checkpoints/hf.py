@@ -1,4 +1,4 @@
-"""Hugging Face SigLIP2-NaFlex: a directory or a module object."""
+"""Hugging Face SigLIP2-NaFlex: a directory or a module object; of a model that holds one as a tower, that tower."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from naflex_deploy.build.architecture import Architecture, Positions
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.build.checkpoints.files import load_json, load_safetensors
+from naflex_deploy.build.checkpoints.files import load_json
+from naflex_deploy.build.checkpoints.lora import load_merged
 from naflex_deploy.build.checkpoints.tensors import Tensors
 from naflex_deploy.core.errors import CheckpointError
 from naflex_deploy.core.preprocessing import Preprocessing
 
 VISION_CLASSES = ("Siglip2Model", "Siglip2VisionModel", "Siglip2ForImageClassification")
+VISION_TYPE = "siglip2_vision_model"
+VLM_TYPES = ("lfm2_vl",)
+"""Models whose image tower is a `Siglip2VisionModel`, which is read alone."""
+PATCH_EMBEDDING = "embeddings.patch_embedding.weight"
 
 # What transformers assumes where config.json leaves a key out.
 VISION_DEFAULTS: dict[str, Any] = {
@@ -35,8 +40,8 @@ ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
-def read_directory(path: Path, source: str | None = None) -> Checkpoint:
-    """Read a directory as ``save_pretrained`` writes it.
+def read_directory(path: Path, source: str | None = None, lora: Path | None = None) -> Checkpoint:
+    """Read a directory as ``save_pretrained`` writes it, an adapter merged into it if there is one.
 
     Raises:
         CheckpointError: A file is missing or unreadable, or the model is not SigLIP2-NaFlex.
@@ -44,7 +49,7 @@ def read_directory(path: Path, source: str | None = None) -> Checkpoint:
     source = source or str(path)
     config = load_json(path / "config.json", source)
     processor = load_json(path / "preprocessor_config.json", source, required=False)
-    return _convert(config, processor, Tensors(load_safetensors(path, source), source), source)
+    return _convert(config, processor, Tensors(load_merged(path, source, lora), source), source)
 
 
 def read_module(module: nn.Module) -> Checkpoint:
@@ -61,7 +66,11 @@ def read_module(module: nn.Module) -> Checkpoint:
 
 def _convert(config: dict[str, Any], processor: dict[str, Any], tensors: Tensors, source: str) -> Checkpoint:
     vision = _vision_config(config, source)
-    labels = _labels(config) if "classifier.weight" in tensors else ()
+    prefix = tensors.prefix_of(PATCH_EMBEDDING)
+    if config.get("model_type") in VLM_TYPES:
+        tensors, prefix = tensors.below(prefix), ""
+    rows = tensors.shape("classifier.weight")
+    labels = _labels(config, rows[0]) if rows else ()
     classes = len(labels)
     grid = isqrt(vision["num_patches"])
     if grid * grid != vision["num_patches"]:
@@ -84,10 +93,11 @@ def _convert(config: dict[str, Any], processor: dict[str, Any], tensors: Tensors
         pooling="map" if has_head else "mean",
         classes=classes,
     )
-    prefix = "vision_model." if "vision_model.embeddings.patch_embedding.weight" in tensors else ""
     weights = dict(_weights(architecture, tensors, prefix))
     tensors.finish(ignore=("text_model.", "logit_", f"{prefix}head."))
-    return Checkpoint(source, architecture, weights, _preprocessing(processor, vision["patch_size"], source), labels)
+    preprocessing = _preprocessing(processor, vision["patch_size"], source)
+    multi_label = config.get("problem_type") == "multi_label_classification"
+    return Checkpoint(source, architecture, weights, preprocessing, labels, "sigmoid" if multi_label else "softmax")
 
 
 def _architecture(source: str, **options: Any) -> Architecture:
@@ -102,14 +112,7 @@ def _weights(a: Architecture, tensors: Tensors, prefix: str) -> Iterator[tuple[s
     d, hidden = a.width, a.mlp_width
     yield from tensors.linear("embed", f"{prefix}embeddings.patch_embedding", d, a.patch_values).items()
     yield "positions.table", tensors.take(f"{prefix}embeddings.position_embedding.weight", a.table_entries, d)
-    for i in range(a.depth):
-        ours, theirs = f"blocks.{i}", f"{prefix}encoder.layers.{i}"
-        yield from tensors.norm(f"{ours}.norm1", f"{theirs}.layer_norm1", d).items()
-        for our_name, their_name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
-            yield from tensors.linear(f"{ours}.{our_name}", f"{theirs}.self_attn.{their_name}", d, d).items()
-        yield from tensors.norm(f"{ours}.norm2", f"{theirs}.layer_norm2", d).items()
-        yield from tensors.linear(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", hidden, d).items()
-        yield from tensors.linear(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", d, hidden).items()
+    yield from encoder(a, tensors, prefix)
     yield from tensors.norm("norm", f"{prefix}post_layernorm", d).items()
     if a.pooling == "map":
         head = f"{prefix}head"
@@ -127,30 +130,52 @@ def _weights(a: Architecture, tensors: Tensors, prefix: str) -> Iterator[tuple[s
         yield from tensors.linear("classifier", "classifier", a.classes, d).items()
 
 
-def _vision_config(config: dict[str, Any], source: str) -> dict[str, Any]:
-    kind = config.get("model_type")
-    if kind not in ("siglip2", "siglip2_vision_model"):
-        raise CheckpointError(
-            f"{source}: config.json has model_type '{kind}', expected 'siglip2' or 'siglip2_vision_model'",
-            hint="fixed-resolution SigLIP is another model; use a '…-naflex' checkpoint",
-        )
-    vision = VISION_DEFAULTS | {k: v for k, v in (config.get("vision_config") or config).items() if v is not None}
-    for name, default in VISION_DEFAULTS.items():
-        wrong = not isinstance(vision[name], (int, float) if isinstance(default, float) else type(default))
+def encoder(a: Architecture, tensors: Tensors, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """(our name, tensor) for the blocks of an image or text tower."""
+    d, hidden = a.width, a.mlp_width
+    for i in range(a.depth):
+        ours, theirs = f"blocks.{i}", f"{prefix}encoder.layers.{i}"
+        yield from tensors.norm(f"{ours}.norm1", f"{theirs}.layer_norm1", d).items()
+        for our_name, their_name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
+            yield from tensors.linear(f"{ours}.{our_name}", f"{theirs}.self_attn.{their_name}", d, d).items()
+        yield from tensors.norm(f"{ours}.norm2", f"{theirs}.layer_norm2", d).items()
+        yield from tensors.linear(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1", hidden, d).items()
+        yield from tensors.linear(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2", d, hidden).items()
+
+
+def checked(config: Mapping[str, Any], defaults: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A tower's config with what it leaves out, the activation by our name.
+
+    Raises:
+        CheckpointError: A value is of another type than its default, or the activation is not supported.
+    """
+    values = {**defaults, **{key: value for key, value in config.items() if value is not None}}
+    for name, default in defaults.items():
+        wrong = not isinstance(values[name], (int, float) if isinstance(default, float) else type(default))
         if wrong:
             raise CheckpointError(
-                f"{source}: config.json: {name}: expected {type(default).__name__}, found {vision[name]!r}"
+                f"{source}: config.json: {name}: expected {type(default).__name__}, found {values[name]!r}"
             )
-    if vision["hidden_act"] not in ACTIVATIONS:
+    if values["hidden_act"] not in ACTIVATIONS:
         raise CheckpointError(
-            f"{source}: hidden_act = '{vision['hidden_act']}' is not supported", hint=f"known: {', '.join(ACTIVATIONS)}"
+            f"{source}: hidden_act = '{values['hidden_act']}' is not supported", hint=f"known: {', '.join(ACTIVATIONS)}"
         )
-    return vision | {"hidden_act": ACTIVATIONS[vision["hidden_act"]]}
+    return values | {"hidden_act": ACTIVATIONS[values["hidden_act"]]}
 
 
-def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+def _vision_config(config: dict[str, Any], source: str) -> dict[str, Any]:
+    kind, vision = config.get("model_type"), config.get("vision_config") or config
+    if kind not in ("siglip2", VISION_TYPE, *VLM_TYPES):
+        raise CheckpointError(
+            f"{source}: config.json has model_type '{kind}', expected 'siglip2' or '{VISION_TYPE}'",
+            hint="fixed-resolution SigLIP is another model; use a '…-naflex' checkpoint",
+        )
+    return checked(vision, VISION_DEFAULTS, source)
+
+
+def _labels(config: dict[str, Any], classes: int) -> tuple[str, ...]:
     # transformers leaves id2label out when it is its default of two labels.
-    names = config.get("id2label") or {index: f"LABEL_{index}" for index in range(config.get("num_labels", 2))}
+    names = config.get("id2label") or {index: f"LABEL_{index}" for index in range(classes)}
     return tuple(str(name) for _, name in sorted((int(index), name) for index, name in names.items()))
 
 

@@ -30,6 +30,15 @@ class Tensors:
         tensor = self._tensors.get(name)
         return () if tensor is None else tuple(tensor.shape)
 
+    def prefix_of(self, suffix: str) -> str:
+        """What stands before the one name that ends so; nothing where there is none."""
+        return next((name.removesuffix(suffix) for name in self._tensors if name.endswith(suffix)), "")
+
+    def below(self, prefix: str) -> Tensors:
+        """Those whose names begin so, without it; the others belong to another part of the model."""
+        part = {name.removeprefix(prefix): tensor for name, tensor in self._tensors.items() if name.startswith(prefix)}
+        return Tensors(part, self._source)
+
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor of that name as float32, contiguous.
 

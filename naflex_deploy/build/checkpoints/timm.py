@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.build.checkpoints.files import load_json, load_safetensors
+from naflex_deploy.build.checkpoints.files import load_json
+from naflex_deploy.build.checkpoints.lora import load_merged
 from naflex_deploy.build.checkpoints.tensors import Tensors
 from naflex_deploy.build.checkpoints.timm_architectures import ARCHITECTURES, Registered
 from naflex_deploy.build.checkpoints.timm_config import TimmConfig
@@ -21,8 +22,10 @@ from naflex_deploy.core.preprocessing import Preprocessing
 FILTERS = ("bilinear", "bicubic")
 
 
-def read_timm(rest: str) -> Checkpoint:
+def read_timm(rest: str, lora: Path | None = None) -> Checkpoint:
     """Read ``NAME:FILE.safetensors``, or ``FILE.safetensors`` or its directory with a config.json beside it.
+
+    An adapter is merged into it if there is one.
 
     Raises:
         CheckpointError: The name is not registered, there are no weights, or the two disagree.
@@ -31,25 +34,26 @@ def read_timm(rest: str) -> Checkpoint:
     if not separator:
         path = Path(rest)
         if path.exists() or path.suffix == ".safetensors":
-            return read_saved(path)
+            return read_saved(path, lora=lora)
         registered_as(rest, "timm")
         raise CheckpointError(
             f"timm:{rest} names an architecture without weights",
             hint=f"give a file, timm:{rest}:FILE.safetensors, or random:{rest} for seeded weights",
         )
     registered = registered_as(name, "timm")
-    tensors = Tensors(load_safetensors(Path(file), f"timm:{rest}"), f"timm:{rest}")
+    tensors = Tensors(load_merged(Path(file), f"timm:{rest}", lora), f"timm:{rest}")
     stated = tensors.shape("head.weight")
     options = registered.options | {"num_classes": stated[0] if stated else 0}
     return _convert(options, tensors, _preprocessing(registered, {}, 16, f"timm:{rest}"), f"timm:{rest}")
 
 
-def read_saved(path: Path, source: str | None = None) -> Checkpoint:
+def read_saved(path: Path, source: str | None = None, lora: Path | None = None) -> Checkpoint:
     """Read what timm's ``save_for_hf`` writes: a safetensors file with config.json beside it.
 
     Args:
         path: The file, or its directory.
         source: For messages.
+        lora: An adapter to merge.
 
     Raises:
         CheckpointError: A file is missing or unreadable, an option is not supported, or the two disagree.
@@ -64,7 +68,7 @@ def read_saved(path: Path, source: str | None = None) -> Checkpoint:
     patch_size = TimmConfig.of(options, source).patch_size
     preprocessing = _preprocessing(registered, pretrained, patch_size, source)
     labels = _labels(config.get("label_names") or pretrained.get("label_names"), options["num_classes"])
-    return _convert(options, Tensors(load_safetensors(path, source), source), preprocessing, source, labels)
+    return _convert(options, Tensors(load_merged(path, source, lora), source), preprocessing, source, labels)
 
 
 def read_module(module: nn.Module) -> Checkpoint:

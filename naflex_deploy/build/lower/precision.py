@@ -18,7 +18,9 @@ from naflex_deploy.core.pack import Role
 
 DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 
-ISLANDS = frozenset({"LayerNormalization", "Softmax", "Sin", "Cos", "Exp", "ReduceSum", "ReduceMean", "Reciprocal"})
+ISLANDS = frozenset(
+    {"LayerNormalization", "Softmax", "Sin", "Cos", "Exp", "ReduceSum", "ReduceMean", "ReduceL2", "Reciprocal"}
+)
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Gather"})
 """Operators by which what followed from places alone takes in learned values."""

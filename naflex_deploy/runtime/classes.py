@@ -1,0 +1,40 @@
+"""From logits to names and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.core.manifest import Head
+
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and its score, as the bundle's head scores classes."""
+
+    name: str
+    score: float
+
+
+def score(logits: Float, head: Head) -> Float:
+    """Scores of 0…1 from [classes] logits: one distribution by softmax, or each class for itself by sigmoid."""
+    if head.scores == "sigmoid":
+        # e^-|x| does not overflow, and σ(x) = 1 - σ(-x).
+        small = np.exp(-np.abs(logits))
+        return np.where(logits >= 0, 1, small) / (1 + small)
+    shifted = np.exp(logits - logits.max())
+    scores: Float = shifted / shifted.sum()
+    return scores
+
+
+def rank(logits: Float, head: Head, top: int) -> list[Prediction]:
+    """The best classes of [classes] logits, best first: at most ``top``, and none below its threshold."""
+    scores = score(logits, head)
+    order = np.argsort(-scores, kind="stable")
+    if head.thresholds:
+        order = order[scores[order] >= np.array(head.thresholds, np.float32)[order]]
+    return [Prediction(head.labels[index], float(scores[index])) for index in order[:top]]
