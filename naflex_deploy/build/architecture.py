@@ -164,6 +164,7 @@ class Architecture:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What the model can return."""
-        hidden = tuple(f"tokens:-{k}" for k in range(1, self.depth + 1))
+        forms = ("", ":norm") if self.final_norm == "tokens" else ("",)
+        hidden = tuple(f"tokens:-{k}{form}" for k in range(1, self.depth + 1) for form in forms)
         pooled = () if self.pooling == "none" else ("pooled",)
         return ("tokens", *pooled, *(("logits",) if self.classes else ()), *hidden)

@@ -36,7 +36,8 @@ class PackedNaFlexViT(nn.Module):
     Args:
         architecture: Shape and options.
         outputs: Of ``pooled``, ``tokens``, ``tokens:-K`` and ``logits``, those to return. ``tokens`` are normed;
-            ``tokens:-K`` is the hidden state after the K-th block from the end, before any norm.
+            ``tokens:-K`` is the hidden state after the K-th block from the end, before any norm, and
+            ``tokens:-K:norm`` the final norm of it.
         attention: `masked_attention` for export, `ragged_attention` to run eagerly.
     """
 
@@ -103,7 +104,10 @@ class PackedNaFlexViT(nn.Module):
         results = {}
         for index, (block, rotation) in enumerate(zip(self.blocks, rotations, strict=True)):
             x = block(x, segment_ids, self.attention, rotation)
-            results[f"tokens:-{len(self.blocks) - index}"] = x
+            name = f"tokens:-{len(self.blocks) - index}"
+            results[name] = x
+            if self.norm is not None and f"{name}:norm" in self.outputs:
+                results[f"{name}:norm"] = self.norm(x)
         tokens = x if self.norm is None else self.norm(x)
         results["tokens"] = tokens
         if self.pool is not None:

@@ -141,9 +141,14 @@ def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ..
             hint="take 'logits' out of the profile's outputs",
         )
     for name in names:
-        if name.startswith("tokens:-") and int(name.removeprefix("tokens:-")) > a.depth:
+        block = name.removesuffix(":norm")
+        if block.startswith("tokens:-") and int(block.removeprefix("tokens:-")) > a.depth:
             raise UsageError(
                 f"outputs: expected one of {a.depth} blocks, found '{name}'", hint=f"'tokens:-{a.depth}' is the first"
+            )
+        if name != block and name not in a.outputs:
+            raise UsageError(
+                f"outputs: {checkpoint.source} has no norm of all tokens, found '{name}'", hint=f"ask for '{block}'"
             )
     return tuple(names)
 

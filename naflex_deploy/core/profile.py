@@ -42,8 +42,11 @@ def _byte_count(value: object) -> object:
 
 
 def _output(name: str) -> str:
-    if not re.fullmatch(r"pooled|tokens|logits|tokens:-[1-9]\d*", name):
-        raise ValueError("expected 'pooled', 'tokens', 'tokens:-K' (the K-th block from the end) or 'logits'")
+    if not re.fullmatch(r"pooled|tokens|logits|tokens:-[1-9]\d*(:norm)?", name):
+        raise ValueError(
+            "expected 'pooled', 'tokens', 'tokens:-K' (the K-th block from the end), "
+            "'tokens:-K:norm' (the final norm of that) or 'logits'"
+        )
     return name
 
 
@@ -86,6 +89,7 @@ class ImageSection(Section):
         tokens: The most of one image: of a tile, where there are tiles.
         fit: What becomes of an image within the limit; ``tiles`` is shrink-only within it, and tiles above.
         oversize: What becomes of one above it.
+        multiple: Both sides of a patch grid are multiples of this: 2 for a decoder that merges 2x2 tokens.
         dpi: Pixels per inch at which pages are drawn, and the most at which tiles are cut.
         overlap: Patches that neighbouring tiles share.
         max_tiles: The most of one page.
@@ -95,10 +99,17 @@ class ImageSection(Section):
     tokens: PositiveInt | Literal["auto"] = 256
     fit: Literal["fill", "shrink-only", "pad-to-patch", "tiles"] = "fill"
     oversize: Literal["error", "shrink", "tiles"] = "shrink"
+    multiple: PositiveInt = 1
     dpi: PositiveInt = 150
     overlap: NonNegativeInt = 2
     max_tiles: PositiveInt = 64
     max_pixels: PositiveInt = 40_000_000
+
+    @model_validator(mode="after")
+    def _one_block_fits(self) -> Self:
+        if isinstance(self.tokens, int) and self.tokens < self.multiple**2:
+            raise ValueError(f"tokens = {self.tokens} does not hold one block of {self.multiple}x{self.multiple}")
+        return self
 
     @property
     def tiled(self) -> bool:

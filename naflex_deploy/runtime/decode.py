@@ -32,6 +32,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.pack import Patches
 
 MAX_PIXELS = 40_000_000
 
@@ -105,6 +106,8 @@ def describe(source: object) -> str:
             return name if name.isprintable() else repr(name)
         case bytes() | bytearray() | memoryview():
             return f"<{len(source)} bytes>"
+        case Patches():
+            return f"<{source.grid_hw[0]}x{source.grid_hw[1]} patches>"
         case Image.Image():
             return f"<{source.mode} image, {source.width}x{source.height}>"
         case np.ndarray():

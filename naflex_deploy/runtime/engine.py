@@ -9,14 +9,15 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
-from naflex_deploy.core.pack import Pack
+from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.classes import Prediction, rank
 from naflex_deploy.runtime.crew import ahead, balanced
@@ -28,23 +29,25 @@ from naflex_deploy.runtime.prepare import Prepared, Preparer
 from naflex_deploy.runtime.result import Result, by_frame, join
 from naflex_deploy.runtime.sessions import Session, SideBySide, open_session
 from naflex_deploy.runtime.text import TextEncoder
+from naflex_deploy.runtime.tokens import Floats, Packed, merge_blocks, narrowed
 
-Array = npt.NDArray[np.generic]
 Float = npt.NDArray[np.float32]
+T = TypeVar("T")
 
-Images = Iterable[Source | Input]
+Images = Iterable[Source | Input | Patches]
 
 WINDOW = 4
 """Packs' worth of images looked at together: more fill packs better, fewer hold less memory."""
 
-WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Input)
+WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Patches, Input)
 """Kinds of sources that any thread may read."""
 
 
 class Engine:
     """A loaded variant of a bundle. Made by `naflex_deploy.load`.
 
-    Images may be paths, bytes, open binary files, Pillow images or [h, w, 3] uint8 arrays, of any size.
+    Images may be paths, bytes, open binary files, Pillow images or [h, w, 3] uint8 arrays, of any size; or `Patches`,
+    which were cut from one already.
 
     Args:
         session: Runs packs.
@@ -96,18 +99,47 @@ class Engine:
             ImageError: An input is no image; `stream` reports such without stopping.
             EngineError: The engine failed on an image, which `stream` reports likewise, or altogether.
         """
-        rows = [outputs["pooled"] for outputs in self._all(images, "pooled")]
+        rows = self._all(images, "pooled", lambda pooled: pooled)
         return np.stack(rows) if rows else np.zeros((0, self._width("pooled")), np.float32)
 
-    def tokens(self, images: Images, output: str = "tokens") -> list[Float]:
-        """Every patch's vector: [h, w, D] float32 an image, in order. Tiles are stitched to their page.
+    def tokens(
+        self, images: Images, output: str = "tokens", *, merge: int = 1, dtype: npt.DTypeLike = np.float32
+    ) -> list[Floats]:
+        """Every patch's vector: [h, w, D] an image, in order. Tiles are stitched to their page.
 
         Args:
             images: As for `embed`.
-            output: ``tokens``, or ``tokens:-K`` where the profile asked for it.
+            output: ``tokens``, or one of a block where the profile asked for it: ``tokens:-K``, ``tokens:-K:norm``.
+            merge: Put blocks of this many rows and columns together, as decoders want them; see `merge_blocks`.
+            dtype: float32, or float16 for half the memory.
+
+        Raises:
+            ImageError: An input is no image.
+            UsageError: A grid does not divide into such blocks, or a value does not fit into ``dtype``.
         """
         self._width(output)
-        return [outputs[output] for outputs in self._all(images, output)]
+        return self._all(images, output, lambda tokens: narrowed(merge_blocks(tokens, merge), np.dtype(dtype)))
+
+    def packed(self, images: Images, output: str = "tokens") -> Iterator[Packed]:
+        """Outputs pack by pack where the engine left them: in GPU memory, or as numpy arrays where it has no GPU.
+
+        Either speaks DLPack, so that ``torch.from_dlpack(found.values)`` copies nothing. All images are prepared
+        first; values are not looked at, and may be NaN.
+
+        Raises:
+            ImageError: An input is no image.
+        """
+        self._width(output)
+        run = getattr(self._session, "run_on_device", self._session.run)
+        frames = (frame for index, source in enumerate(images) for frame in self._prepare(index, source))
+        window = [prepared for frame in frames for prepared in frame]
+        for prepared in window:
+            if prepared.result.error is not None:
+                raise prepared.result.error
+        for number, members in enumerate(self._packs(window)):
+            pack = Pack.of([item.patches for item in members if item.patches], prefix=self.manifest.model.prefix)
+            results = [replace(item.result, pack=number) for item in members]
+            yield Packed.of(pack, run(pack, (output,))[output], results, per_token=output.startswith("tokens"))
 
     def classify(self, images: Images, top: int = 5) -> list[list[Prediction]]:
         """The ``top`` best classes of each image, best first; those below their threshold are left out.
@@ -121,7 +153,7 @@ class Engine:
                 "the bundle names no classes: its model has no classifier",
                 hint="build a two-tower model with --labels, or a model that was fine-tuned for classification",
             )
-        return [rank(outputs["logits"], head, top) for outputs in self._all(images, "logits")]
+        return self._all(images, "logits", lambda logits: rank(logits, head, top))
 
     def stream(self, images: Images, outputs: Sequence[str] = ("pooled",)) -> Iterator[Result]:
         """Results as packs finish, not in order; memory is bounded by a window of a few packs.
@@ -179,7 +211,7 @@ class Engine:
     def _prepared(self, images: Images, pool: Executor) -> Iterator[list[Prepared]]:
         """Every frame of every image, in order, the first frames of the next images being decoded meanwhile."""
 
-        def begin(item: tuple[int, Source | Input]) -> tuple[list[Prepared] | None, Iterator[list[Prepared]]]:
+        def begin(item: tuple[int, Source | Input | Patches]) -> tuple[list[Prepared] | None, Iterator[list[Prepared]]]:
             frames = iter(self._prepare(*item))
             # Reading a stream or a lazy Pillow image is not safe from another thread: the caller may hold it twice.
             return (next(frames, None) if isinstance(item[1], WHOLE) else None), frames
@@ -261,13 +293,19 @@ class Engine:
     def _tokens(self, item: Prepared) -> int:
         return self.manifest.model.prefix + (len(item.patches) if item.patches else 0)
 
-    def _all(self, images: Images, output: str) -> list[dict[str, Float]]:
-        frames = map(join, by_frame(self.stream(images, (output,))))
-        results = sorted(frames, key=lambda result: (result.input, result.frame))
-        for result in results:
-            if result.error is not None:
-                raise result.error
-        return [result.outputs for result in results]
+    def _all(self, images: Images, output: str, finish: Callable[[Float], T]) -> list[T]:
+        """Of every frame, in order, what ``finish`` makes of an output; it is called as results come."""
+        finished: dict[tuple[int, int], T] = {}
+        failed: dict[tuple[int, int], NaflexError] = {}
+        for result in map(join, by_frame(self.stream(images, (output,)))):
+            key = (result.input, result.frame)
+            if result.error is None:
+                finished[key] = finish(result.outputs[output])
+            else:
+                failed[key] = result.error
+        if failed:
+            raise failed[min(failed)]
+        return [finished[key] for key in sorted(finished)]
 
     def _width(self, output: str) -> int:
         for spec in self.variant.outputs:

@@ -58,11 +58,14 @@ class Preparer:
         """That of a variant of a bundle."""
         return cls(manifest.preprocessing, manifest.config, variant.backend, manifest.model.prefix)
 
-    def __call__(self, index: int, source: Source | Input) -> Iterator[list[Prepared]]:
+    def __call__(self, index: int, source: Source | Input | Patches) -> Iterator[list[Prepared]]:
         """For each frame of one input its images: one, or the whole and its tiles.
 
         A frame that cannot be prepared is one image with its error.
         """
+        if isinstance(source, Patches):
+            yield [self._cut(index, source)]
+            return
         item = source if isinstance(source, Input) else Input(describe(source), source)
         name = item.name
         if isinstance(item.source, ImageError | MissingExtraError):
@@ -88,6 +91,20 @@ class Preparer:
         if fit.size == fit.canvas == image.shape[:2]:
             return patchify(image, self._model.patch_size)
         return self._patches(next(decode(image, max_pixels=self._profile.image.max_pixels)), fit)
+
+    def _cut(self, index: int, patches: Patches) -> Prepared:
+        """Patches that the caller cut."""
+        side, (h, w), name = self._model.patch_size, patches.grid_hw, describe(patches)
+        size = (w * side, h * side)
+        result = Result(index, 0, name, size=size, box=(0, 0, *size), grid_hw=(h, w))
+        values, found = 3 * side**2, patches.pixels
+        error = None
+        if found.dtype != np.uint8 or found.shape[1] != values:
+            what = f"expected {values} values of uint8 each, found {found.shape[1]} of {found.dtype}"
+            error = ImageError(f"{name}: {what}", hint=f"cut it into patches of {side}x{side} RGB pixels")
+        elif len(patches) > self._tokens:
+            error = ImageError(f"{name}: expected at most {self._tokens} patches", hint="raise image.tokens")
+        return Prepared(replace(result, error=error), None if error else patches)
 
     def _images(self, picture: Picture, frame: Result) -> list[Prepared]:
         width, height = frame.size

@@ -7,7 +7,7 @@ patch grid, all of one size, so that their tokens can be put together to one gri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -57,6 +57,19 @@ class Layout:
     page: Fit | None = None
     tiles: tuple[Tile, ...] = ()
 
+    def refined(self, factor: int) -> Layout:
+        """The same pixels in patches of a ``factor``-th of the side."""
+
+        def fit(coarse: Fit) -> Fit:
+            (h, w), side = coarse.grid_hw, coarse.patch_size // factor
+            return replace(coarse, grid_hw=(h * factor, w * factor), patch_size=side)
+
+        tiles = (
+            Tile((y * factor, x * factor), (h * factor, w * factor))
+            for (y, x), (h, w) in ((tile.corner, tile.grid_hw) for tile in self.tiles)
+        )
+        return Layout(fit(self.whole), fit(self.page) if self.page else None, tuple(tiles))
+
     def boxes(self, size: tuple[int, int]) -> list[Box]:
         """(left, top, right, bottom) of each image in pixels of a frame of (height, width) ``size``."""
         height, width = size
@@ -91,6 +104,11 @@ def plan_layout(
     Raises:
         ImageError: The frame is above the limit and may not be cut or shrunk, or would need too many tiles.
     """
+    if (factor := image.multiple) > 1:
+        coarse = image.model_copy(update={"multiple": 1, "overlap": -(-image.overlap // factor)})
+        model = model.model_copy(update={"patch_size": model.patch_size * factor})
+        layout = plan_layout(size, image=coarse, model=model, tokens=tokens // factor**2, dpi=dpi, name=name)
+        return layout.refined(factor)
     policy: Policy = "shrink-only" if image.fit == "tiles" else image.fit
     if image.tiled:
         page = _plan_page(size, model.patch_size, policy, min(1.0, image.dpi / dpi) if dpi else 1.0)

@@ -23,7 +23,7 @@ from naflex_deploy.core.pack import Pack
 from tests.support.packs import inputs, random_images
 from tests.support.tiny import CLASSES, WIDTH, tiny_checkpoint
 
-OUTPUTS = ("tokens", "pooled", "logits", "tokens:-2")
+OUTPUTS = ("tokens", "pooled", "logits", "tokens:-2", "tokens:-2:norm")
 GRIDS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=7)
 UNSUPPORTED = {"Resize", "Upsample", "GridSample", "AffineGrid", "If", "Loop", "Scan"}
 """Not in every engine, or not in this use."""

@@ -53,11 +53,15 @@ def test_hidden_states_equal_transformers():
             spatial_shapes=torch.tensor([[4, 7]]),
             output_hidden_states=True,
         ).hidden_states
-    model = read(original).model(("tokens:-1", "tokens:-2"))
+    model = read(original).model(("tokens:-1", "tokens:-2", "tokens:-1:norm", "tokens:-2:norm", "tokens"))
     found = model(*inputs(model, Pack.of(image)))
     for k in (1, 2):
-        theirs = hidden[-k][0]
-        assert (found[f"tokens:-{k}"] - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+        with torch.inference_mode():
+            normed = original.post_layernorm(hidden[-k][0])
+        for name, theirs in ((f"tokens:-{k}", hidden[-k][0]), (f"tokens:-{k}:norm", normed)):
+            assert (found[name] - theirs).abs().max() <= 1e-5 * theirs.abs().max(), name
+    assert torch.equal(found["tokens:-1:norm"], found["tokens"])
+    assert not torch.allclose(found["tokens:-2:norm"], found["tokens"], atol=0.1)
 
 
 def _gelu(model: PackedNaFlexViT) -> None:

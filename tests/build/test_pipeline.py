@@ -227,8 +227,8 @@ def test_outputs_that_the_model_does_not_have_are_refused() -> None:
     checkpoint = tiny_checkpoint()
     profile = tiny_config().profile
 
-    def requested(*outputs: str, classes: int = CLASSES) -> tuple[str, ...]:
-        architecture = dataclasses.replace(checkpoint.architecture, classes=classes)
+    def requested(*outputs: str, classes: int = CLASSES, final_norm: str = "tokens") -> tuple[str, ...]:
+        architecture = dataclasses.replace(checkpoint.architecture, classes=classes, final_norm=final_norm)
         return pipeline.requested_outputs(
             profile.model_copy(update={"outputs": list(outputs)}),
             dataclasses.replace(checkpoint, architecture=architecture),
@@ -241,3 +241,8 @@ def test_outputs_that_the_model_does_not_have_are_refused() -> None:
         requested("logits", classes=0)
     with pytest.raises(UsageError, match="expected one of 2 blocks, found 'tokens:-3'"):
         requested("tokens:-3")
+    assert requested("tokens:-2:norm") == ("tokens:-2:norm", "logits")
+    with pytest.raises(UsageError, match="expected one of 2 blocks, found 'tokens:-3:norm'"):
+        requested("tokens:-3:norm")
+    with pytest.raises(UsageError, match="tiny has no norm of all tokens, found 'tokens:-2:norm'"):
+        requested("tokens:-2:norm", final_norm="pooled")

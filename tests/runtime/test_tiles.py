@@ -175,3 +175,35 @@ def test_text_of_8_points_is_readable_in_tiles_of_a_scan() -> None:
     assert x >= 7
     assert capital >= 10
     assert heights(plan.whole)[0] <= 4
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+    st.sampled_from([16, 100, 256, 1024]),
+    st.sampled_from(["fill", "shrink-only", "pad-to-patch", "tiles"]),
+    st.sampled_from([2, 3]),
+)
+def test_grids_are_multiples_with_the_pixels_of_larger_patches(
+    size: tuple[int, int], tokens: int, fit: str, multiple: int
+) -> None:
+    """Blocks of patches are laid out as patches of their size would be."""
+
+    def planned(model: Preprocessing, tokens: int, **image: object) -> Layout | str:
+        section = ImageSection.model_validate({"fit": fit, **image})
+        try:
+            return plan_layout(size, image=section, model=model, tokens=tokens)
+        except ImageError as error:
+            return str(error)
+
+    found = planned(MODEL, tokens, multiple=multiple)
+    coarse = planned(Preprocessing(patch_size=16 * multiple), tokens // multiple**2, overlap=1)
+    if isinstance(found, str) or isinstance(coarse, str):
+        assert found == coarse
+        return
+    assert (found.whole.size, found.whole.canvas) == (coarse.whole.size, coarse.whole.canvas)
+    np.testing.assert_allclose(found.boxes(size), coarse.boxes(size), rtol=1e-12)
+    assert found.whole.patch_size == 16
+    assert found.whole.tokens <= tokens or fit == "tiles"
+    for grid in (found.whole.grid_hw, *(tile.grid_hw for tile in found.tiles), *(t.corner for t in found.tiles)):
+        assert all(side % multiple == 0 for side in grid)
