@@ -45,7 +45,9 @@ def test_each_source_goes_over_the_one_before_and_every_value_knows_its_origin(t
 
     def image_after(**sources: object) -> tuple[dict[str, object], dict[str, str]]:
         config = resolve(profile, **sources)  # type: ignore[arg-type]
-        return config.profile.image.model_dump(), {key: config.origins[f"image.{key}"] for key in keys}
+        return {key: getattr(config.profile.image, key) for key in keys}, {
+            key: config.origins[f"image.{key}"] for key in keys
+        }
 
     values, origins = image_after()
     assert values == {"tokens": 11, "fit": "shrink-only", "oversize": "error", "max_pixels": 40_000_000}
@@ -136,14 +138,22 @@ def refusal(*settings: str, profile: str | Path = "doc-ocr") -> UsageError:
         ("description=3", "a valid string", "3"),
         ("outputs=[]", "a list of at least 1", "[]"),
         ("outputs=pooled", "a valid list", "'pooled'"),
-        ("outputs=['tokens:-0']", "'pooled', 'tokens', 'tokens:-K' (the K-th block from the end) or 'logits'", None),
+        (
+            "outputs=['tokens:-0']",
+            "'pooled', 'tokens', 'tokens:-K' (the K-th block from the end), 'tokens:-K:norm'",
+            None,
+        ),
         ("outputs=['tokens', 'tokens']", "each of them once", "['tokens', 'tokens']"),
         ("image=5", "a table", "5"),
         ("image.tokens=0", "greater than 0 or 'auto'", "0"),
         ("image.tokens=true", "a valid integer or 'auto'", "True"),
         ("image.tokens='576'", "a valid integer or 'auto'", "'576'"),
-        ("image.fit=fil", "'fill', 'shrink-only' or 'pad-to-patch'", "'fil'"),
-        ("image.oversize=drop", "'error' or 'shrink'", "'drop'"),
+        ("image.fit=fil", "'fill', 'shrink-only', 'pad-to-patch' or 'tiles'", "'fil'"),
+        ("image.oversize=drop", "'error', 'shrink' or 'tiles'", "'drop'"),
+        ("image.multiple=0", "greater than 0", "0"),
+        ("head.scores=logits", "'auto', 'softmax' or 'sigmoid'", "'logits'"),
+        ("head.threshold=1.5", "less than or equal to 1", "1.5"),
+        ("head.thresholds={cat = -1.0}", "greater than or equal to 0", "-1.0"),
         ("image.max_pixels=1.5", "a valid integer", "1.5"),
         ("packing.budgets=[]", "a list of at least 1", "[]"),
         ("packing.budgets=[0, 5]", "greater than 0", "0"),

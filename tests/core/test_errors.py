@@ -16,6 +16,7 @@ EXIT_CODES = {
     "GateError": 3,
     "IncompatibleError": 4,
     "BundleError": 4,
+    "CalibrationError": 4,
     "BenchmarkError": 5,
     "ImageError": 6,
 }
