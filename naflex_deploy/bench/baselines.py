@@ -9,7 +9,7 @@ from PIL.Image import Resampling
 
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.manifest import Manifest, Variant
-from naflex_deploy.core.pack import Pack
+from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.decode import Source, decode
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.inputs import Input
@@ -99,7 +99,10 @@ class _Squares(Preparer):
         self._size, self._most = (side, side), manifest.config.image.max_pixels
         self._filter = Resampling[manifest.preprocessing.resample.upper()]
 
-    def __call__(self, index: int, source: Source | Input) -> Iterator[list[Prepared]]:
+    def __call__(self, index: int, source: Source | Input | Patches) -> Iterator[list[Prepared]]:
+        if isinstance(source, Patches):
+            yield from super().__call__(index, source)
+            return
         pixels = source.source if isinstance(source, Input) else source
         if isinstance(pixels, NaflexError):
             raise pixels

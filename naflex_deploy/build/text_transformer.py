@@ -75,5 +75,5 @@ class TextTransformer(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, query_segment: Tensor, segment: Tensor) -> Tensor:
         """Attention inside each text: [N·length, H, d] → the same. Rows say which text a token is of."""
-        q, k, v = (x.unflatten(0, (-1, self.length)).transpose(1, 2) for x in (query, key, value))
+        q, k, v = (x.view(-1, self.length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)

@@ -25,9 +25,10 @@ def score(logits: Float, head: Head) -> Float:
     if head.scores == "sigmoid":
         # e^-|x| does not overflow, and σ(x) = 1 - σ(-x).
         small = np.exp(-np.abs(logits))
-        return np.where(logits >= 0, 1, small) / (1 + small)
-    shifted = np.exp(logits - logits.max())
-    scores: Float = shifted / shifted.sum()
+        scores: Float = np.where(logits >= 0, 1, small) / (1 + small)
+    else:
+        shifted = np.exp(logits - logits.max())
+        scores = shifted / shifted.sum()
     return scores
 
 

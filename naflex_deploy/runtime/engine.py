@@ -27,7 +27,7 @@ from naflex_deploy.runtime.isolation import EngineError, run_isolated
 from naflex_deploy.runtime.packer import pack_lengths
 from naflex_deploy.runtime.prepare import Prepared, Preparer
 from naflex_deploy.runtime.result import Result, by_frame, join
-from naflex_deploy.runtime.sessions import Session, SideBySide, open_session
+from naflex_deploy.runtime.sessions import OnDevice, Session, SideBySide, open_session
 from naflex_deploy.runtime.text import TextEncoder
 from naflex_deploy.runtime.tokens import Floats, Packed, merge_blocks, narrowed
 
@@ -130,7 +130,7 @@ class Engine:
             ImageError: An input is no image.
         """
         self._width(output)
-        run = getattr(self._session, "run_on_device", self._session.run)
+        run = self._session.run_on_device if isinstance(self._session, OnDevice) else self._session.run
         frames = (frame for index, source in enumerate(images) for frame in self._prepare(index, source))
         window = [prepared for frame in frames for prepared in frame]
         for prepared in window:

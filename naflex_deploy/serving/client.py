@@ -23,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from naflex_deploy.core.errors import ImageError, NaflexError
-from naflex_deploy.runtime.engine import Prediction
+from naflex_deploy.runtime.classes import Prediction
 
 Source = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,15 @@ class SideBySide(Session, Protocol):
 
     def worker(self) -> Session:
         """What runs them, called from as many threads; loaded by the first call."""
+        ...
+
+
+@runtime_checkable
+class OnDevice(Session, Protocol):
+    """A session that can leave outputs in GPU memory."""
+
+    def run_on_device(self, pack: Pack, outputs: Sequence[str]) -> dict[str, Any]:
+        """As `run`, but each output is an object that speaks DLPack, in memory of its own."""
         ...
 
 

@@ -82,6 +82,21 @@ def test_labels_and_preprocessing(directory):
     assert checkpoint.architecture.classes == 3
 
 
+def test_classes_that_do_not_exclude_one_another_are_scored_each_for_itself(directory):
+    assert read(directory).scores == "softmax"
+    edit_json(directory / "config.json", problem_type="single_label_classification")
+    assert read(directory).scores == "softmax"
+    edit_json(directory / "config.json", problem_type="multi_label_classification")
+    assert read(directory).scores == "sigmoid"
+
+
+def test_classes_without_names_are_numbered(directory):
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if "label" not in key}))
+    assert read(directory).labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
 def test_mean_and_std_reach_the_projection(directory):
     edit_json(directory / "preprocessor_config.json", image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
     checkpoint = read(directory)
