@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import MissingExtraError, UsageError
-from naflex_deploy.runtime.engine import Prediction
+from naflex_deploy.runtime.classes import Prediction
 from naflex_deploy.runtime.result import Result
 
 CHUNK = 1024
