@@ -13,6 +13,7 @@ import naflex_deploy as nd
 from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.engine import WINDOW, Engine
+from naflex_deploy.runtime.isolation import EngineError
 from naflex_deploy.runtime.sessions import Outputs, SideBySide
 from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from tests.support.tiny import BUDGET
@@ -108,7 +109,7 @@ def test_a_failing_pack_ends_the_stream_with_its_error(bundle: Path) -> None:
             raise RuntimeError("the kernel failed")
 
     engine = Engine(Failing(session_of(bundle, 2), []), loaded.manifest, loaded.variant)
-    with pytest.raises(RuntimeError, match="the kernel failed"):
+    with pytest.raises(EngineError, match="the engine failed: the kernel failed"):
         engine.embed(photos(2 * WINDOW * BUDGET // 44))
 
 
