@@ -135,4 +135,3 @@ def _print(found: Calibrated, output: Path, as_json: bool) -> None:
         f"  tokens   {tokens['least']} to {tokens['most']}, median {tokens['median']}; {seen['grids']} grids; "
         + ", ".join(f"budget {budget}: {images} images" for budget, images in seen["budgets"].items())
     )
-    out.print("  next     naflex-deploy build --precision int8 --calibration " + str(output), markup=False)
