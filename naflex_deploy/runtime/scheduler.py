@@ -110,7 +110,6 @@ class Scheduler:
         self.policy = policy or Policy()
         self.capacity = self.policy.queue_tokens or 32 * budget
         self._session, self._prefix = session, prefix
-        # A pack alone gets the whole machine; packs side by side get a core each.
         self._worker = session.worker() if isinstance(session, SideBySide) and session.workers > 1 else session
         self._runs = runs or (session.workers if isinstance(session, SideBySide) else 1)
         self._own_decoders = decoders is None
@@ -341,8 +340,7 @@ class Scheduler:
             laid_out = self._clock() - started
             with self._engine:
                 started = self._clock()
-                session = self._session if self._formed == 1 else self._worker
-                results = run_isolated(session, pack, batch.images, batch.outputs)
+                results = run_isolated(self._session_for(pack), pack, batch.images, batch.outputs)
                 finished = self._clock()
             self._note(batch, pack, laid_out, started, finished)
         except EngineError as error:
@@ -367,6 +365,11 @@ class Scheduler:
                 answers.append((ticket, served))
             token += ticket.tokens
         self._answer(answers)
+
+    def _session_for(self, pack: Pack) -> Session:
+        """A pack alone gets the whole machine; packs side by side get a core each, also those that soon will be."""
+        alone = self._formed == 1 and self._admitted <= pack.tokens
+        return self._session if alone else self._worker
 
     def _claim(self, ticket: Ticket) -> bool:
         return ticket.future in self._open and ticket.future.set_running_or_notify_cancel()

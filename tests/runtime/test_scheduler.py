@@ -247,6 +247,34 @@ def test_the_next_pack_is_laid_out_while_one_runs(make):
     assert {f.result(10).pack for f in second} == {1}
 
 
+class TwoCores(FormulaSession):
+    """Counts the packs that ran with the whole machine; the `worker`'s are its own."""
+
+    workers, worker_is_loaded = 2, True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs, self.one_core = 0, FormulaSession()
+
+    def worker(self):
+        return self.one_core
+
+    def run(self, pack, outputs):
+        self.runs += 1
+        return super().run(pack, outputs)
+
+
+@pytest.mark.parametrize(("images", "with_all_cores"), [(1, 1), (2, 1), (3, 1)])
+def test_a_pack_has_all_cores_only_while_no_other_is_to_come(images, with_all_cores):
+    session = TwoCores()
+    scheduler = Scheduler(session, budget=BUDGET, max_images=5, start=False)
+    futures = scheduler.submit([image(i, 6, 8) for i in range(images)])  # each a pack
+    while run := scheduler.step():
+        run()
+    assert all(future.done() for future in futures)
+    assert session.runs == with_all_cores  # the last
+
+
 def test_an_image_that_left_is_not_run(make):
     session = Gate()
     scheduler = make(session)
