@@ -190,8 +190,9 @@ def decode() -> None:
             scheduler.close()
     one, two = (statistics.median(found) for found in rates.values())
     ratios = sorted(b / a for a, b in zip(*rates.values(), strict=True))
+    low, median, high = ratios[0], statistics.median(ratios), ratios[-1]
     print(f"1600x1200 JPEG: {one:.1f} images/s on 1 thread, {two:.1f} on 2")
-    print(f"{len(ratios)} pairs of turns: {ratios[0]:.2f} to {ratios[-1]:.2f}x, median {statistics.median(ratios):.2f}x")
+    print(f"{len(ratios)} pairs of turns: median {median:.2f}x, {low:.2f} to {high:.2f}x")
 
 
 def ideal(rate: float, seconds: float, *, tokens: int, budget: int, cost: float) -> float:
