@@ -24,7 +24,7 @@ LEAST_SITTINGS = 8
 TURN = 0.2
 """Seconds of requests before the other takes over, about."""
 
-MOST_ROUNDS = 9
+MOST_ROUNDS = 10
 """Of a sitting: another load tells more than another round."""
 
 Clock = Callable[[], float]
@@ -135,34 +135,34 @@ def _sitting(
 def take_turns(
     first: Sequence[Call], second: Sequence[Call], seconds: float, clock: Clock, *, swapped: bool = False
 ) -> npt.NDArray[np.float64]:
-    """Both do all requests, by turns of about `TURN` seconds, round after round; the first round is not counted.
+    """Both do all requests, by turns of about `TURN` seconds, round after round; a round before is not counted.
 
-    A turn of several requests begins with its first one once more, uncounted: it finds the caches, and the cores,
-    as the other left them.
+    Who begins changes from turn to turn, and for each request from round to round: one that follows itself finds its
+    caches warm. A turn of several requests begins with its first one once more, uncounted.
 
     Args:
-        seconds: To spend, about: from one round to `MOST_ROUNDS`.
+        seconds: To spend, about: from two rounds to `MOST_ROUNDS`, an even number.
         swapped: Let the second begin.
 
     Returns:
         [rounds, 2, requests] seconds.
     """
-    order = [1, 0] if swapped else [0, 1]
-    untimed = _round((first, second), len(first), order, clock)
+    sides = first, second
+    untimed = _round(sides, len(first), 1 + swapped, clock)
     slower = float(untimed.sum(axis=1).max()) / len(first)
     size = int(np.clip(TURN / slower, 1, len(first))) if slower else len(first)
-    rounds = int(np.clip(seconds / max(float(untimed.sum()), 1e-9), 1, MOST_ROUNDS))
-    return np.stack([_round((first, second), size, order, clock) for _ in range(rounds)])
+    rounds = 2 * int(np.clip(seconds / max(2 * float(untimed.sum()), 1e-9), 1, MOST_ROUNDS // 2))
+    return np.stack([_round(sides, size, number + swapped, clock) for number in range(rounds)])
 
 
 def _round(
-    sides: tuple[Sequence[Call], Sequence[Call]], size: int, order: list[int], clock: Clock
+    sides: tuple[Sequence[Call], Sequence[Call]], size: int, number: int, clock: Clock
 ) -> npt.NDArray[np.float64]:
-    """[2, requests] seconds; ``size`` requests a turn; ``order`` is reversed after each pair of turns."""
+    """[2, requests] seconds, ``size`` requests a turn; the second begins where round and turn add up to odd."""
     count = len(sides[0])
     found = np.zeros((2, count))
-    for start in range(0, count, size):
-        for side in order:
+    for turn, start in enumerate(range(0, count, size)):
+        for side in (0, 1) if (number + turn) % 2 == 0 else (1, 0):
             calls = sides[side][start : start + size]
             if len(calls) > 1:
                 calls[0]()
@@ -170,7 +170,6 @@ def _round(
                 begin = clock()
                 call()
                 found[side, index] = clock() - begin
-        order.reverse()
     return found
 
 

@@ -96,14 +96,35 @@ def test_turns_alternate_and_each_does_all_requests():
     assert found.shape[1:] == (2, 6)
     np.testing.assert_allclose(found, 0.07)
     timed = order[14:]  # the first round, of six requests and one more a side, is not counted
-    assert timed[:12] == [
-        *[("b", 0), ("b", 0), ("b", 1)],
-        *[("a", 0), ("a", 0), ("a", 1)],
-        *[("a", 2), ("a", 2), ("a", 3)],
-        *[("b", 2), ("b", 2), ("b", 3)],
+    turn = {start: [start, start, start + 1] for start in (0, 2, 4)}  # the first request goes twice
+    rounds = ["ab ba ab", "ba ab ba"] * (len(found) // 2)
+    expected = [
+        (side, index)
+        for turns in rounds
+        for start, sides in zip(turn, turns.split(), strict=True)
+        for side in sides
+        for index in turn[start]
     ]
-    for side in "ab":
-        assert {index for name, index in timed if name == side} == set(range(6))
+    assert timed == expected
+    assert len(found) % 2 == 0
+
+
+def test_going_first_is_no_advantage():
+    """A machine on which whoever did the last request is five percent faster at the next one."""
+    clock, last = Clock(), [""]
+
+    def contender(name: str) -> Contender:
+        def work(cost: float) -> None:
+            clock.now += cost * (0.95 if last[0] == name else 1.0)
+            last[0] = name
+
+        return Contender(
+            name, lambda: Loaded({"one": [lambda: work(0.3)], "each": [lambda c=c: work(c) for c in COSTS]})
+        )
+
+    for ratio in compare(contender("a"), contender("b"), seconds=8, clock=clock):
+        assert ratio.speed.low == pytest.approx(1, abs=1e-6)
+        assert ratio.speed.high == pytest.approx(1, abs=1e-6)
 
 
 def test_the_gate():
