@@ -47,14 +47,14 @@ class Requests:
     statuses: tuple[Status, ...]
 
     @property
-    def seconds(self) -> float:
-        """From the first to the last, in which they were due."""
-        return float(self.due[-1] - self.due[0]) if len(self.due) > 1 else 0.0
-
-    @property
     def ok(self) -> npt.NDArray[np.float64]:
         """Latencies of those with a result."""
         return self.latency[[status == "ok" for status in self.statuses]]
+
+    @property
+    def answered(self) -> npt.NDArray[np.float64]:
+        """When those with a result were answered."""
+        return (self.due + self.latency)[[status == "ok" for status in self.statuses]]
 
     @property
     def lag(self) -> npt.NDArray[np.float64]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from naflex_deploy.bench.accounting import Allocation, allocation, filled_share
 from naflex_deploy.bench.in_process import InProcess
@@ -91,7 +92,7 @@ class Step:
     Attributes:
         rate: Requests a second asked for.
         sent: Requests a second that were sent.
-        completed: Of them answered with a result, a second.
+        completed: Results a second, from the first to the last: an overloaded engine's are what it can do.
         latency: Of those, from when they were due.
         goodput: Of those within the service level, a second.
         rejected, late, errors: Shares of all.
@@ -190,22 +191,22 @@ def measure_open_loop(
         slo: Seconds within which an answer is good.
     """
     steps = []
-    for rate in rates:
+    for number, rate in enumerate(rates):
         report(f"open loop at {rate:.3g} images/s")
-        steps.append(step_of(open_loop(send, rate, stopping, seed=seed), rate, slo))
+        steps.append(step_of(open_loop(send, rate, stopping, seed=seed + number), rate, slo))
     return steps
 
 
 def step_of(requests: Requests, rate: float, slo: float) -> Step:
     """What became of requests at a rate."""
-    seconds = max(requests.seconds, 1e-9)
     ok = requests.ok
+    completed = _a_second(requests.answered)
     return Step(
         rate,
-        len(requests.due) / seconds,
-        len(ok) / seconds,
+        _a_second(requests.sent),
+        completed,
         latency_of(ok),
-        float((ok <= slo).sum()) / seconds,
+        completed * float((ok <= slo).mean()) if len(ok) else 0.0,
         requests.share("rejected"),
         requests.share("late"),
         requests.share("error"),
@@ -213,24 +214,38 @@ def step_of(requests: Requests, rate: float, slo: float) -> Step:
     )
 
 
-def measure_server(
-    send: Send, images: int, tokens: int, stopping: Stopping, report: Report
-) -> tuple[SingleFigures, Throughput]:
-    """Latency of one request at a time and throughput of many, of a server.
+def _a_second(times: npt.NDArray[np.float64]) -> float:
+    """How many events a second, of [N] times; 0 for fewer than two."""
+    return (len(times) - 1) / max(float(np.ptp(times)), 1e-9) if len(times) > 1 else 0.0
+
+
+def measure_server_single(send: Send, stopping: Stopping) -> SingleFigures:
+    """Latency of a server, one request after another.
+
+    Raises:
+        NaflexError: It answers none with a result.
+    """
+    alone = closed_loop(send, 1, stopping)
+    if not len(alone.ok):
+        raise NaflexError("the server answered no request with a result", hint="look into its log")
+    return SingleFigures(latency_of(alone.ok), float(np.median(alone.ok)))
+
+
+def measure_server_offline(send: Send, images: int, tokens: int, stopping: Stopping) -> Throughput:
+    """Throughput of a server with `SERVER_REQUESTS` under way.
 
     Args:
         images: Of the mix.
         tokens: Of all of them.
+
+    Raises:
+        NaflexError: It answers none with a result.
     """
-    report("single stream")
-    alone = closed_loop(send, 1, stopping)
-    if not len(alone.ok):
-        raise NaflexError("the server answered no request with a result", hint="look into its log")
-    single = SingleFigures(latency_of(alone.ok), float(np.median(alone.ok)))
-    report("offline")
     found = closed_loop(send, SERVER_REQUESTS, replace(stopping, tail=False))
-    rate = len(found.ok) / float((found.due + found.latency)[np.isfinite(found.latency)].max() - found.due[0])
-    return single, Throughput(None, rate, rate * tokens / images, len(found.due) // images)
+    if not len(found.ok):
+        raise NaflexError("the server answered no request with a result", hint="look into its log")
+    rate = len(found.ok) / float(found.answered.max() - found.due[0])
+    return Throughput(None, rate, rate * tokens / images, len(found.due) // images)
 
 
 def sweep(throughput: float) -> tuple[float, ...]:

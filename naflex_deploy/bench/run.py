@@ -129,7 +129,7 @@ def run(options: Options, step: Callable[[str], None] = lambda text: None) -> Ou
     work = _Work(options, subject, stopping, sources, prepared, step)
     figures: Json = {}
     if options.url:
-        figures = work.ask_server(options.url)
+        figures = work.ask_server(options.url, options.modes or measure.MODES)
     elif options.modes or not options.comparing:
         figures = work.measure(options.modes or measure.MODES)
     comparisons = work.compare() if options.comparing else []
@@ -183,24 +183,29 @@ class _Work:
         found["peak_memory_bytes"] = run_peak(subject.path, subject.variant, subject.manifest.model.prefix)
         return found
 
-    def ask_server(self, url: str) -> Json:
+    def ask_server(self, url: str, modes: Sequence[str]) -> Json:
         """Over HTTP."""
         options, stopping = self.options, self.stopping
         model = served_model(url, options.bundle.resolve().name, options.api_key)
         requests = [embedding_request(s, url=url, model=model, api_key=options.api_key) for s in self.sources]
-        tokens = sum(measure.tokens_of(image, self.subject) for image in self.prepared)
+        found: Json = {"server": {"url": url, "model": model}}
+        slo, rates = options.slo, options.rates
         with Server(url, requests) as server:
-            single, throughput = measure.measure_server(server.send, len(requests), tokens, stopping, self.step)
-            slo = options.slo or measure.SLO * single.typical
-            rates = options.rates or measure.sweep(throughput.images_estimate)
-            steps = measure.measure_open_loop(server.send, rates, slo, stopping, options.seed, self.step)
-        return {
-            "server": {"url": url, "model": model},
-            "single": report.single_json(single),
-            "offline": report.offline_json(throughput),
-            "open_loop": [report.step_json(one) for one in steps],
-            "slo_ms": 1e3 * slo,
-        }
+            if "single" in modes or ("open-loop" in modes and slo is None):
+                self.step("single stream")
+                single = measure.measure_server_single(server.send, stopping)
+                found["single"] = report.single_json(single)
+                slo = slo or measure.SLO * single.typical
+            if "offline" in modes or ("open-loop" in modes and not rates):
+                self.step("offline")
+                tokens = sum(measure.tokens_of(image, self.subject) for image in self.prepared)
+                throughput = measure.measure_server_offline(server.send, len(requests), tokens, stopping)
+                found["offline"] = report.offline_json(throughput)
+                rates = rates or measure.sweep(throughput.images_estimate)
+            if "open-loop" in modes and slo:
+                steps = measure.measure_open_loop(server.send, rates, slo, stopping, options.seed, self.step)
+                found |= {"open_loop": [report.step_json(one) for one in steps], "slo_ms": 1e3 * slo}
+        return found
 
     def compare(self) -> list[Comparison]:
         """All that was asked for."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from naflex_deploy.bench.latency import latency_of
-from naflex_deploy.bench.load import closed_loop, offline, open_loop, poisson, single_stream
+from naflex_deploy.bench.load import Requests, closed_loop, offline, open_loop, poisson, single_stream
 from naflex_deploy.bench.measure import step_of
 from naflex_deploy.bench.stopping import Checks, Stopping
 from naflex_deploy.runtime.engine import Engine
@@ -101,8 +101,23 @@ def test_goodput_counts_what_is_within_the_service_level():
     queue = Queue(clock, 0.05)
     found = open_loop(queue.send, 10.0, FOREVER, seed=3, clock=clock, sleep=queue.sleep, drain=0)
     step = step_of(found, 10.0, slo=0.2)
-    assert step.goodput == pytest.approx((found.ok <= 0.2).sum() / found.seconds)
+    assert step.goodput == pytest.approx(step.completed * (found.ok <= 0.2).mean())
     assert step.goodput < step.completed
+    assert step.completed == pytest.approx(10, rel=0.15)
+
+
+def test_an_overloaded_engine_completes_what_it_can():
+    """Ten seconds at twice its rate; then it works off the queue."""
+    due = np.array(list(itertools.takewhile(lambda t: t < 10, poisson(20.0, 3))))
+    answered, free = [], 0.0
+    for time in due:
+        free = max(free, time) + 0.1
+        answered.append(free)
+    found = Requests(np.arange(len(due)), due, due, np.array(answered) - due, ("ok",) * len(due))
+    step = step_of(found, 20.0, slo=0.5)
+    assert step.sent == pytest.approx(20, rel=0.15)
+    assert step.completed == pytest.approx(10, rel=0.02)
+    assert 0 < step.goodput < 2
 
 
 def test_a_closed_loop_keeps_so_many_under_way():

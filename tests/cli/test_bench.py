@@ -123,12 +123,17 @@ def test_ablations_and_baselines(run: Run, sums: Path, tmp_path: Path) -> None:
 def test_a_server_is_measured(run: Run, sums: Path) -> None:
     with running(names=("sums",)) as server:
         result = run("bench", sums, *BRIEF, "--url", server.url, "--rate", "50", "--json")
+        alone = run("bench", sums, *BRIEF, "--url", server.url, "--mode", "single", "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["server"]["model"] == "sums"
     assert document["open_loop"][0]["errors"] == 0
     assert document["single"]["latency"]["count"] > 0
     assert document["stages"] is None
+    assert alone.exit_code == 0, alone.output
+    document = json.loads(alone.stdout)
+    assert document["single"]["latency"]["count"] > 0
+    assert (document["offline"], document["open_loop"]) == (None, [])
 
 
 def test_damaged_images_are_left_out_and_said(run: Run, sums: Path, tmp_path: Path) -> None:
