@@ -79,10 +79,17 @@ def computed(pack: Pack, variant: Variant) -> tuple[int, float]:
     if not variant.profiles:
         return pack.tokens, own
     sizes = variant.profiles[choose_profile(pack, variant.profiles)]
-    forms = [step["form"] for step in variant.passes if step.get("pass") == "attention" and "refused" not in step]
-    if forms == ["packed"]:
+    if attention_form(variant) == "packed":
         return sizes["tokens"], own
     return sizes["tokens"], float(sizes.get("rows", 1) * sizes.get("row_tokens", sizes["tokens"]) ** 2)
+
+
+def attention_form(variant: Variant) -> str:
+    """How an engine of fixed shape attends: ``segment``, ``rows``, ``packed``; empty for one of any shape."""
+    if not variant.profiles:
+        return ""
+    # Forms that were tried and refused come first.
+    return str([step["form"] for step in variant.passes if step.get("pass") == "attention"][-1])
 
 
 def filled_share(

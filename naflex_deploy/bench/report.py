@@ -130,14 +130,15 @@ def provenance_json(provenance: Provenance) -> Json:
 
 
 def histogram_json(tokens: Sequence[int]) -> Json:
-    """How many images have how many tokens; the last bin holds its upper end, too."""
-    counts, edges = np.histogram(tokens, bins=min(BINS, max(tokens) - min(tokens) + 1))
+    """How many images have how many tokens: at least ``from``, at most ``to``."""
+    edges = np.unique(np.linspace(min(tokens), max(tokens) + 1, BINS + 1).round().astype(int))
+    counts, _ = np.histogram(tokens, edges)
     return {
         "images": len(tokens),
         "tokens": sum(tokens),
         "bins": [
-            {"from": _round(low), "to": _round(high), "images": int(count)}
-            for low, high, count in zip(edges, edges[1:], counts, strict=False)
+            {"from": low, "to": high - 1, "images": count}
+            for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
         ],
     }
 

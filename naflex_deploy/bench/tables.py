@@ -69,7 +69,7 @@ def _mix(mix: Json) -> Table:
     histogram = mix["histogram"]
     most = max(entry["images"] for entry in histogram["bins"]) or 1
     rows = [
-        [f"{number(e['from'])}-{number(e['to'])}", str(e["images"]), "█" * round(BAR * e["images"] / most)]
+        [f"{e['from']:,}-{e['to']:,}", str(e["images"]), "█" * round(BAR * e["images"] / most)]
         for e in histogram["bins"]
     ]
     title = f"mix {mix['name']}: {mix['about']}; {histogram['images']} images, {histogram['tokens']:,} tokens"
@@ -107,10 +107,20 @@ def _latency(latency: Json) -> list[str]:
 
 
 def _open_loop(steps: list[Json], slo: float) -> Table:
-    columns = ("offered/s", "completed/s", "goodput/s", *LATENCY[1:], "rejected", "late", "errors", "lag p99 ms")
+    columns = (
+        "offered/s",
+        "sent/s",
+        "completed/s",
+        "goodput/s",
+        *LATENCY[1:],
+        "rejected",
+        "late",
+        "errors",
+        "lag p99 ms",
+    )
     rows = [
         [
-            *(number(step[name]) for name in ("rate", "completed", "goodput")),
+            *(number(step[name]) for name in ("rate", "sent", "completed", "goodput")),
             *_latency(step["latency"])[1:],
             *(percent(step[name]) for name in ("rejected", "late", "errors")),
             spread(step["generator_lag"]["p99_ms"]),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from naflex_deploy.bench.accounting import attention_form
 from naflex_deploy.bench.contenders import (
     ONE_BY_ONE,
     TOGETHER,
@@ -96,7 +97,7 @@ def tune(
     report("timing packs")
     longest = profile.image_tokens(subject.variant.backend, subject.manifest.model.prefix)
     fit = fit_cost(subject, most, longest, profile.packing.max_images, seconds=seconds)
-    predictor = Predictor(fit.model, _sample(lengths, seed), _form(subject.variant))
+    predictor = Predictor(fit.model, _sample(lengths, seed), attention_form(subject.variant))
     before = current_packing(profile, subject.variant)
     least = _least(profile, subject, lengths)
     after = choose_packing(predictor, before, least=least, most=max(least, most))
@@ -156,15 +157,8 @@ def image_tokens(profile: Profile, subject: Subject, sizes: Sequence[Size]) -> t
 
 def current_packing(profile: Profile, variant: Variant) -> Packing:
     """What a profile says for a variant's backend."""
-    buckets = tuple(profile.engine.tensorrt.l_buckets) if _form(variant) == "rows" else ()
+    buckets = tuple(profile.engine.tensorrt.l_buckets) if attention_form(variant) == "rows" else ()
     return Packing(profile.budgets(variant.backend), profile.packing.max_images, buckets)
-
-
-def _form(variant: Variant) -> str:
-    """Of attention, for an engine of fixed shape."""
-    if not variant.profiles:
-        return ""
-    return next((step["form"] for step in variant.passes if "form" in step and "refused" not in step), "segment")
 
 
 def _least(profile: Profile, subject: Subject, lengths: Int64) -> int:

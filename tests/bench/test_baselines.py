@@ -32,6 +32,14 @@ def test_what_computes_the_same_gives_the_same(name):
     np.testing.assert_allclose(found, np.stack([vector(image) for image in IMAGES]), rtol=1e-4, atol=1e-4)
 
 
+def test_tokens_of_padded_images_are_their_own():
+    manifest = summing_manifest()
+    padded = baseline("padded", SummingSession(), manifest, manifest.variants[0], longest=16)
+    plain = Engine(SummingSession(), manifest, manifest.variants[0])
+    for found, expected in zip(padded.tokens(IMAGES), plain.tokens(IMAGES), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_padded_runs_the_longest_image_for_every_image():
     _, runs = run_baseline("padded")
     assert sorted((len(run.lengths), run.tokens) for run in runs) == [(2, 32), (4, 64)]

@@ -70,8 +70,8 @@ def test_waiting_is_that_of_the_ideal_queue(per_pack, load):
             break
     waits = np.array([future.result(0).waited for future in session.sent])
     ideal = simulate(arrivals, [TOKENS] * IMAGES, budget=budget, max_images=per_pack, service=lambda _: SERVICE)
-    assert waits.mean() == pytest.approx(np.mean(ideal), rel=0.15)
-    assert np.quantile(waits, 0.99) == pytest.approx(np.quantile(ideal, 0.99), rel=0.15)
+    assert waits.mean() == pytest.approx(np.mean(ideal), rel=0.05)
+    assert np.quantile(waits, 0.99) == pytest.approx(np.quantile(ideal, 0.99), rel=0.05)
     assert np.mean(ideal) > 0.1 * SERVICE
 
 
