@@ -22,6 +22,9 @@ Float = npt.NDArray[np.float64]
 PROBES = 6
 """Budgets that packs are timed at."""
 
+STEP = 64
+"""Budgets that are chosen are multiples of it."""
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -75,9 +78,9 @@ def probe_packs(
 ) -> list[Pack]:
     """Packs of noise to time, that tell the terms apart.
 
-    Three, of images up to as long as they may be, up to a quarter and up to a sixteenth of that:
-    nearly the same tokens, in ever more images with ever fewer scores. Lengths differ inside a pack, as they do in
-    life: engines may have a shorter way for equal ones.
+    Three, of images up to as long as they may be, up to a quarter and up to a sixteenth of that, but long enough for
+    as many as a pack may hold to fill it: nearly the same tokens, in ever more images with ever fewer scores.
+    Lengths differ inside a pack, as they do in life: engines may have a shorter way for equal ones.
 
     Args:
         budget: Tokens of the packs, more than ``prefix``.
@@ -87,7 +90,7 @@ def probe_packs(
     random = np.random.default_rng(seed)
     found = []
     for part in (1, 4, 16):
-        most = max(1, min(longest, budget) // part - prefix)
+        most = max(1, min(longest, budget, max(longest // part, -(-4 * budget // (3 * max_images)))) - prefix)
         images: list[Patches] = []
         room = budget
         while len(images) < max_images and room > prefix:
@@ -165,14 +168,15 @@ def fit_cost(subject: Subject, most: int, longest: int, max_images: int, *, seco
     """Time packs of `PROBES` budgets on an engine, and fit what they cost.
 
     Args:
-        most: Tokens of the largest packs; the smallest have about a thirty-second of it.
+        most: Tokens of the largest packs; the smallest have a thirty-second of it, or `STEP`, or a fourth.
         longest: Most patches of an image.
         max_images: Of a pack.
         seconds: See `time_packs`.
     """
     prefix = subject.manifest.model.prefix
     (spec,) = [spec for spec in subject.variant.inputs if spec.role == Role.PATCHES]
-    budgets = [int(budget) for budget in np.geomspace(max(most // 32, prefix + 4), most, PROBES)]
+    least = max(min(max(most // 32, STEP), most // 4), prefix + 4)
+    budgets = [int(budget) for budget in np.geomspace(least, most, PROBES)]
     groups = [probe_packs(budget, longest + prefix, max_images, spec, prefix) for budget in budgets]
     packs = [pack for group in groups for pack in group]
     # Every other budget is predicted from those around it.

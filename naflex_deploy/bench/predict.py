@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.bench.cost import CostModel
+from naflex_deploy.bench.cost import STEP, CostModel
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.core.rows import SEGMENT_TOKENS, rows_needed
 from naflex_deploy.runtime.packer import pack_lengths
@@ -20,8 +20,6 @@ WORTH = 0.02
 """Least part of the time that a larger budget, or another one, has to save: each costs memory, and time to build."""
 
 MOST_BUDGETS = 4
-STEP = 64
-"""Budgets are multiples of it."""
 
 GROUPS = (1, 4, 16, 0)
 """Images that come at once, each as often as the others; 0 is all of them."""

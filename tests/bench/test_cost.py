@@ -28,6 +28,18 @@ def test_probes_tell_the_terms_apart():
         assert any(len(set(np.diff(p.offsets))) > 1 for p in packs)
 
 
+@settings(max_examples=60, deadline=None)
+@given(budget=st.integers(16, 4096), longest=st.integers(8, 1024), most=st.integers(1, 64), prefix=st.integers(0, 5))
+def test_probes_fill_their_budget_with_as_many_images_as_a_pack_may_hold(budget, longest, most, prefix):
+    (patches, *_) = variant().inputs
+    for pack in probe_packs(budget, longest, most, patches, prefix):
+        lengths = np.diff(pack.offsets)
+        assert pack.images <= most
+        assert pack.tokens <= budget
+        assert lengths.max() <= max(longest, prefix + 1)
+        assert pack.tokens >= min(0.5 * budget, 0.5 * longest * most) - prefix * pack.images
+
+
 def test_the_terms_of_an_engine_are_found():
     clock = Clock()
     packs = probes()

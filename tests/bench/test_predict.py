@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from naflex_deploy.bench.cost import CostModel
-from naflex_deploy.bench.predict import STEP, Packing, Predictor, choose_packing, tuned_profile
+from naflex_deploy.bench.cost import STEP, CostModel
+from naflex_deploy.bench.predict import Packing, Predictor, choose_packing, tuned_profile
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.core.rows import rows_needed
