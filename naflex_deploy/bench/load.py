@@ -132,7 +132,7 @@ def open_loop(
     """Requests at random times of a given rate, whatever becomes of those before.
 
     Latency counts from when a request was due, so that a generator that falls behind, or a server that makes it
-    fall behind, hides nothing.
+    fall behind, hides nothing. A generator that is hopelessly late gives up after twice ``stopping.cap``.
 
     Args:
         send: Gets 0, 1, 2, …
@@ -143,7 +143,7 @@ def open_loop(
     log, checks = _Log(clock), Checks(stopping)
     start = clock() + 0.01
     for number, offset in enumerate(poisson(rate, seed)):
-        if checks.enough(log.latencies, offset):
+        if checks.enough(log.latencies, offset) or clock() - start > 2 * stopping.cap:
             break
         if (wait := start + offset - clock()) > 0:
             sleep(wait)

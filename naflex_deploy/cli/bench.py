@@ -16,6 +16,7 @@ from naflex_deploy.bench.report import write_page
 from naflex_deploy.bench.run import Options, run
 from naflex_deploy.bench.tables import tables
 from naflex_deploy.cli.terminal import (
+    Amount,
     err,
     json_option,
     out,
@@ -26,8 +27,7 @@ from naflex_deploy.cli.terminal import (
     steps,
 )
 from naflex_deploy.core.errors import ImageError, UsageError
-
-POSITIVE = click.FloatRange(0, min_open=True)
+from naflex_deploy.core.files import refuse_existing
 
 
 @click.command()
@@ -37,30 +37,31 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--sizes", type=click.Path(path_type=Path), help="A CSV of w,h lines, or a directory of images.")
 @click.option("--count", type=click.IntRange(1), default=32, show_default=True, help="Images of the mix.")
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, help="Measure this alone. Repeatable.")
-@click.option("--rate", "rates", type=POSITIVE, multiple=True, help="Images/s of the open loop. Repeatable.")
+@click.option("--rate", "rates", type=Amount(), multiple=True, help="Images/s of the open loop. Repeatable.")
 @click.option(
-    "--slo", type=POSITIVE, help="Milliseconds within which an answer is good. Default: 5 medians of one image."
+    "--slo", type=Amount(), help="Milliseconds within which an answer is good. Default: 5 medians of one image."
 )
 @click.option("--url", help="Ask a running server of this bundle instead of loading it.")
 @click.option("--api-keys", type=click.Path(path_type=Path), help="File of the server's keys; the first is sent.")
 @click.option("--baseline", type=click.Choice(BASELINES), help="Compare with another way of using the same engine.")
 @click.option("--ablate", is_flag=True, help="Compare several budgets with one, and shrink-only with fill.")
 @click.option(
-    "--fail-below", type=click.FloatRange(0), metavar="R", help="Exit 5 where throughput is below R times the other's."
+    "--fail-below", type=Amount(zero=True), metavar="R", help="Exit 5 where throughput is below R times the other's."
 )
 @click.option("--variant", help="Use this variant of the bundles.")
 @click.option(
     "--seconds",
-    type=POSITIVE,
+    type=Amount(),
     default=10.0,
     show_default=True,
     help="Longest time of a figure; six times of a comparison.",
 )
 @click.option(
-    "--width", type=POSITIVE, default=0.05, show_default=True, help="Relative width of an interval at which to stop."
+    "--width", type=Amount(), default=0.05, show_default=True, help="Relative width of an interval at which to stop."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of sizes, order and arrivals.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the report as one HTML file.")
+@click.option("--force", is_flag=True, help="Replace the output.")
 @json_option
 @reports_errors
 def command(
@@ -68,6 +69,7 @@ def command(
     api_keys: Path | None,
     fail_below: float | None,
     output: Path | None,
+    force: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -78,24 +80,27 @@ def command(
     options = Options(slo=slo / 1e3 if slo else None, api_key=_key(api_keys) if api_keys else "", **values)
     if fail_below is not None and not (options.second or options.baseline):
         raise UsageError("--fail-below compares with nothing", hint="name a second bundle, or pass --baseline")
+    if output is not None:
+        refuse_existing(output, force=force)
     with steps() as step:
         outcome = run(options, step)
     for result in outcome.rejected:
         if result.error:
             print_error(result.error)
-    if output is not None:
-        write_page(outcome.document, output)
     if as_json:
         print_json("bench", **outcome.document)
     else:
-        _print(outcome.document, output)
+        _print(outcome.document)
+    if output is not None:
+        write_page(outcome.document, output)
+        err.print(f"[bold green]wrote[/] {output}")
     if fail_below is not None:
         gate(outcome.comparisons[0].throughput, fail_below)
     if outcome.rejected:
         sys.exit(ImageError.code)
 
 
-def _print(document: dict[str, Any], output: Path | None) -> None:
+def _print(document: dict[str, Any]) -> None:
     provenance = document["provenance"]
     executed = provenance["executed"]
     out.print(
@@ -112,8 +117,6 @@ def _print(document: dict[str, Any], output: Path | None) -> None:
         print_table(table.title, list(table.columns), [list(row) for row in table.rows])
     if document["peak_memory_bytes"]:
         out.print(f"\npeak memory {document['peak_memory_bytes'] / 1e6:,.0f} MB")
-    if output is not None:
-        out.print(f"\n[bold green]wrote[/] {output}")
 
 
 def _key(path: Path) -> str:

@@ -15,7 +15,7 @@ from naflex_deploy.bench.tables import number, spread
 from naflex_deploy.bench.tuning import Tuning, tune
 from naflex_deploy.cli.build import warn_demo
 from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
-from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors, steps
+from naflex_deploy.cli.terminal import Amount, err, json_option, out, print_json, print_table, reports_errors, steps
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import MissingExtraError, UsageError
 from naflex_deploy.core.files import new_file, refuse_existing
@@ -30,7 +30,7 @@ from naflex_deploy.core.profile import Profile
 @click.option("--bundle", type=click.Path(path_type=Path), help="Tune on this bundle instead of building one.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The tuned profile. Default: PROFILE-tuned.toml.")
 @click.option("--force", is_flag=True, help="Replace the output.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True,
+@click.option("--seconds", type=Amount(), default=20.0, show_default=True,
               help="Time for packs; three times as long for the gain.")  # fmt: skip
 @json_option
 @reports_errors

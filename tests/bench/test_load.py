@@ -81,6 +81,18 @@ def test_a_generator_that_is_late_says_so_and_its_delay_counts():
     np.testing.assert_allclose(found.latency, found.lag + 0.3)
 
 
+def test_a_generator_that_cannot_keep_up_gives_up():
+    clock = Clock()
+
+    def send(number, done) -> None:
+        clock.now += 0.001
+        done("ok")
+
+    found = open_loop(send, 1e9, Stopping(cap=1.0, floor=0.0, width=1e-9), clock=clock, sleep=clock.sleep)
+    assert 2.0 < clock.now < 2.1
+    assert len(found.due) == pytest.approx(2000, rel=0.01)
+
+
 def test_refusals_and_failures_are_shares_and_not_latencies():
     clock = Clock()
     kinds = ("ok", "rejected", "ok", "late", "error")

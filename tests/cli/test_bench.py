@@ -160,10 +160,15 @@ def test_damaged_images_are_left_out_and_said(run: Run, sums: Path, tmp_path: Pa
         (("--url", "nowhere", "--mode", "single"), "expected the URL of a server"),
         (("--variant", "tensorrt"), "has no variant 'tensorrt'"),
         (("--api-keys", "none.txt"), "cannot read none.txt"),
+        (("--baseline", "padded", "--fail-below", "nan"), "'nan' is not a finite number"),
+        (("--rate", "inf"), "'inf' is not a finite number"),
+        (("--seconds", "0"), "0.0 is not in the range x>0"),
+        (("-o", "EXISTING"), "exists already"),
     ],
 )
 def test_refusals(run: Run, sums: Path, arguments: tuple[str, ...], message: str) -> None:
-    result = run("bench", sums, *(sums if argument == "SUMS" else argument for argument in arguments))
+    paths = {"SUMS": sums, "EXISTING": sums / "manifest.json"}
+    result = run("bench", sums, *(paths.get(argument, argument) for argument in arguments))
     assert result.exit_code in (2, 4)
     assert message in result.stderr
     assert result.stdout == ""
