@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(name: str, output: Path, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--small", "--rounds", "1", "-o", str(output), *arguments]
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--small", "-o", str(output), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written = output / f"{name}.json" if output.is_dir() else output
@@ -26,7 +26,7 @@ def run(name: str, output: Path, *arguments: str) -> dict[str, Any]:
 
 def test_peers(tmp_path: Path) -> None:
     only = ("naflex-deploy", "sdpa fp32, one by one", "timm fp32, one by one")
-    report = run("peers", tmp_path, "--threads", "1", "--only", *only)
+    report = run("peers", tmp_path, "--rounds", "1", "--threads", "1", "--only", *only)
     (measured,) = report["runs"]
     assert [mix["mix"] for mix in measured["mixes"]] == ["fill", "mixed", "documents", "thumbnails"]
     assert measured["rooflines"].keys() == {"sgemm", "bf16", "int8"}
@@ -40,8 +40,14 @@ def test_peers(tmp_path: Path) -> None:
 
 def test_overhead(tmp_path: Path) -> None:
     """The benchmark itself holds every pack's result to that of the plain transformer."""
-    report = run("overhead", tmp_path / "overhead.json", "--tokens", "36", "--threads", "1")
-    assert [row["tokens"] for row in report["rows"]] == [36]
+    arguments = ("--tokens", "36", "--images", "1", "2", "--threads", "1", "--seconds", "0.1")
+    report = run("overhead", tmp_path / "overhead.json", *arguments)
+    assert [(row["tokens"], row["images"]) for row in report["rows"]] == [
+        (36, "1"),
+        (36, "2 equal"),
+        (36, "2 that differ"),
+    ]
+    assert all(row["from"] <= row["cost"] <= row["to"] for row in report["rows"])
 
 
 def test_embed(tmp_path: Path) -> None:
