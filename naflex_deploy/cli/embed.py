@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import naflex_deploy
 from naflex_deploy import load
 from naflex_deploy.cli.embed_text import embed_texts
 from naflex_deploy.cli.terminal import err, json_option, out, print_error, print_json, print_table, reports_errors
-from naflex_deploy.core.errors import ImageError, UsageError
+from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
 from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.runtime.classes import rank
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.inputs import Input, expand, open_inputs
 from naflex_deploy.runtime.journal import Done, Journal
+from naflex_deploy.runtime.media.read import read_frames
 from naflex_deploy.runtime.outputs import Provenance, Row
+from naflex_deploy.runtime.preview import draw_preview, principal_colours
 from naflex_deploy.runtime.result import Result, by_frame, join
 
 SHOWN = 40
@@ -39,6 +42,11 @@ SHOWN = 40
     type=click.Path(path_type=Path),
     help="Write the tokens of each frame to DIR as [h, w, D] .npy.",
 )
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path),
+    help="Draw each frame with its tiles, its packs and its tokens into DIR.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
 @click.option("--force", is_flag=True, help="Replace the output.")
 @click.option("--variant", help="Use this variant of the bundle.")
@@ -50,6 +58,7 @@ def command(
     texts: tuple[str, ...],
     output: Path | None,
     tokens: Path | None,
+    preview: Path | None,
     resume: bool,
     force: bool,
     variant: str | None,
@@ -72,7 +81,7 @@ def command(
     elif tokens is not None:
         raise UsageError("--tokens writes files that the output lists", hint="name it with -o, for example -o out.npz")
     engine = load(bundle, variant=variant)
-    run = _Run(engine, list(dict.fromkeys(expand(inputs))), tokens)
+    run = _Run(engine, list(dict.fromkeys(expand(inputs))), tokens, preview)
     if output is None:
         run.embed_to_nowhere()
     else:
@@ -80,6 +89,7 @@ def command(
         with journal.open(resume=resume):
             run.embed_into(journal)
         run.written = journal.finish(run.order)
+    run.draw_previews()
     run.print(output, as_json)
     if run.errors:
         sys.exit(ImageError.code)
@@ -88,15 +98,18 @@ def command(
 class _Run:
     """One call of the command."""
 
-    def __init__(self, engine: Engine, paths: list[Path], tokens: Path | None) -> None:
+    def __init__(self, engine: Engine, paths: list[Path], tokens: Path | None, preview: Path | None) -> None:
         self.engine = engine
         self.paths = paths
         self.tokens_folder = tokens
-        vectors = [spec.name for spec in engine.variant.outputs if spec.name in ("pooled", "logits")]
-        self.outputs = (*vectors, *(["tokens"] if tokens else []))
+        self.preview_folder = preview
+        available = {spec.name for spec in engine.variant.outputs}
+        wanted = ["pooled", "logits", *(["tokens"] if preview else [])]
+        self.outputs = tuple(dict.fromkeys([*filter(available.__contains__, wanted), *(["tokens"] if tokens else [])]))
         self.width = next(int(s.shape[-1]) for s in engine.variant.outputs if s.name == "pooled")
         self.order: dict[tuple[str, str], int] = {}
         self.shown: list[list[tuple[Row, int]]] = []
+        self.previews: dict[tuple[str, int], tuple[list[Result], npt.NDArray[np.uint8] | None]] = {}
         self.errors: list[Result] = []
         self.inputs = self.images = self.skipped = self.written = self.tokens = self.packs = 0
 
@@ -156,6 +169,9 @@ class _Run:
                 self.images += len(images)
                 self.tokens += sum(image.grid_hw[0] * image.grid_hw[1] for image in images)
                 self.packs = max(self.packs, *(image.pack + 1 for image in images))
+                if self.preview_folder:
+                    colours = principal_colours(joined.outputs["tokens"]) if "tokens" in joined.outputs else None
+                    self.previews[joined.name, joined.frame] = [replace(image, outputs={}) for image in images], colours
                 yield images, joined
 
     def _rows(self, images: Sequence[Result], joined: Result, digest: str) -> list[Row]:
@@ -176,6 +192,20 @@ class _Run:
         with new_file(path) as partial, partial.open("wb") as stream:
             np.save(stream, joined.outputs["tokens"])
         return path.name
+
+    def draw_previews(self) -> None:
+        """Read the frames once more, as their pixels were not kept."""
+        profile, budget = self.engine.manifest.config, self.engine.variant.budgets[-1]
+        wanted = {name for name, _ in self.previews}
+        for number, item in enumerate(open_inputs(self.paths) if self.preview_folder else ()):
+            if item.name not in wanted or isinstance(item.source, NaflexError):
+                continue
+            for frame in read_frames(item.source, name=item.name, profile=profile):
+                found = self.previews.get((item.name, frame.number))
+                if found and frame.picture and self.preview_folder:
+                    path = self.preview_folder / f"{number:06}-{frame.number:05}.png"
+                    with new_file(path) as partial:
+                        draw_preview(frame.picture, found[0], budget, found[1]).save(partial, "PNG")
 
     def print(self, output: Path | None, as_json: bool) -> None:
         summary: dict[str, Any] = {

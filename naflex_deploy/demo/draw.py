@@ -42,7 +42,7 @@ class Page:
     """A drawn page.
 
     Attributes:
-        image: RGB, 150 to 1600 pixels a side.
+        image: RGB, 150 to 1600 pixels a side, times its density.
         kind: One of ``KINDS``.
     """
 
@@ -50,12 +50,13 @@ class Page:
     kind: str
 
 
-def draw_page(seed: int | tuple[int, ...], kind: str | None = None) -> Page:
+def draw_page(seed: int | tuple[int, ...], kind: str | None = None, density: float = 1.0) -> Page:
     """Draw one page; the same seed gives the same pixels.
 
     Args:
         seed: Non-negative; a tuple names a page in a stream, as ``(stream, index)``.
         kind: One of ``KINDS``; ``None`` leaves the choice to the seed.
+        density: Times by which the sides of the page are longer, its text as large as before: a page full of print.
 
     Raises:
         KeyError: ``kind`` is not one of ``KINDS``.
@@ -63,15 +64,16 @@ def draw_page(seed: int | tuple[int, ...], kind: str | None = None) -> Page:
     rng = np.random.default_rng(seed)
     chosen = KINDS[rng.integers(len(KINDS))]
     kind = chosen if kind is None else kind
-    sheet = Sheet.blank(rng, *_size(rng, USUAL_ASPECT[kind]))
+    width, height = _size(rng, USUAL_ASPECT[kind])
+    sheet = Sheet.blank(rng, round(width * density), round(height * density), density)
     BODIES[kind](sheet, furnish(sheet, kind))
     return Page(degrade(sheet, rng), kind)
 
 
-def draw_pages(seed: int, count: int) -> Iterator[Page]:
+def draw_pages(seed: int, count: int, density: float = 1.0) -> Iterator[Page]:
     """The first ``count`` pages of a stream: page i is ``draw_page((seed, i))``."""
     for index in range(count):
-        yield draw_page((seed, index))
+        yield draw_page((seed, index), density=density)
 
 
 def _size(rng: np.random.Generator, usual: tuple[float, float]) -> tuple[int, int]:

@@ -90,13 +90,17 @@ class Sheet:
     accent: Color
 
     @classmethod
-    def blank(cls, rng: np.random.Generator, width: int, height: int) -> Sheet:
-        """Paper of a light colour with dark ink; one sheet in ten is the other way round."""
+    def blank(cls, rng: np.random.Generator, width: int, height: int, density: float = 1.0) -> Sheet:
+        """Paper of a light colour with dark ink; one sheet in ten is the other way round.
+
+        Args:
+            density: Times by which text is smaller than usual for the page.
+        """
         light = rng.integers(225, 256) - rng.integers(0, 24, 3)
         dark = rng.integers(0, 50) + rng.integers(0, 30, 3)
         paper, ink = (dark, light) if rng.random() < 0.1 else (light, dark)
         image = Image.new("RGB", (width, height), tuple(paper.tolist()))
-        em = max(6, round((width * height) ** 0.5 / rng.uniform(14, 25)))
+        em = max(6, round((width * height) ** 0.5 / density / rng.uniform(14, 25)))
         accent = rng.integers(20, 220, 3)
         return cls(rng, image, ImageDraw.Draw(image), em, *(tuple(c.tolist()) for c in (paper, ink, accent)))
 

@@ -283,12 +283,13 @@ class Engine:
     ) -> Iterator[Result]:
         images = [item.patches for item in members if item.patches]
         pack = Pack.of(images, prefix=self.manifest.model.prefix)
-        for item, found in zip(members, run_isolated(session, pack, images, outputs), strict=True):
+        results = run_isolated(session, pack, images, outputs)
+        for item, start, found in zip(members, pack.offsets.tolist(), results, strict=False):
             if isinstance(found, EngineError):
                 error = EngineError(f"{item.result.name}: {found.message}", hint=found.hint)
                 yield replace(item.result, error=error)
             else:
-                yield replace(item.result, pack=number, outputs=found)
+                yield replace(item.result, pack=number, start=start, pack_tokens=pack.tokens, outputs=found)
 
     def _tokens(self, item: Prepared) -> int:
         return self.manifest.model.prefix + (len(item.patches) if item.patches else 0)

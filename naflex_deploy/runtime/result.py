@@ -32,6 +32,8 @@ class Result:
         last: No other frame of the input follows.
         grid_hw: Rows and columns of its patches.
         pack: Number of the pack it ran in, from 0; -1 where it did not run.
+        start: Its first token in the pack.
+        pack_tokens: Tokens of the pack.
         outputs: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D], those asked for. float32.
         error: Why it has no outputs, ``None`` where it has.
     """
@@ -48,6 +50,8 @@ class Result:
     last: bool = True
     grid_hw: tuple[int, int] = (0, 0)
     pack: int = -1
+    start: int = 0
+    pack_tokens: int = 0
     outputs: dict[str, Float] = field(default_factory=dict)
     error: NaflexError | None = None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 import naflex_deploy
@@ -137,3 +138,16 @@ def test_shards_and_tables_resume_and_bad_ones_lose_no_other(run: Run, bundle: P
         names = [f"{shard}/{file.name}" for file in files] + [f"{table}#{row}" for row in range(4)]
         assert arrays["paths"].tolist() == names
         np.testing.assert_allclose(arrays["embeddings"], [*expected, *expected], atol=1e-5)
+
+
+def test_previews_are_drawn_of_every_frame(run: Run, pages_bundle: Path, images: Path) -> None:
+    document, folder = images / "two.pdf", images / "previews"
+    document.write_bytes(pdf([rectangle(40, 40, 120, 120), ""], (200, 200)))
+    result = run("embed", pages_bundle, document, images / "missing.jpg", "--preview", folder)
+    assert result.exit_code == 2, "what is missing is found before anything is drawn"
+    assert run("embed", pages_bundle, document, images / "e.tiff", "--preview", folder).exit_code == 0
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["000000-00000.png", "000000-00001.png", "000001-00000.png", "000001-00001.png"]
+    drawn = np.asarray(Image.open(folder / names[0]))
+    assert drawn[340, 340].max() < 100, "the page, black in its middle"
+    assert drawn.shape[1] > 2 * 640, "beside it its tokens"
