@@ -1,10 +1,10 @@
 """Top-1 of the demo checkpoint on dense pages, in tiles and as one image of as many tokens as a tile has.
 
-    python -m benchmarks.tiles_accuracy [--pages 200] [--tokens 256] [--density 3] [--model demo]
+    python -m benchmarks.tiles_accuracy [--pages 200] [--tokens 256] [--density 2] [--model demo]
 
 A dense page is drawn with its sides longer and its text as large as before, so that one image of it is too coarse.
-A page's class in tiles is that of the mean logits of the whole and its tiles, as ``classify`` gives it. Exits 5 if
-tiles are not 3 points better.
+A page's class in tiles is that of the logits of the whole and of the mean of its tiles, as ``classify`` gives it.
+Exits 5 if tiles are not 3 points better.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from naflex_deploy.demo.draw import Page, draw_pages
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.result import by_frame, join
 
-UNSEEN_STREAM = 12
+UNSEEN_STREAM = 31
+"""Neither trained on, nor looked at when it was decided how a page's images weigh; stream 12 was."""
+
 GAIN = 0.03
 
 
@@ -32,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=256, help="of one image, and of one tile")
-    parser.add_argument("--density", type=float, default=3.0)
+    parser.add_argument("--density", type=float, default=2.0)
     parser.add_argument("--model", default="demo")
     options = parser.parse_args()
     pages = list(draw_pages(UNSEEN_STREAM, options.pages, options.density))

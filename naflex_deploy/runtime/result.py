@@ -70,8 +70,10 @@ def by_frame(results: Iterable[Result]) -> Iterator[list[Result]]:
 def join(images: Sequence[Result]) -> Result:
     """One result of a frame from those of its images, as `by_frame` gives them.
 
-    Vectors and logits are the mean over the images; tokens are those of the tiles, stitched to one grid at their
-    density. A frame of one image is that image. An image's error is the frame's.
+    Vectors and logits are half those of the whole, half the mean of those of the tiles, however many these are: what
+    kind of page it is shows in the whole, whose share a plain mean would shrink as pages grow. Tokens are those of
+    the tiles, stitched to one grid at their density. A frame of one image is that image. An image's error is the
+    frame's.
     """
     whole, *tiles = images
     error = next((image.error for image in images if image.error), None)
@@ -81,6 +83,7 @@ def join(images: Sequence[Result]) -> Result:
     def joined(name: str) -> Float:
         if name.startswith("tokens"):
             return stitch([(tile.box, tile.outputs[name]) for tile in tiles])
-        return np.asarray(np.mean([image.outputs[name] for image in images], axis=0), np.float32)
+        mean = np.mean([tile.outputs[name] for tile in tiles], axis=0)
+        return np.asarray((whole.outputs[name] + mean) / 2, np.float32)
 
     return replace(whole, outputs={name: joined(name) for name in whole.outputs})

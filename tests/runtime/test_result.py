@@ -27,9 +27,9 @@ def test_images_of_a_frame_come_together_once_all_are_there() -> None:
     assert list(by_frame(page(0, 4)[:3])) == []
 
 
-def test_vectors_are_the_mean_and_an_error_is_that_of_the_page() -> None:
+def test_the_whole_counts_as_much_as_its_tiles_and_an_error_is_that_of_the_page() -> None:
     images = page(0, 4)
-    assert join(images).outputs["pooled"].tolist() == [1.5, 1.5]
+    assert join(images).outputs["pooled"].tolist() == [1.0, 1.0], "of 0, and of the mean of 1, 2 and 3"
     assert join(images).outputs["pooled"].dtype == np.float32
     assert join(images[:1]) is images[0]
     error = ImageError("bad")
