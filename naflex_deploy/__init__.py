@@ -76,8 +76,13 @@ def build(
 _build = build
 
 
-def load(bundle: str | PathLike[str], *, variant: str | None = None) -> Engine:
+def load(bundle: str | PathLike[str], *, variant: str | None = None, settings: Sequence[str] = ()) -> Engine:
     """Load a bundle's engine: the first variant that fits this machine, or the one named.
+
+    Args:
+        bundle: Directory.
+        variant: Name of one of its variants.
+        settings: ``"a.b=value"``, laid over the sections image and video of the bundle's profile.
 
     Raises:
         BundleError: A file is missing or changed.
@@ -85,4 +90,4 @@ def load(bundle: str | PathLike[str], *, variant: str | None = None) -> Engine:
     """
     from naflex_deploy.runtime.engine import load_engine
 
-    return load_engine(Path(bundle), variant)
+    return load_engine(Path(bundle), variant, settings=settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -50,6 +51,13 @@ SHOWN = 40
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
 @click.option("--force", is_flag=True, help="Replace the output.")
 @click.option("--variant", help="Use this variant of the bundle.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="A.B=VALUE",
+    help="Read inputs in another way: image.dpi=200, image.fit=tiles, video.rate=5, video.frames=scenes. Repeatable.",
+)
 @json_option
 @reports_errors
 def command(
@@ -62,11 +70,13 @@ def command(
     resume: bool,
     force: bool,
     variant: str | None,
+    settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Embed image files and directories; where the model has a classifier, name them too.
+    """Embed images, documents, scans and clips; where the model has classes, name them too.
 
-    A bad image is reported and the others are embedded; the exit code is then 6.
+    INPUTS are images, PDF, DICOM and video files, tar shards and Parquet tables of such, directories and patterns.
+    A bad one is reported and the others are embedded; the exit code is then 6.
     """
     if bool(inputs) == bool(texts):
         raise UsageError("expected images or --text, found " + ("both" if texts else "neither"))
@@ -80,8 +90,9 @@ def command(
         refuse_existing(output, force=force)
     elif tokens is not None:
         raise UsageError("--tokens writes files that the output lists", hint="name it with -o, for example -o out.npz")
-    engine = load(bundle, variant=variant)
+    engine = load(bundle, variant=variant, settings=settings)
     run = _Run(engine, list(dict.fromkeys(expand(inputs))), tokens, preview)
+    start = time.perf_counter()
     if output is None:
         run.embed_to_nowhere()
     else:
@@ -89,6 +100,7 @@ def command(
         with journal.open(resume=resume):
             run.embed_into(journal)
         run.written = journal.finish(run.order)
+    run.seconds = time.perf_counter() - start
     run.draw_previews()
     run.print(output, as_json)
     if run.errors:
@@ -112,6 +124,7 @@ class _Run:
         self.previews: dict[tuple[str, int], tuple[list[Result], npt.NDArray[np.uint8] | None]] = {}
         self.errors: list[Result] = []
         self.inputs = self.images = self.skipped = self.written = self.tokens = self.packs = 0
+        self.seconds = 0.0
 
     @property
     def provenance(self) -> Provenance:
@@ -215,6 +228,7 @@ class _Run:
             "rejected": [{"path": item.name, "frame": item.frame, "error": str(item.error)} for item in self.errors],
             "tokens": self.tokens,
             "packs": self.packs,
+            "seconds": round(self.seconds, 3),
             "output": str(output) if output else None,
         }
         if as_json:
@@ -228,7 +242,8 @@ class _Run:
         fill = self.tokens / (self.packs * budget) if self.packs else 0
         out.print(
             f"{self.images} images from {self.inputs} files, {len(self.errors)} rejected, {self.skipped} files "
-            f"done by an earlier run; {self.tokens} tokens in {self.packs} packs of up to {budget}, {fill:.0%} full"
+            f"done by an earlier run; {self.tokens} tokens in {self.packs} packs of up to {budget}, {fill:.0%} full, "
+            f"in {self.seconds:.1f} s"
         )
         if output:
             out.print(f"[bold green]wrote[/] {output}: {self.written} vectors of {self.width} float32")

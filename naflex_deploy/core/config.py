@@ -65,11 +65,7 @@ def resolve(
     if config is not None:
         layers.append((str(config), _read(config, str(config))))
     layers += _environment_layers(os.environ if environment is None else environment)
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator or not key:
-            raise UsageError(f"--set expects a.b=value, found '{setting}'", hint="for example --set image.tokens=576")
-        layers.append(("--set", _nested(key.strip(), _value(text))))
+    layers += [("--set", _setting(setting)[1]) for setting in settings]
     for key, value in (overrides or {}).items():
         if value is not None:
             layers.append((f"--{key.rpartition('.')[2]}", _nested(key, value)))
@@ -82,6 +78,39 @@ def resolve(
     for key in leaves(resolved.model_dump(by_alias=True)):
         origins.setdefault(key, "default")
     return Config(resolved, dict(sorted(origins.items())))
+
+
+ADJUSTABLE = ("image", "video")
+"""Sections that say how inputs are read, for which no engine is built."""
+
+
+def adjust(profile: Profile, settings: Sequence[str]) -> Profile:
+    """A profile that was built, its inputs read in another way.
+
+    Args:
+        profile: Of a bundle.
+        settings: ``"a.b=value"`` strings as for `resolve`, of the sections in `ADJUSTABLE`.
+
+    Raises:
+        UsageError: A setting is of another section, unknown or invalid.
+    """
+    values = profile.model_dump(by_alias=True)
+    for setting in settings:
+        key, nested = _setting(setting)
+        if key.partition(".")[0] not in ADJUSTABLE:
+            raise UsageError(
+                f"--set {setting}: expected a key of {' or '.join(ADJUSTABLE)}: the rest is built into the bundle",
+                hint="build again with it",
+            )
+        _merge(values, nested, "--set", {})
+    return Profile.parse(values, source=lambda path: "--set")
+
+
+def _setting(text: str) -> tuple[str, Values]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UsageError(f"--set expects a.b=value, found '{text}'", hint="for example --set image.tokens=576")
+    return key.strip(), _nested(key.strip(), _value(value))
 
 
 def _profile_layers(name: str, above: dict[Path, str]) -> list[tuple[str, Values]]:

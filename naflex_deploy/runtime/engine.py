@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from naflex_deploy.core.config import adjust
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
@@ -92,8 +93,7 @@ class Engine:
         """One vector an image.
 
         Returns:
-            [N, D] float32, in order. A multi-frame TIFF gives a row a frame; that of a frame cut into tiles is
-            the mean over its images.
+            [N, D] float32, in order. A document, scan or clip gives a row a frame; one cut into tiles as `join` says.
 
         Raises:
             ImageError: An input is no image; `stream` reports such without stopping.
@@ -319,7 +319,10 @@ class Engine:
 
 
 def load_engine(
-    path: Path, variant: str | None = None, session: Callable[[Path, Variant], Session] = open_session
+    path: Path,
+    variant: str | None = None,
+    session: Callable[[Path, Variant], Session] = open_session,
+    settings: Sequence[str] = (),
 ) -> Engine:
     """Open a bundle, choose a variant, check its files, load its engine: in that order.
 
@@ -327,11 +330,13 @@ def load_engine(
         path: Of the bundle.
         variant: Name of a variant, or the first that fits this machine.
         session: Opens the engine; a server may bring its own.
+        settings: How inputs are read, see `adjust`.
     """
     bundle = Bundle.open(path)
+    manifest = bundle.manifest.model_copy(update={"config": adjust(bundle.manifest.config, settings)})
     chosen = bundle.choose(variant)
     bundle.check(bundle.files_of(chosen))
-    return Engine(session(path, chosen), bundle.manifest, chosen, partial(TextEncoder, bundle))
+    return Engine(session(path, chosen), manifest, chosen, partial(TextEncoder, bundle))
 
 
 def _flat(groups: Sequence[Sequence[Prepared]], chosen: Iterable[int]) -> list[Prepared]:

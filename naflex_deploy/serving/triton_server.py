@@ -10,13 +10,14 @@ A request is one pack. Packs are not formed across requests: an ensemble cannot,
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
+from naflex_deploy.core.config import adjust
 from naflex_deploy.core.errors import IncompatibleError, UsageError
 from naflex_deploy.core.files import new_directory
 from naflex_deploy.core.manifest import FILE_NAME, Manifest, Variant
@@ -42,31 +43,37 @@ class _Tensor:
     dims: tuple[int, ...]
 
 
-def write_repository(bundle: Path, output: Path, *, variant: str | None = None, force: bool = False) -> list[str]:
+def write_repository(
+    bundle: Path, output: Path, *, variant: str | None = None, settings: Sequence[str] = (), force: bool = False
+) -> list[str]:
     """Write a repository for a bundle; it appears when it is whole.
 
     Args:
         bundle: Whose files are checked against its manifest.
         output: The repository's directory.
         variant: Name of one; the first for ONNX Runtime or TensorRT where it is left out. It need not run here.
+        settings: How inputs are read, see `adjust`.
         force: Replace what stands there.
 
     Returns:
         Names of the models, the ensemble first.
 
     Raises:
-        UsageError: There is no such variant.
+        UsageError: There is no such variant, or a setting is wrong.
         IncompatibleError: Triton Server has no backend for it, or its images become several.
         BundleError: A file is missing or changed.
         OutputError: The repository exists, or cannot be written.
     """
     opened = Bundle.open(bundle)
-    manifest = opened.manifest
+    manifest = opened.manifest.model_copy(update={"config": adjust(opened.manifest.config, settings)})
     chosen = _choose(manifest, variant)
-    if manifest.config.image.tiled:
+    image = manifest.config.image
+    if image.tiled:
+        shrunk = ["--set image.fit=shrink-only"] * (image.fit == "tiles")
+        shrunk += ["--set image.oversize=shrink"] * (image.oversize == "tiles")
         raise IncompatibleError(
             "the bundle's profile cuts images into tiles, whose results nothing in Triton Server joins",
-            hint="serve it by naflex-deploy serve, or build it with another image.fit and image.oversize",
+            hint=f"serve it by naflex-deploy serve, or have large images shrunk: {' '.join(shrunk)}",
         )
     opened.check(opened.files_of(chosen))
     name = bundle.resolve().name

@@ -76,6 +76,7 @@ def test_bad_documents_are_reported_and_the_others_embedded(run: Run, bundle: Pa
     ]
     assert [Path(item["path"]).name for item in document["rejected"]] == ["b.pdf", "c.pdf", "d.pdf", "e.pdf"]
     assert all(row["dpi"] == 150 for row in document["rows"])
+    assert document["seconds"] > 0
 
 
 def test_a_clip_killed_in_the_middle_goes_on_with_its_times(run: Run, bundle: Path, tmp_path: Path) -> None:
@@ -151,3 +152,14 @@ def test_previews_are_drawn_of_every_frame(run: Run, pages_bundle: Path, images:
     drawn = np.asarray(Image.open(folder / names[0]))
     assert drawn[340, 340].max() < 100, "the page, black in its middle"
     assert drawn.shape[1] > 2 * 640, "beside it its tokens"
+
+
+def test_settings_say_how_inputs_are_read(run: Run, bundle: Path, tmp_path: Path) -> None:
+    path, output = clip(tmp_path / "a.mkv", [40 * number for number in range(40)]), tmp_path / "out.npz"
+    assert run("embed", bundle, path, "-o", output, "--set", "video.rate=5").exit_code == 0
+    with np.load(output) as arrays:
+        assert arrays["times"].tolist() == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4]
+        assert json.loads(str(arrays["preparation"]))["video"]["rate"] == 5
+    result = run("embed", bundle, path, "--set", "packing.max_images=3")
+    assert result.exit_code == 2
+    assert "expected a key of image or video" in result.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from naflex_deploy.core.config import builtin_profiles, resolve
+from naflex_deploy.core.config import adjust, builtin_profiles, resolve
 from naflex_deploy.core.errors import UsageError
 
 BUILTIN = {"doc-ocr", "driving", "edge", "inspection", "medical", "photo", "video-frames"}
@@ -240,3 +240,20 @@ def test_a_bad_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert f"cannot read {tmp_path}/no.toml: No such file" in refusal(profile=tmp_path / "no.toml").message
     assert f"cannot read {tmp_path}: Is a directory" in refusal(profile=tmp_path).message
+
+
+def test_how_inputs_are_read_can_be_adjusted_after_the_build() -> None:
+    built = resolve("doc-ocr").profile
+    adjusted = adjust(built, ["image.dpi=200", "video.frames=scenes", "image.fit=tiles"])
+    assert (adjusted.image.dpi, adjusted.video.frames, adjusted.image.fit) == (200, "scenes", "tiles")
+    assert adjusted.model_copy(update={"image": built.image, "video": built.video}) == built
+    assert adjust(built, []) == built
+    for setting, message in (
+        ("engine.precision=int8", "expected a key of image or video"),
+        ("image.dpi=0", "image.dpi"),
+        ("image.dip=200", "image.dip: unknown key"),
+        ("image.tokens=99999", "exceeds the largest"),
+        ("dpi", "expects a.b=value"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            adjust(built, [setting])

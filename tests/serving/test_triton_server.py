@@ -16,10 +16,10 @@ from google.protobuf import text_format
 
 from naflex_deploy.cli import main
 from naflex_deploy.core.errors import IncompatibleError, UsageError
-from naflex_deploy.core.manifest import Manifest
+from naflex_deploy.core.manifest import FILE_NAME, Manifest
 from naflex_deploy.serving.triton_server import write_repository
 from tests.serving.support import pixels, png, vector
-from tests.support.bundles import summing_manifest, write_summing_bundle
+from tests.support.bundles import write_summing_bundle
 
 IMAGES = [pixels(0), pixels(1, 16, 4), pixels(2, 4, 4)]
 DTYPES = {"TYPE_UINT8": np.uint8, "TYPE_INT32": np.int32}
@@ -146,12 +146,25 @@ def test_an_unknown_variant_is_refused(tmp_path):
     assert not (tmp_path / "repo").exists()
 
 
-def test_a_profile_of_tiles_is_refused(tmp_path, monkeypatch):
-    manifest = summing_manifest()
-    section = manifest.config.image.model_copy(update={"fit": "tiles"})
-    tiled = manifest.model_copy(update={"config": manifest.config.model_copy(update={"image": section})})
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [
+        ({"fit": "tiles"}, ["image.fit=shrink-only"]),
+        ({"oversize": "tiles"}, ["image.oversize=shrink"]),
+        ({"fit": "tiles", "oversize": "tiles"}, ["image.fit=shrink-only", "image.oversize=shrink"]),
+    ],
+)
+def test_a_profile_of_tiles_is_refused_and_shrinks_on_request(section, settings, tmp_path):
     bundle = write_summing_bundle(tmp_path / "sums")
-    monkeypatch.setattr(Manifest, "read", classmethod(lambda cls, path: tiled))
-    with pytest.raises(IncompatibleError, match="cuts images into tiles"):
+    manifest = Manifest.read(bundle)
+    image = manifest.config.image.model_copy(update=section)
+    tiled = manifest.model_copy(update={"config": manifest.config.model_copy(update={"image": image})})
+    (bundle / FILE_NAME).write_text(tiled.to_json())
+    with pytest.raises(IncompatibleError, match="cuts images into tiles") as refused:
         write_repository(bundle, tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
+    assert refused.value.hint.endswith(": " + " ".join(f"--set {setting}" for setting in settings))
+    write_repository(bundle, tmp_path / "repo", settings=settings)
+    written = Manifest.read(tmp_path / "repo" / "sums_preprocess" / "1").config.image
+    assert not written.tiled
+    assert written.model_copy(update=section) == image
