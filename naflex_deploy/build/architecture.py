@@ -6,8 +6,11 @@ key/value heads, rotary layouts, convolutional or channels-first patch projectio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from naflex_deploy.core.errors import UsageError
 
 Interpolation = Literal["bilinear", "bicubic", "learned_softmax"]
 Activation = Literal["gelu", "gelu_tanh", "silu"]
@@ -168,3 +171,18 @@ class Architecture:
         hidden = tuple(f"tokens:-{k}{form}" for k in range(1, self.depth + 1) for form in forms)
         pooled = () if self.pooling == "none" else ("pooled",)
         return ("tokens", *pooled, *(("logits",) if self.classes else ()), *hidden)
+
+    def check_outputs(self, names: Sequence[str]) -> None:
+        """Refuse outputs that the model does not have.
+
+        Raises:
+            UsageError: Names the first such, and what there is.
+        """
+        for name in names:
+            if name not in self.outputs:
+                own = ", ".join(found for found in self.outputs if ":" not in found)
+                norm = ", each also with :norm" if self.final_norm == "tokens" else ""
+                raise UsageError(
+                    f"outputs: expected what the model has, found '{name}'",
+                    hint=f"it has {own}, and tokens:-1 to tokens:-{self.depth}{norm}",
+                )

@@ -20,7 +20,6 @@ from naflex_deploy.build.positions_factorized import FactorizedTables
 from naflex_deploy.build.positions_gather import GatheredTable
 from naflex_deploy.build.positions_learned import CoordinateMlp, SoftmaxTable
 from naflex_deploy.build.rope import RotaryEmbedding
-from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.pack import Role
 
 PIXEL_CENTRE = 127.5
@@ -49,12 +48,7 @@ class PackedNaFlexViT(nn.Module):
     ) -> None:
         super().__init__()
         a = architecture
-        for name in outputs:
-            if name not in a.outputs:
-                raise UsageError(
-                    f"outputs: expected what this model has, found '{name}'",
-                    hint=f"it has {', '.join(n for n in a.outputs if ':' not in n)} and tokens:-1 to tokens:-{a.depth}",
-                )
+        a.check_outputs(outputs)
         self.architecture = a
         self.outputs = tuple(outputs)
         self.attention = attention

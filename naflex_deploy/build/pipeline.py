@@ -27,7 +27,7 @@ from naflex_deploy.build.lower.task import Task
 from naflex_deploy.build.text import add_text
 from naflex_deploy.build.zero_shot import read_labels, with_labels
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import GateError, UsageError
+from naflex_deploy.core.errors import GateError
 from naflex_deploy.core.files import new_directory
 from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, FileEntry, Gate, Head, Manifest, Model, TextTower, Variant
 from naflex_deploy.core.profile import Profile
@@ -135,21 +135,7 @@ def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ..
     names = list(profile.outputs)
     if a.classes and "logits" not in names:
         names.append("logits")
-    if "logits" in names and not a.classes:
-        raise UsageError(
-            f"outputs: expected what {checkpoint.source} has, found 'logits', and it has no classifier",
-            hint="take 'logits' out of the profile's outputs",
-        )
-    for name in names:
-        block = name.removesuffix(":norm")
-        if block.startswith("tokens:-") and int(block.removeprefix("tokens:-")) > a.depth:
-            raise UsageError(
-                f"outputs: expected one of {a.depth} blocks, found '{name}'", hint=f"'tokens:-{a.depth}' is the first"
-            )
-        if name != block and name not in a.outputs:
-            raise UsageError(
-                f"outputs: {checkpoint.source} has no norm of all tokens, found '{name}'", hint=f"ask for '{block}'"
-            )
+    a.check_outputs(names)
     return tuple(names)
 
 
