@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from naflex_deploy.bench.accounting import Allocation, allocation, filled_share
 from naflex_deploy.bench.in_process import InProcess
 from naflex_deploy.bench.latency import Latency, latency_of
-from naflex_deploy.bench.load import Requests, Send, closed_loop, offline, open_loop, single_stream
+from naflex_deploy.bench.load import Clock, Requests, Send, closed_loop, offline, open_loop, single_stream
 from naflex_deploy.bench.statistics import Interval, quantile_interval
 from naflex_deploy.bench.stopping import Checks, Stopping
 from naflex_deploy.bench.subject import Subject
@@ -28,6 +29,9 @@ SWEEP = (0.5, 0.7, 0.85, 0.95, 1.1, 1.5)
 
 SLO = 5.0
 """The service level where none is given, in medians of the latency of one image alone."""
+
+PACKS = 8
+"""That a pass over the mix has at least: results come by packs, and a shorter pass would time what is in one."""
 
 SERVER_REQUESTS = 64
 """Kept under way to find a server's throughput."""
@@ -58,7 +62,7 @@ class Throughput:
         images: A second; the interval is ``None`` where there were too few passes.
         images_estimate: The same without an interval.
         tokens: Useful tokens a second.
-        passes: Over the mix.
+        passes: Over the mix, or over several copies of a small one.
     """
 
     images: Interval | None
@@ -124,20 +128,26 @@ def measure_single(
 
 
 def measure_offline(
-    subject: Subject, sources: Sequence[Source], prepared: Sequence[Prepared], stopping: Stopping
+    subject: Subject,
+    sources: Sequence[Source],
+    prepared: Sequence[Prepared],
+    stopping: Stopping,
+    *,
+    clock: Clock = time.perf_counter,
 ) -> tuple[Throughput, Allocation]:
     """Throughput of all images at once, and what the packs were made of."""
-    subject.take_runs()
-    found = offline(subject.engine, sources, subject.outputs, len(prepared), replace(stopping, tail=False))
-    runs = [run for run in subject.take_runs() if found.start <= run.start and run.end <= found.end]
     tokens = sum(tokens_of(image, subject) for image in prepared)
+    copies = -(-PACKS * subject.variant.budgets[-1] // tokens)
+    images = copies * len(prepared)
+    subject.take_runs()
+    found = offline(
+        subject.engine, [*sources] * copies, subject.outputs, images, replace(stopping, tail=False), clock=clock
+    )
+    runs = [run for run in subject.take_runs() if found.start <= run.start and run.end <= found.end]
     median = float(np.median(found.seconds))
     interval = quantile_interval(found.seconds, 0.5)
     throughput = Throughput(
-        interval.inverse(len(prepared)) if interval else None,
-        len(prepared) / median,
-        tokens / median,
-        len(found.seconds),
+        interval.inverse(images) if interval else None, images / median, copies * tokens / median, len(found.seconds)
     )
     return throughput, allocation(runs, subject.variant, patch_share(subject, prepared))
 

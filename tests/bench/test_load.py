@@ -10,12 +10,14 @@ import pytest
 
 from naflex_deploy.bench.latency import latency_of
 from naflex_deploy.bench.load import Requests, closed_loop, offline, open_loop, poisson, single_stream
-from naflex_deploy.bench.measure import step_of
+from naflex_deploy.bench.measure import measure_offline, step_of
+from naflex_deploy.bench.mixes import Mix
 from naflex_deploy.bench.stopping import Checks, Stopping
+from naflex_deploy.bench.subject import open_subject, sound
 from naflex_deploy.runtime.engine import Engine
 from tests.bench.support import Clock, CostedSession
-from tests.serving.support import pixels
-from tests.support.bundles import summing_manifest
+from tests.serving.support import pixels, png
+from tests.support.bundles import summing_manifest, write_summing_bundle
 
 FOREVER = Stopping(width=1e-9, floor=0.0, cap=20.0)
 
@@ -208,3 +210,17 @@ def test_latency_gives_a_quantile_only_where_there_are_enough_samples():
     assert found.quantiles["p95"] is not None
     assert found.quantiles["p99"] is None
     assert latency_of(np.array([])).most == 0
+
+
+def test_throughput_of_a_mix_smaller_than_a_pack_is_that_of_its_packs(tmp_path):
+    """Three images of 6, 4 and 1 tokens: a pack holds many rounds of them, whose results come at the same time."""
+    clock = Clock()
+    terms = {"call": 0.1, "image": 0.0, "token": 0.001, "score": 0.0}
+    subject = open_subject(write_summing_bundle(tmp_path), session=lambda *_: CostedSession(clock, **terms))
+    files = tuple(png(pixels(seed, *size)) for seed, size in enumerate([(8, 12), (16, 4), (4, 4)]))
+    sources, prepared, _ = sound(subject, Mix("three", "", files, ("a", "b", "c")))
+    lasting = Stopping(cap=100.0, floor=0.0, width=1e-9)
+    found, _ = measure_offline(subject, sources, prepared, lasting, clock=clock)
+    full = 64 / 11 * 3 / (0.1 + 64 * 0.001)  # images of a full pack of 64 tokens, over its seconds
+    assert found.images_estimate == pytest.approx(full, rel=0.1)
+    assert found.tokens == pytest.approx(full * 11 / 3, rel=0.1)
