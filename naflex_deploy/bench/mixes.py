@@ -34,11 +34,13 @@ class Mix:
         name: In reports.
         about: What it stands for.
         sources: Encoded files, what an engine gets.
+        names: Of each, in messages: its path or its size.
     """
 
     name: str
     about: str
     sources: tuple[bytes, ...]
+    names: tuple[str, ...]
 
 
 Draw = Callable[[np.random.Generator, int, int], Iterable[Size]]
@@ -142,7 +144,7 @@ def choose_mix(name: str | None, path: Path | None, count: int, *, seed: int = 0
         name = name or "photos"
         sizes = draw_sizes(name, count, seed=seed, max_pixels=max_pixels)
         found = DISTRIBUTIONS[name]
-        return Mix(name, found.about, _encode_all(sizes, found.codec, seed))
+        return _made_up(name, found.about, sizes, found.codec, seed)
     if path.is_dir():
         files = list(expand([path]))
         chosen = _sample(files, count, seed)
@@ -150,7 +152,7 @@ def choose_mix(name: str | None, path: Path | None, count: int, *, seed: int = 0
             sources = tuple(file.read_bytes() for file in chosen)
         except OSError as error:
             raise UsageError(f"cannot read {error.filename}: {error.strerror}", hint="check the file") from None
-        return Mix(path.name, f"{len(chosen)} of {len(files)} files", sources)
+        return Mix(path.name, f"{len(chosen)} of {len(files)} files", sources, tuple(map(str, chosen)))
     listed = read_sizes(path)
     usable = [(width, height) for width, height in listed if width * height <= max_pixels]
     if not usable:
@@ -159,7 +161,7 @@ def choose_mix(name: str | None, path: Path | None, count: int, *, seed: int = 0
     about = f"{len(picked)} of {len(listed)} sizes"
     if len(usable) < len(listed):
         about += f", {len(listed) - len(usable)} above image.max_pixels left out"
-    return Mix(path.name, about, _encode_all(picked, "JPEG", seed))
+    return _made_up(path.name, about, picked, "JPEG", seed)
 
 
 def _sample(items: Sequence[T], count: int, seed: int) -> list[T]:
@@ -200,8 +202,9 @@ def _size(path: Path, line: int, row: list[str]) -> Size:
     )
 
 
-def _encode_all(sizes: Sequence[Size], codec: str, seed: int) -> tuple[bytes, ...]:
-    return tuple(encode(size, codec, seed + number) for number, size in enumerate(sizes))
+def _made_up(name: str, about: str, sizes: Sequence[Size], codec: str, seed: int) -> Mix:
+    files = tuple(encode(size, codec, seed + number) for number, size in enumerate(sizes))
+    return Mix(name, about, files, tuple(f"{width}x{height}" for width, height in sizes))
 
 
 def encode(size: Size, codec: str, seed: int = 0) -> bytes:

@@ -125,7 +125,7 @@ def run(options: Options, step: Callable[[str], None] = lambda text: None) -> Ou
     limit = subject.manifest.config.image.max_pixels
     mix = choose_mix(options.mix, options.sizes, options.count, seed=options.seed, max_pixels=limit)
     stopping = Stopping(options.width, min(1.0, options.seconds / 4), options.seconds)
-    sources, prepared, rejected = sound(subject, mix.sources)
+    sources, prepared, rejected = sound(subject, mix)
     work = _Work(options, subject, stopping, sources, prepared, step)
     figures: Json = {}
     if options.url:

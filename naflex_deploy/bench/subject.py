@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from naflex_deploy.bench.mixes import Mix
 from naflex_deploy.bench.recording import PackRun, recorded
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.runtime.engine import Engine, load_engine
+from naflex_deploy.runtime.inputs import Input
 from naflex_deploy.runtime.prepare import Prepared, Preparer
 from naflex_deploy.runtime.result import Result
 from naflex_deploy.runtime.sessions import Session, open_session
@@ -75,26 +77,24 @@ def open_subject(
     return Subject(path, engine, opened[-1], runs)
 
 
-def sound(subject: Subject, sources: Sequence[bytes]) -> tuple[list[bytes], list[Prepared], list[Result]]:
+def sound(subject: Subject, mix: Mix) -> tuple[list[bytes], list[Prepared], list[Result]]:
     """The files that can be prepared in all their frames, what becomes of them, and the frames that cannot.
-
-    Args:
-        sources: Encoded images.
 
     Raises:
         UsageError: No image can.
     """
     preparer = Preparer.of(subject.manifest, subject.variant)
-    images = [image for index, source in enumerate(sources) for frame in preparer(index, source) for image in frame]
+    inputs = [Input(name, source) for name, source in zip(mix.names, mix.sources, strict=True)]
+    images = [image for index, item in enumerate(inputs) for frame in preparer(index, item) for image in frame]
     rejected = [image.result for image in images if image.patches is None]
     bad = {result.input for result in rejected}
-    kept = {old: new for new, old in enumerate(index for index in range(len(sources)) if index not in bad)}
+    kept = {old: new for new, old in enumerate(index for index in range(len(inputs)) if index not in bad)}
     if not kept:
         reason = rejected[0].error if rejected else "there are none"
-        raise UsageError(f"none of {len(sources)} images can be measured: {reason}", hint="give others")
+        raise UsageError(f"none of {len(inputs)} images can be measured: {reason}", hint="give others")
     good = [
         replace(image, result=replace(image.result, input=kept[image.result.input]))
         for image in images
         if image.result.input in kept
     ]
-    return [sources[index] for index in kept], good, rejected
+    return [mix.sources[index] for index in kept], good, rejected

@@ -69,7 +69,11 @@ def _mix(mix: Json) -> Table:
     histogram = mix["histogram"]
     most = max(entry["images"] for entry in histogram["bins"]) or 1
     rows = [
-        [f"{e['from']:,}-{e['to']:,}", str(e["images"]), "█" * round(BAR * e["images"] / most)]
+        [
+            f"{e['from']:,}-{e['to']:,}" if e["from"] < e["to"] else f"{e['to']:,}",
+            str(e["images"]),
+            "█" * round(BAR * e["images"] / most),
+        ]
         for e in histogram["bins"]
     ]
     title = f"mix {mix['name']}: {mix['about']}; {histogram['images']} images, {histogram['tokens']:,} tokens"
@@ -94,7 +98,8 @@ def _comparisons(comparisons: list[Json]) -> Table:
                 ]
             )
     columns = ("first", "second", "workload", "times as fast", "first ms", "second ms", "least cosine")
-    return Table("taking turns", columns, rows)
+    confidence = comparisons[0]["ratios"][0]["confidence"]
+    return Table(f"taking turns; intervals hold with {confidence:.0%}", columns, rows)
 
 
 def _budget(entry: Json) -> list[str]:

@@ -109,7 +109,7 @@ def tune(
     if after != before:
         path = rebuild(tuned) if subject.variant.profiles else bundle
         mix = choose_mix(None, sizes, MEASURED, seed=seed, max_pixels=profile.image.max_pixels)
-        sources, _, _ = sound(subject, mix.sources)
+        sources, _, _ = sound(subject, mix)
         measured = compare_engines(
             (tuned.name, engine_of(path, subject.variant.name, under(tuned))),
             (profile.name, engine_of(bundle, subject.variant.name, under(profile))),
@@ -170,7 +170,11 @@ def _least(profile: Profile, subject: Subject, lengths: Int64) -> int:
 
 
 def _sizes(path: Path) -> tuple[list[Size], int]:
-    """Of a file's lines or a directory's images, and how many of those are damaged."""
+    """Of a file's lines or a directory's images, and how many of those are damaged.
+
+    Raises:
+        UsageError: It cannot be read, or all are.
+    """
     if not path.is_dir():
         return read_sizes(path), 0
     found: list[Size] = []
@@ -181,6 +185,8 @@ def _sizes(path: Path) -> tuple[list[Size], int]:
             found += [(width, height)] * frames
         except ImageError:
             damaged += 1
+    if not found:
+        raise UsageError(f"{path}: none of {damaged} images can be read", hint="give others")
     return found, damaged
 
 

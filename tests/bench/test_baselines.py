@@ -9,6 +9,7 @@ import pytest
 
 from naflex_deploy.bench.baselines import BASELINES, baseline, rounded, with_config
 from naflex_deploy.bench.contenders import ONE_BY_ONE, TOGETHER, ablations, compare_engines, engine_of, with_baseline
+from naflex_deploy.bench.mixes import Mix
 from naflex_deploy.bench.recording import PackRun, recorded
 from naflex_deploy.bench.subject import open_subject, sound
 from naflex_deploy.core.errors import NaflexError, UsageError
@@ -85,18 +86,22 @@ def test_fill_against_shrink_only_changes_the_tokens(tmp_path):
         assert result.grid_hw[0] * result.grid_hw[1] == tokens
 
 
+def mix(*files: bytes) -> Mix:
+    return Mix("files", "", files, tuple(f"{number}.png" for number in range(len(files))))
+
+
 def test_a_subject_is_the_bundle_as_its_user_has_it(tmp_path):
     subject = open_subject(write_summing_bundle(tmp_path))
     np.testing.assert_allclose(subject.engine.embed(IMAGES)[0], vector(IMAGES[0]), rtol=1e-4)
     runs = subject.take_runs()
     assert sum(int(run.lengths.sum()) for run in runs) == 43
     assert subject.take_runs() == []
-    sources, prepared, rejected = sound(subject, [b"no image", png(IMAGES[0]), png(IMAGES[3])])
+    sources, prepared, rejected = sound(subject, mix(b"no image", png(IMAGES[0]), png(IMAGES[3])))
     assert len(sources) == 2
     assert [image.result.input for image in prepared] == [0, 1]
-    assert [result.input for result in rejected] == [0]
+    assert [(result.input, result.name) for result in rejected] == [(0, "0.png")]
     with pytest.raises(UsageError, match="none of 1 images can be measured"):
-        sound(subject, [b"no image"])
+        sound(subject, mix(b"no image"))
 
 
 def test_engines_are_compared_at_both_workloads(tmp_path):

@@ -144,8 +144,8 @@ def test_damaged_images_are_left_out_and_said(run: Run, sums: Path, tmp_path: Pa
     assert result.exit_code == 6
     document = json.loads(result.stdout)
     assert document["mix"]["histogram"]["images"] == 3
-    assert len(document["rejected"]) == 1
-    assert "error:" in result.stderr
+    assert [entry["image"] for entry in document["rejected"]] == [str(tmp_path / "3.png")]
+    assert f"error: {tmp_path / '3.png'}: " in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,15 @@ def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_p
     assert printed.exit_code == 0, printed.output
     assert "a pack costs" in printed.stdout
     assert run("plan", "--profile", output, "--backend", "onnxruntime").exit_code == 0
+
+
+def test_tuning_refuses_a_directory_of_damaged_images(run: Run, sums: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    output = tmp_path / "tuned.toml"
+    result = run("plan", "--profile", "edge", "--tune", "--sizes", tmp_path, "--bundle", sums, "-o", output)
+    assert result.exit_code == 2
+    assert "none of 1 images can be read" in result.stderr
+    assert not output.exists()
 
 
 def test_tuning_needs_sizes(run: Run) -> None:
