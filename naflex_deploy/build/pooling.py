@@ -46,7 +46,8 @@ class MeanPool(nn.Module):
 
     def forward(self, tokens: Tensor, images: Tensor, segment_ids: Tensor, attention: Attention) -> Tensor:
         member = (images[:, None] == segment_ids[None, :]).to(tokens.dtype)
-        return (member @ tokens) / member.sum(1, keepdim=True).clamp(min=1)
+        # Weights first: the sum of many tokens would leave the range of float16.
+        return (member / member.sum(1, keepdim=True).clamp(min=1)) @ tokens
 
 
 class MaxPool(nn.Module):

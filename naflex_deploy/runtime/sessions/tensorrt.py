@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
@@ -66,22 +67,20 @@ class TensorRTSession:
 
     def run(self, pack: Pack, outputs: Sequence[str]) -> Outputs:
         """Run one pack; see `Session.run`. Arrays are copies of their own."""
-        index = choose_profile(pack, self._variant.profiles)
-        sizes = self._variant.profiles[index]
-        self._device.set_current()
-        lane = self._lanes.get()
-        try:
-            lane.stage(pack, sizes)
-            self._launch(lane, index)
+        with self._computing(pack) as (lane, sizes):
             return lane.fetch(outputs, sizes, pack)
-        finally:
-            self._lanes.put(lane)
 
     def run_on_device(self, pack: Pack, outputs: Sequence[str]) -> dict[str, Any]:
         """The same, leaving outputs in GPU memory of their own: objects that speak DLPack.
 
         Per-token outputs have as many rows as the pack, per-image ones as it has images.
         """
+        with self._computing(pack) as (lane, _):
+            return lane.keep(outputs, pack)
+
+    @contextmanager
+    def _computing(self, pack: Pack) -> Iterator[tuple[_Lane, Sizes]]:
+        """A lane on whose stream a pack is computed, and the sizes of its buffers."""
         index = choose_profile(pack, self._variant.profiles)
         sizes = self._variant.profiles[index]
         self._device.set_current()
@@ -89,7 +88,7 @@ class TensorRTSession:
         try:
             lane.stage(pack, sizes)
             self._launch(lane, index)
-            return lane.keep(outputs, pack)
+            yield lane, sizes
         finally:
             self._lanes.put(lane)
 
