@@ -15,7 +15,7 @@ from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import ImageSection, Profile
-from naflex_deploy.runtime.sessions import tensorrt_library
+from naflex_deploy.runtime.sessions import cuda_provider, tensorrt_library
 from naflex_deploy.runtime.sessions.tensorrt_shapes import Sizes
 from naflex_deploy.runtime.tiles import plan_layout
 
@@ -103,7 +103,7 @@ def plan(config: Config, model: str | None) -> Plan:
     if checkpoint:
         weights = sum(tensor.numel() for tensor in checkpoint.weights.values()) * BYTES[precision]
     image_tokens = profile.image_tokens(backend, prefix)
-    sizes = tensorrt_sizes(profile, backend, prefix)
+    sizes = engine_sizes(profile, backend, prefix)
     return Plan(
         backend=backend,
         precision=precision,
@@ -116,7 +116,7 @@ def plan(config: Config, model: str | None) -> Plan:
                 weights + _activations(checkpoint.architecture, budget, image_tokens, sizes, BYTES[precision])
                 if checkpoint and weights
                 else None,
-                _attention([one for one in sizes if one["tokens"] == budget]),
+                _attention(backend, [one for one in sizes if one["tokens"] == budget]),
             )
             for budget in profile.budgets(backend)
         ),
@@ -148,16 +148,19 @@ def _plan_page(
     )
 
 
-def tensorrt_sizes(profile: Profile, backend: str, prefix: int) -> list[Sizes]:
-    """Sizes of each optimization profile, empty for other backends."""
+def engine_sizes(profile: Profile, backend: str, prefix: int) -> list[Sizes]:
+    """Sizes of what an engine for a GPU runs, for TensorRT those of each optimization profile; empty for a CPU."""
     if backend not in tensorrt.BACKENDS:
-        return []
-    *_, form = choose_form(backend, tensorrt_library.installed(backend) or "", profile.budgets(backend))
+        images = profile.packing.max_images
+        budgets = profile.budgets(backend) if backend == cuda_provider.BACKEND else ()
+        return [{"tokens": tokens, "images": images} for tokens in budgets]
+    wanted = profile.engine.tensorrt.attention
+    *_, form = choose_form(backend, tensorrt_library.installed(backend) or "", profile.budgets(backend), wanted)
     return profile_sizes(profile, backend, form, prefix)
 
 
-def _attention(sizes: list[Sizes]) -> str:
-    if not sizes:
+def _attention(backend: str, sizes: list[Sizes]) -> str:
+    if backend not in tensorrt.BACKENDS:
         return "image by image"
     rows = [f"{one['rows']} x {one['row_tokens']}" for one in sizes if one.get("rows", 1) > 1]
     return f"rows: {', '.join(rows)}" if rows else "whole pack"
@@ -171,7 +174,7 @@ def _activations(a: Architecture, tokens: int, longest: int, sizes: list[Sizes],
 
 
 def engine_activation_bytes(a: Architecture, sizes: Sizes, value_bytes: int) -> int:
-    """Memory of a pack's live activations in an engine of TensorRT, estimated; its log tells the true one.
+    """Memory of a pack's live activations on a GPU, estimated; a build log of TensorRT tells the true one.
 
     The MLP holds ``T·(3·D + hidden)`` values; attention in rows holds queries, keys, values and context once more
     where they were laid: ``4·R·L·D``; pooling scores every token for every image: ``heads·M·T``.

@@ -30,7 +30,7 @@ def profile_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Those of `source_options`, and --backend, --precision, --target."""
     for option in reversed(
         (
-            click.option("--backend", help="Build for this backend alone: onnxruntime, tensorrt, tensorrt-rtx."),
+            click.option("--backend", help="Build for one: onnxruntime, onnxruntime-cuda, tensorrt, tensorrt-rtx."),
             click.option("--precision", help="fp32, fp16, bf16, int8, fp8 or auto."),
             click.option("--target", metavar="SM,…", help="GPUs to build for, such as sm86,sm89. TensorRT-RTX alone."),
         )

@@ -26,6 +26,7 @@ class Role(StrEnum):
     TOKEN_KIND = "token_kind"
     PAD_INDEX = "pad_index"
     UNPAD_INDEX = "unpad_index"
+    TOKEN_OFFSET = "token_offset"
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +170,7 @@ class Pack:
                 return self.cu_seqlens
             case Role.TOKEN_KIND:
                 return self.token_kind
-            case Role.PAD_INDEX | Role.UNPAD_INDEX:
+            case Role.PAD_INDEX | Role.UNPAD_INDEX | Role.TOKEN_OFFSET:
                 raise ValueError(f"{role} depends on an engine's rows, see `naflex_deploy.core.rows`")
 
     def split(self, tokens: npt.NDArray[Scalar]) -> list[npt.NDArray[Scalar]]:

@@ -24,7 +24,7 @@ from naflex_deploy.core.errors import UsageError, nearest
 
 SCHEMA = 1
 
-Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 
@@ -153,6 +153,7 @@ class EngineSection(Section):
     backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_once)] = [
         "tensorrt",
         "tensorrt-rtx",
+        "onnxruntime-cuda",
         "onnxruntime",
     ]
     precision: Precision = "auto"

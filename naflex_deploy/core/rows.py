@@ -5,9 +5,14 @@ Rows hold whole images, several where they fit; attention still compares segment
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from naflex_deploy.core.pack import Int32, Pack
+from naflex_deploy.core.pack import Int32, Pack, Role
+
+ROW_MULTIPLE = 8
+"""Lengths of rows for which fused attention with a bias has kernels are multiples of it."""
 
 SEGMENT_TOKENS = 4096
 """Largest budget whose attention takes the whole pack at once. Above, scores of other images' keys cost more than
@@ -48,3 +53,33 @@ def lay_rows(pack: Pack, rows: int, length: int) -> tuple[Int32, Int32]:
         unpad[start : start + size] = np.arange(row * length + column, row * length + column + size)
         free[row] -= size
     return pad, unpad
+
+
+def row_views(pack: Pack, roles: Iterable[Role]) -> dict[Role, Int32]:
+    """Those of ``roles`` that place a pack's tokens in rows, for an engine that takes rows of any number and length.
+
+    Rows are as long as the longest image, and a multiple of `ROW_MULTIPLE`.
+    """
+    wanted = set(roles)
+    views: dict[Role, Int32] = {}
+    if Role.TOKEN_OFFSET in wanted:
+        views[Role.TOKEN_OFFSET] = token_offsets(pack)
+    if Role.PAD_INDEX in wanted:
+        length = -(-int(np.diff(pack.offsets).max()) // ROW_MULTIPLE) * ROW_MULTIPLE
+        pad, unpad = lay_rows(pack, rows_needed(pack.tokens, length), length)
+        views[Role.PAD_INDEX] = pad[: int((pad >= 0).any(1).sum())]  # first fit leaves the last rows empty
+        views[Role.UNPAD_INDEX] = unpad
+    return views
+
+
+def token_offsets(pack: Pack) -> Int32:
+    """Where tokens would lie if every image slot, and the tail, had a row of its own.
+
+    Returns:
+        [slots + 1, L] int32, L of the longest: the place in the flattened rows of each token of the pack in turn,
+        then the places that hold none.
+    """
+    lengths = np.diff([*pack.cu_seqlens, pack.tokens])
+    held = np.arange(lengths.max()) < lengths[:, None]
+    places = np.concatenate([np.flatnonzero(held), np.flatnonzero(~held)])
+    return places.astype(np.int32).reshape(held.shape)

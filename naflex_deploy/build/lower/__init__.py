@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from naflex_deploy.build.lower import onnxruntime, tensorrt
+from naflex_deploy.build.lower import onnxruntime, onnxruntime_cuda, tensorrt
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.core.errors import IncompatibleError, UsageError
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.sessions import cuda_provider
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ LOWERINGS = {
         onnxruntime.unavailable,
         onnxruntime.unavailable,
         lambda task: onnxruntime.lower(task.portable, task.directory, task.profile, task.precision),
+    ),
+    cuda_provider.BACKEND: Lowering(
+        onnxruntime_cuda.PRECISIONS,
+        lambda profile: onnxruntime_cuda.PRECISIONS[0],
+        onnxruntime_cuda.unavailable,
+        cuda_provider.no_machine,
+        onnxruntime_cuda.lower,
     ),
     **{
         backend: Lowering(

@@ -8,6 +8,8 @@ which is what strongly typed TensorRT networks ask for.
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
@@ -22,29 +24,31 @@ ISLANDS = frozenset(
     {"LayerNormalization", "Softmax", "Sin", "Cos", "Exp", "ReduceSum", "ReduceMean", "ReduceL2", "Reciprocal"}
 )
 
-PRODUCTS = frozenset({"MatMul", "Gemm", "Gather"})
+PRODUCTS = frozenset({"MatMul", "Gemm", "Gather", "position_interpolation"})
 """Operators by which what followed from places alone takes in learned values."""
 
 FLOAT32 = DTYPES["fp32"]
 
 
-def convert(graph: gs.Graph, precision: str) -> None:
+def convert(graph: gs.Graph, precision: str, islands: Set[str] = ISLANDS) -> None:
     """Convert a float32 graph in place.
 
     Args:
         graph: Sorted, with the type of every tensor known.
         precision: ``fp16``, ``bf16``, or ``fp32``, which changes nothing.
+        islands: Operators that stay float32.
     """
     low = DTYPES[precision]
     if low == FLOAT32:
         return
-    _Conversion(graph, low).run()
+    _Conversion(graph, low, islands).run()
 
 
 class _Conversion:
-    def __init__(self, graph: gs.Graph, low: np.dtype[np.generic]) -> None:
+    def __init__(self, graph: gs.Graph, low: np.dtype[np.generic], islands: Set[str]) -> None:
         self.graph = graph
         self.low = low
+        self.islands = islands
         self.features = {id(tensor) for tensor in graph.inputs if tensor.name == Role.PATCHES}
         self.converted: dict[tuple[int, np.dtype[np.generic]], gs.Tensor] = {}
 
@@ -72,7 +76,7 @@ class _Conversion:
         feature = learned or any(id(tensor) in self.features for tensor in node.inputs)
         if feature:
             self.features.update(id(tensor) for tensor in node.outputs)
-        return self.low if feature and node.op not in ISLANDS else FLOAT32
+        return self.low if feature and node.op not in self.islands else FLOAT32
 
     def _as(self, tensor: gs.Tensor, dtype: np.dtype[np.generic]) -> gs.Tensor:
         key = (id(tensor), dtype)

@@ -232,7 +232,7 @@ def _weights_outside(model: Model, path: Path, location: str) -> Any:
             for tensor, values in fresh:
                 stream.write(b"\0" * (-stream.tell() % 4096))
                 tensor.values = LazyValues(_external(tensor.name, values, location, stream.tell()))
-                stream.write(np.ascontiguousarray(values).data)
+                stream.write(np.ascontiguousarray(values).view(np.uint8).data)  # bfloat16 has no buffer of its own
     for tensor, _ in kept:
         if tensor.name in model.stored:
             tensor.values = LazyValues(model.stored[tensor.name])

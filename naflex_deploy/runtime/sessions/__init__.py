@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +13,7 @@ from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.machine import cpu_name, system_name
 from naflex_deploy.core.manifest import Executed, Variant
 from naflex_deploy.core.pack import Pack
-from naflex_deploy.runtime.sessions import cuda_device, tensorrt_compatibility, tensorrt_library
+from naflex_deploy.runtime.sessions import cuda_device, cuda_provider, tensorrt_compatibility, tensorrt_library
 
 Outputs = dict[str, npt.NDArray[np.generic]]
 
@@ -71,6 +70,10 @@ def open_session(bundle: Path, variant: Variant) -> Session:
         from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
 
         return OnnxRuntimeSession(bundle / variant.model, variant, weights=bundle)
+    if variant.backend == cuda_provider.BACKEND:
+        from naflex_deploy.runtime.sessions.onnxruntime_cuda import OnnxRuntimeCudaSession
+
+        return OnnxRuntimeCudaSession(bundle / variant.model, variant, weights=bundle)
     if variant.backend in tensorrt_library.MODULES:
         from naflex_deploy.runtime.sessions.tensorrt import TensorRTSession
 
@@ -85,14 +88,18 @@ def cannot_run(variant: Variant) -> str | None:
     """Why this machine cannot run a variant, or ``None`` where it can, without loading its engine."""
     if variant.backend in tensorrt_library.MODULES:
         return tensorrt_compatibility.cannot_run(variant)
+    if variant.backend == cuda_provider.BACKEND:
+        return cuda_provider.cannot_run(variant)
     return None if variant.backend == "onnxruntime" else f"this version cannot run backend '{variant.backend}'"
 
 
 def executed_by(backend: str) -> Executed:
     """This machine and the library of a backend."""
-    gpu = ""
     if backend in tensorrt_library.MODULES:
-        library, gpu = f"{backend} {tensorrt_library.installed(backend)}", str(cuda_device.find())
+        library = f"{backend} {tensorrt_library.installed(backend)}"
     else:
-        library = f"onnxruntime {version('onnxruntime')}"
+        import onnxruntime
+
+        library = f"onnxruntime {onnxruntime.__version__}"
+    gpu = "" if backend == "onnxruntime" else str(cuda_device.find())
     return Executed(cpu=cpu_name(), system=system_name(), runtime=library, gpu=gpu)
