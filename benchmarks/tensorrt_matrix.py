@@ -19,12 +19,12 @@ from naflex_deploy.build.architecture import Architecture, Positions
 from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
 from naflex_deploy.build.export import export
 from naflex_deploy.build.lower.tensorrt import check_header, make_request, write_lowered
-from naflex_deploy.build.lower.tensorrt_attention import FORMS
 from naflex_deploy.build.lower.tensorrt_process import Built, Request, run_all
 from naflex_deploy.runtime.sessions import tensorrt_library
 from naflex_deploy.runtime.sessions.tensorrt_plan import TARGETS
 
 BACKEND = "tensorrt-rtx"
+FORMS = ("segment", "rows", "packed")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 DEFAULT = "default"
 COLUMNS = (*TARGETS, DEFAULT)

@@ -1,12 +1,13 @@
 """Registers the kernels as ahead-of-time plugins of TensorRT, 10.16 or later: importing this module is all.
 
 TensorRT asks for PTX while it builds and embeds it in the engine, which then needs neither Python nor Triton. Graphs
-name the plugins by operators ``packed_attention`` and ``position_interpolation`` with ``plugin_namespace`` "naflex",
-and the network is made with the flag PREFER_AOT_PYTHON_PLUGINS.
+name the plugins by operators ``packed_attention`` and ``position_interpolation`` with ``plugin_namespace`` "naflex".
 """
 
 # TensorRT reads the annotations of what it registers, so they have to be objects: no `from __future__` here.
-from typing import List, Tuple, Union  # noqa: UP035
+import inspect
+from collections.abc import Callable
+from typing import Any, List, Tuple, TypeVar, Union  # noqa: UP035
 
 import tensorrt as trt
 import tensorrt.plugin as trtp
@@ -24,38 +25,46 @@ from .launches import (
 )
 from .ptx import Compiled, compile_kernel
 
-Kernel = Tuple[Union[str, bytes], Union[str, bytes], trtp.KernelLaunchParams, trtp.SymExprs]  # noqa: UP006, UP007
+Kernel = Tuple[Union[str, bytes], Union[str, bytes], trtp.KernelLaunchParams, trtp.SymIntExprs]  # noqa: UP006, UP007
+Compile = TypeVar("Compile", bound=Callable[..., Kernel])
 
 DTYPES = {trt.float16: "fp16", trt.bfloat16: "bf16", trt.float32: "fp32"}
 FLOATS = "FP16|BF16|FP32"
 
 
-@trtp.register("naflex::packed_attention")
-def describe_attention(
-    query: trtp.TensorDesc,
-    key: trtp.TensorDesc,
-    value: trtp.TensorDesc,
-    segments: trtp.TensorDesc,
-    starts: trtp.TensorDesc,
-    heads: int,
-    scale: float,
-) -> trtp.TensorDesc:
-    return query.like()
+def plugin(name: str, describe: Callable[..., trtp.TensorDesc], types: tuple[str, ...]) -> Callable[[Compile], Compile]:
+    """Register what a plugin returns and takes beside the function that compiles it.
+
+    That function's parameters are the plugin's tensors, its attributes, ``outputs`` and ``tactic``.
+
+    Args:
+        name: In namespace ``naflex``.
+        describe: Tensors → the output.
+        types: Of each tensor and of the output.
+    """
+
+    def decorate(compile_: Compile) -> Compile:
+        *own, outputs, _ = inspect.signature(compile_).parameters.values()
+        tensors = [parameter for parameter in own if parameter.annotation is trtp.TensorDesc]
+
+        def described(*arguments: Any, **_: Any) -> trtp.TensorDesc:
+            return describe(*arguments[: len(tensors)])
+
+        def formats(*_: Any) -> Any:
+            return [trtp.AutoTuneCombination(", ".join(types), "LINEAR")]
+
+        combinations = List[trtp.AutoTuneCombination]  # noqa: UP006
+        described.__signature__ = inspect.Signature(own, return_annotation=trtp.TensorDesc)  # type: ignore[attr-defined]
+        formats.__signature__ = inspect.Signature([*tensors, outputs], return_annotation=combinations)  # type: ignore[attr-defined]
+        trtp.register(f"naflex::{name}")(described)
+        trtp.autotune(f"naflex::{name}")(formats)
+        trtp.aot_impl(f"naflex::{name}")(compile_)
+        return compile_
+
+    return decorate
 
 
-@trtp.autotune("naflex::packed_attention")
-def formats_of_attention(
-    query: trtp.TensorDesc,
-    key: trtp.TensorDesc,
-    value: trtp.TensorDesc,
-    segments: trtp.TensorDesc,
-    starts: trtp.TensorDesc,
-    outputs: Tuple[trtp.TensorDesc],  # noqa: UP006
-) -> List[trtp.AutoTuneCombination]:  # noqa: UP006
-    return [trtp.AutoTuneCombination(f"{FLOATS}, {FLOATS}, {FLOATS}, INT32, INT32, {FLOATS}", "LINEAR")]
-
-
-@trtp.aot_impl("naflex::packed_attention")
+@plugin("packed_attention", lambda query, *_: query.like(), (FLOATS, FLOATS, FLOATS, "INT32", "INT32", FLOATS))
 def compile_attention(
     query: trtp.TensorDesc,
     key: trtp.TensorDesc,
@@ -78,33 +87,13 @@ def compile_attention(
     return _kernel(compiled, attention_grid(tokens, heads, trtp.cdiv), (tokens, images))
 
 
-@trtp.register("naflex::position_interpolation")
-def describe_positions(
-    coords: trtp.TensorDesc,
-    grids: trtp.TensorDesc,
-    segments: trtp.TensorDesc,
-    table: trtp.TensorDesc,
-    rows: int,
-    columns: int,
-    cubic: bool,
-) -> trtp.TensorDesc:
+def _positions(coords: trtp.TensorDesc, grids: object, segments: object, table: trtp.TensorDesc) -> trtp.TensorDesc:
     positions = table.like()
     positions.shape_expr[0] = coords.shape_expr[0]
     return positions
 
 
-@trtp.autotune("naflex::position_interpolation")
-def formats_of_positions(
-    coords: trtp.TensorDesc,
-    grids: trtp.TensorDesc,
-    segments: trtp.TensorDesc,
-    table: trtp.TensorDesc,
-    outputs: Tuple[trtp.TensorDesc],  # noqa: UP006
-) -> List[trtp.AutoTuneCombination]:  # noqa: UP006
-    return [trtp.AutoTuneCombination(f"INT32, INT32, INT32, {FLOATS}, {FLOATS}", "LINEAR")]
-
-
-@trtp.aot_impl("naflex::position_interpolation")
+@plugin("position_interpolation", _positions, ("INT32", "INT32", "INT32", FLOATS, FLOATS))
 def compile_positions(
     coords: trtp.TensorDesc,
     grids: trtp.TensorDesc,
@@ -137,7 +126,4 @@ def _kernel(compiled: Compiled, grid: tuple, integers: tuple) -> Kernel:  # type
     launch.grid_x, launch.grid_y = grid
     launch.block_x = compiled.threads
     launch.shared_mem = compiled.shared
-    scalars = trtp.SymIntExprs(len(integers))
-    for index, value in enumerate(integers):
-        scalars[index] = trtp.SymInt32(value)
-    return compiled.name, compiled.ptx, launch, scalars
+    return compiled.name, compiled.ptx, launch, trtp.SymIntExprs.from_tuple([trtp.SymInt32(n) for n in integers])

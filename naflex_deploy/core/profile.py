@@ -145,6 +145,7 @@ class OnnxRuntimeSection(Section):
 class TensorRTSection(Section):
     l_buckets: Budgets = [256, 576, 1024]
     targets: list[Target] = []
+    attention: Literal["auto", "segment", "rows", "packed", "plugin"] = "auto"
 
 
 class EngineSection(Section):

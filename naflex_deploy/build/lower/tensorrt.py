@@ -22,6 +22,7 @@ from naflex_deploy.build.lower.precision import convert
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.build.lower.tensorrt_attention import apply_form, choose_form, refuse_dropped_lengths
 from naflex_deploy.build.lower.tensorrt_log import BuildLog
+from naflex_deploy.build.lower.tensorrt_plugins import registration
 from naflex_deploy.build.lower.tensorrt_process import Request, run
 from naflex_deploy.build.lower.tensorrt_profiles import check_profile, input_shapes, profile_sizes
 from naflex_deploy.build.lower.tensorrt_quantize import TYPES, quantize
@@ -65,7 +66,8 @@ def lower(backend: str, task: Task) -> Variant:
         raise IncompatibleError(f"{backend}: {reason}", hint="try --backend onnxruntime")
     targets = choose_targets(backend, task.profile)
     number = tensorrt_library.installed(backend) or ""
-    forms = choose_form(backend, number, task.profile.budgets(backend))
+    wanted = task.profile.engine.tensorrt.attention
+    forms = choose_form(backend, number, task.profile.budgets(backend), wanted)
     refused: list[dict[str, str]] = []
     for form in forms[:-1]:
         try:
@@ -88,7 +90,8 @@ def _lower(backend: str, task: Task, targets: tuple[str, ...], form: str, refuse
         plan.parent.mkdir(parents=True, exist_ok=True)
         # TensorRT-RTX compiles where it runs, and times no kernel here.
         cache = timing_cache(backend, target) if backend == "tensorrt" else None
-        request = make_request(backend, graph, plan, inputs, sizes, targets, task.precision, cache)
+        plugins = registration() if form == "plugin" else None
+        request = make_request(backend, graph, plan, inputs, sizes, targets, task.precision, cache, plugins)
         task.report(f"building {name}: {len(sizes)} optimization profiles, {form} attention")
         built = run(request, task.report)
     check_memory(built.log, sizes, task.profile.engine.memory_limit)
@@ -176,6 +179,7 @@ def make_request(
     targets: tuple[str, ...],
     precision: str,
     cache: Path | None = None,
+    plugins: str | None = None,
 ) -> Request:
     """What to ask the builder for: a plan with fixed shapes, one profile for each of ``sizes``.
 
@@ -193,6 +197,7 @@ def make_request(
         targets=targets,
         decomposable=precision == "fp32",
         timing_cache=str(cache) if cache else None,
+        plugins=plugins,
     )
 
 

@@ -49,7 +49,12 @@ REFUSALS = (
     (
         r"No plugin (?:creator )?found|[Pp]lugin not found|Cannot find plugin: (?P<plugin>[\w:]+)",
         "the graph needs a plugin that TensorRT does not have",
-        "pip install 'naflex-deploy[tensorrt]', or build without plugins",
+        "engine.tensorrt.attention = 'auto' builds without plugins",
+    ),
+    (
+        r"No module named '(?P<module>triton|tensorrt(\.plugin)?)\b",
+        "plugins need the module {module}, which is missing",
+        "pip install triton 'tensorrt>=10.16', or engine.tensorrt.attention = 'auto'",
     ),
     (
         r"No module named '(?P<module>[\w.]+)'",
@@ -70,6 +75,7 @@ class Request:
         targets: Architectures, none for the library's default.
         decomposable: Attention without a fused kernel may be built of several.
         timing_cache: Path of a cache to load and save, if any.
+        plugins: Module that registers what the graph needs beyond the library, if anything.
     """
 
     backend: str
@@ -79,6 +85,7 @@ class Request:
     targets: tuple[str, ...] = ()
     decomposable: bool = False
     timing_cache: str | None = None
+    plugins: str | None = None
 
 
 @dataclass(frozen=True)

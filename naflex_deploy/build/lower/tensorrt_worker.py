@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
         The plan.
     """
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    if order["plugins"]:
+        import_module(order["plugins"])
     util.TRT_LOGGER = _logger(messages)
     flags = trt.NetworkDefinitionCreationFlag
     network = NetworkFromOnnxPath(order["graph"], strongly_typed=hasattr(flags, "STRONGLY_TYPED"))

@@ -14,6 +14,7 @@ from naflex_deploy.build.lower import choose, tensorrt
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.build.lower.tensorrt import make_request, timing_cache, write_lowered
 from naflex_deploy.build.lower.tensorrt_attention import choose_form
+from naflex_deploy.build.lower.tensorrt_plugins import registration
 from naflex_deploy.build.lower.tensorrt_process import Built, Request, refusal, run, run_all
 from naflex_deploy.build.lower.tensorrt_quantize import site
 from naflex_deploy.build.passes import graphs
@@ -120,11 +121,29 @@ def test_packed_attention_falls_back_and_the_reason_is_recorded(
     assert choose_form("tensorrt", "11.4.0", (1024,)) == ("packed", "segment")
     assert choose_form("tensorrt", "10.16.1", (1024, 16384)) == ("rows",)
     assert choose_form("tensorrt-rtx", "1.7.1", (1024, 4096)) == ("segment",)
+    assert choose_form("tensorrt-rtx", "1.7.1", (1024, 4096), "rows") == ("rows",)
+    assert choose_form("tensorrt", "10.16.0", (1024,), "plugin") == ("plugin",)
     monkeypatch.setattr(tensorrt, "choose_form", lambda *_: ("packed", "segment"))
     variant = tensorrt.lower("tensorrt-rtx", task(tmp_path, budgets=(64,)))
     assert variant.passes[0]["form"] == "packed"
     assert "no fused kernel for packed" in variant.passes[0]["refused"]
     assert variant.passes[1] == {"pass": "attention", "form": "segment"}
+
+
+@pytest.mark.parametrize(("backend", "version"), [("tensorrt", "10.15.1"), ("tensorrt-rtx", "1.7.1.116")])
+def test_plugins_need_a_library_that_takes_them(backend: str, version: str) -> None:
+    with pytest.raises(IncompatibleError, match=rf"need TensorRT 10\.16 or later, found {backend} {version}") as caught:
+        choose_form(backend, version, (1024,), "plugin")
+    assert (caught.value.code, caught.value.hint) == (4, "engine.tensorrt.attention = 'auto'")
+
+
+def test_a_plugin_that_cannot_be_registered_is_named(tmp_path: Path) -> None:
+    graph = tmp_path / "lowered.onnx"
+    inputs, _ = write_lowered(exported("siglip2").portable, graph, "plugin", "fp16")
+    sizes = [{"tokens": 64, "images": 8}]
+    request = make_request("tensorrt-rtx", graph, graph, inputs, sizes, (), "fp16", plugins=registration())
+    with pytest.raises(IncompatibleError, match="plugins need the module tensorrt, which is missing"):
+        run(request)
 
 
 def test_a_graph_that_is_none_and_a_worker_that_dies_are_told_apart(tmp_path: Path) -> None:
