@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("build/overhead.json"))
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
-    graphs = Graphs(model(options.small))
+    graphs = Graphs(model("small" if options.small else "siglip2-base"))
     rows = []
     for tokens in options.tokens:
         for images in options.images:

@@ -26,6 +26,7 @@ from benchmarks.support import contenders as c
 from benchmarks.support.mixes import Mix, mixes
 from benchmarks.support.rooflines import rooflines
 from benchmarks.support.timing import interleaved
+from benchmarks.support.work import useful_gflop
 from naflex_deploy.core.errors import BenchmarkError
 from naflex_deploy.core.machine import cpu_flags, cpu_name, system_name
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("build/peers"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    source = c.model(options.small)
+    source = c.model("small" if options.small else "siglip2-base")
     graphs = c.Graphs(source)
     chosen = [mix for mix in mixes(4 if options.small else 1) if not options.mix or mix.name in options.mix]
     if options.cpu_time and options.threads != [1]:
@@ -178,19 +179,6 @@ def _cosine(found: c.Pooled, wanted: c.Pooled) -> float:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-
-
-def useful_gflop(model: dict[str, int], lengths: list[int]) -> float:
-    """GFLOP that any implementation has to do, a multiplication and an addition counting two.
-
-    Matrix products of the projection, the blocks and the head's MLP; attention's two products over each image's
-    own tokens. Keys and values of the pooling head are not counted: folding its probe saves them.
-    """
-    width, hidden, depth = model["width"], model["mlp_width"], model["depth"]
-    token = 2 * (model["patch_values"] * width + depth * (4 * width**2 + 2 * width * hidden))
-    image = 2 * (2 * width**2 + 2 * width * hidden)
-    attention = 4 * width * depth * sum(length**2 for length in lengths)
-    return (token * sum(lengths) + image * len(lengths) + attention) / 1e9
 
 
 def render(report: dict[str, Any]) -> str:

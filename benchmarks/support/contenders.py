@@ -46,11 +46,26 @@ class Contender:
     bind: Callable[[Images], Callable[[], Pooled]]
 
 
-def model(small: bool) -> Siglip2VisionModel:
-    """Seeded random weights under which attention is far from uniform."""
-    size = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 192}
+SIZES: dict[str, dict[str, int]] = {
+    "siglip2-base": {},
+    "siglip2-so400m": {
+        "hidden_size": 1152,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "intermediate_size": 4304,
+    },
+    "small": {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 192},
+}
+
+
+def model(size: str = "siglip2-base") -> Siglip2VisionModel:
+    """Seeded random weights under which attention is far from uniform.
+
+    Args:
+        size: Of `SIZES`.
+    """
     torch.manual_seed(0)
-    found = Siglip2VisionModel(Siglip2VisionConfig(**(size if small else {}), attn_implementation="eager"))
+    found = Siglip2VisionModel(Siglip2VisionConfig(**SIZES[size], attn_implementation="eager"))
     with torch.no_grad():
         for name, parameter in found.named_parameters():
             if parameter.ndim > 1:

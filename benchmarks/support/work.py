@@ -1,0 +1,22 @@
+"""Arithmetic that any implementation of a model has to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def useful_gflop(model: Mapping[str, int], lengths: Sequence[int]) -> float:
+    """GFLOP that any implementation has to do, a multiplication and an addition counting two.
+
+    Matrix products of the projection, the blocks and the head's MLP; attention's two products over each image's
+    own tokens. Keys and values of the pooling head are not counted: folding its probe saves them.
+
+    Args:
+        model: ``width``, ``mlp_width``, ``depth`` and ``patch_values``.
+        lengths: Tokens of each image.
+    """
+    width, hidden, depth = model["width"], model["mlp_width"], model["depth"]
+    token = 2 * (model["patch_values"] * width + depth * (4 * width**2 + 2 * width * hidden))
+    image = 2 * (2 * width**2 + 2 * width * hidden)
+    attention = 4 * width * depth * sum(length**2 for length in lengths)
+    return (token * sum(lengths) + image * len(lengths) + attention) / 1e9

@@ -1,0 +1,176 @@
+"""The GPU suite, tiny and on the CPU: what it does with paths that run, differ, fail or are not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu_suite
+from benchmarks.gpu_suite import COMPILED, Run, _parity, _speed, filling, goals, measure
+from benchmarks.support.gpu_paths import Bound, GpuPath
+from benchmarks.support.gpu_report import render
+from benchmarks.support.mixes import Mix
+from benchmarks.support.work import useful_gflop
+from naflex_deploy.runtime.sessions import cuda_device
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("suite")
+    arguments = ["gpu_suite", "--device", "cpu", "--tiny", "-o", str(output)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", arguments)
+        gpu_suite.main()
+    assert "Executed on" in (output / "gpu_suite.md").read_text()
+    return json.loads((output / "gpu_suite.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_every_path_that_runs_here_computes_the_same(report: dict) -> None:  # type: ignore[type-arg]
+    parity = {row["name"]: row for row in report["parity"]}
+    assert {name: row["ours"] for name, row in parity.items()} == {
+        "transformers SDPA, padded fp32": False,
+        "torch packed, image by image fp32": False,
+        "onnxruntime fp32": True,
+    }
+    assert all(row["passed"] and row["max_error"] < 1e-5 for row in parity.values())
+
+
+def test_every_budget_and_mix_is_timed(report: dict) -> None:  # type: ignore[type-arg]
+    keys = {(row["mix"], row["budget"], row["name"]) for row in report["speed"]}
+    assert len(keys) == len(report["speed"]) == 3 * 2  # a document of 1024 tokens fits no pack as small
+    assert {budget for _, budget, _ in keys} == {128, 512}
+    for row in report["speed"]:
+        assert row["ms"] > 0
+        assert row["tokens"] <= row["budget"]
+        assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["ms"] * 1e3)
+    assert set(report["rates"]) == {"bf16", "fp16", "fp32"}
+
+
+def test_what_does_not_run_here_says_why(report: dict) -> None:  # type: ignore[type-arg]
+    reasons = {one["what"]: one["reason"] for one in report["left_out"]}
+    assert reasons["small, torch packed, varlen flash fp32"] == "flash attention over sequences needs a GPU"
+    assert reasons[f"small, {COMPILED} fp32"] == "torch.compile is compared on a GPU alone"
+    assert "timed on a GPU" in reasons["Triton kernels"]
+    assert report["executed"]["device"]
+    assert report["executed"]["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so the suite would measure it")
+def test_without_a_gpu_it_says_of_every_path_why_it_did_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu_suite", "-o", str(tmp_path)])
+    monkeypatch.setattr(cuda_device, "find", lambda: "there is no NVIDIA driver")
+    gpu_suite.main()
+    report = json.loads((tmp_path / "gpu_suite.json").read_text())
+    reasons = {one["what"]: one["reason"] for one in report["left_out"]}
+    for model in ("siglip2-base", "siglip2-so400m"):
+        assert "sees no GPU: there is no NVIDIA driver" in reasons[f"{model}, {COMPILED} bf16"]
+        assert "sees no GPU" in reasons[f"{model}, torch packed, varlen flash bf16"]
+        assert reasons[f"{model}, tensorrt bf16"].startswith("TensorRT is not installed")
+        assert reasons[f"{model}, tensorrt-rtx fp16"] == "there is no NVIDIA driver"
+        assert reasons[f"{model}, onnxruntime-cuda fp16"] == "there is no NVIDIA driver"
+    assert (report["parity"], report["speed"], report["goals"], report["rates"]) == ([], [], [], {})
+    table = capsys.readouterr().out
+    assert table == (tmp_path / "gpu_suite.md").read_text() + "\n"
+    assert table.startswith("Executed on there is no NVIDIA driver")
+    assert "Nothing was measured." in table
+    assert sum(line.startswith("- siglip2-so400m, ") for line in table.splitlines()) == 14
+
+
+def path(results: dict[str, np.ndarray], precision: str = "fp16", fails: bool = False) -> GpuPath:
+    def launch() -> None:
+        if fails:
+            raise RuntimeError("CUDA error: an illegal\nmemory access")
+
+    return GpuPath(precision, True, lambda images: Bound(launch, lambda: results))
+
+
+def test_a_path_that_differs_or_fails_is_not_timed() -> None:
+    run = Run("cpu", 1, 1e9)
+    right = {"tokens": np.eye(8, dtype=np.float32), "pooled": np.eye(2, 8, dtype=np.float32)}
+    wrong = right | {"tokens": right["tokens"] + 0.1}
+    paths = {"right": path(right), "wrong": path(wrong), "fails": path(right, fails=True)}
+    mix = Mix("mixed", "", ((2, 2),))
+    rows = _parity(run, "small", paths, lambda images: right, [mix], 8, 3)
+    assert {row["name"]: row["passed"] for row in rows} == {"right": True, "wrong": False}
+    assert list(paths) == ["right"]
+    said = {one["what"]: one["reason"] for one in run.left_out}
+    assert said["small, fails"] == "CUDA error: an illegal"
+    assert "of tokens 0.9" in said["small, wrong, timed"]
+
+
+def test_nothing_is_begun_when_time_is_up() -> None:
+    run = Run("cpu", 1, -1.0)
+    shape = {"width": 8, "mlp_width": 8, "depth": 1, "patch_values": 3}
+    mix = Mix("mixed", "", ((2, 2),))
+    assert _speed(run, "small", {"one": path({})}, mix, 8, mix, shape) == []
+    assert run.left_out[0]["what"] == "small, mixed, 8 tokens, one"
+    assert "out of time" in run.left_out[0]["reason"]
+    assert measure(Run("cpu", 1, -1.0), ["small"], [8], [""])["speed"] == []
+
+
+def test_packs_are_filled_and_never_above_their_budget() -> None:
+    mix = Mix("", "", ((2, 3), (1, 4)))
+    assert filling(mix, 20) == ((2, 3), (1, 4), (2, 3), (1, 4))
+    assert filling(mix, 15) == ((2, 3), (1, 4))
+    assert filling(mix, 5) == ()
+
+
+def test_goals_compare_the_best_of_ours_with_what_was_measured() -> None:
+    def row(name: str, ms: float, tflops: float, ours: bool, precision: str = "bf16") -> dict[str, object]:
+        same = {"model": "m", "mix": "mixed", "budget": 16, "images": 2, "tokens": 16, "padding": 0.5, "spread": 0.0}
+        return same | {
+            "name": name,
+            "ms": ms,
+            "tflops": tflops,
+            "ours": ours,
+            "precision": precision,
+            "tokens_per_second": 1.0,
+        }
+
+    rows = [
+        row(f"{COMPILED} bf16", 30.0, 200.0, False),
+        row("a", 15.0, 400.0, True),
+        row("b", 20.0, 300.0, True),
+        row("c", 1.0, 999.0, True, "fp32"),
+    ]
+    rates = {"bf16": 800.0}
+    found = goals({"models": {"m": {}}, "speed": rows, "rates": rates})
+    assert [(one["goal"], one["found"], one["by"]) for one in found] == [(0.6, 0.5, "a, mixed"), (1.5, 2.0, "a")]
+    executed = {"device": "Test GPU", "cpu": "c", "system": "s", "date": "d", "versions": {}}
+    kernel = {"kernel": "attention", "model": "m", "mix": "mixed", "name": "ours", "ms": 1.0, "error": 1e-3}
+    whole = SimpleNamespace(
+        executed=executed,
+        rates=rates,
+        goals=found,
+        parity=[],
+        engines=[{"model": "m", "name": "a", "attention": {"FLASH_ATTENTION": 2}, "placement": {}}],
+        speed=rows,
+        kernels=[kernel | {"tflops": 2.0, "reason": ""}, kernel | {"tflops": None, "reason": "no Triton"}],
+        left_out=[],
+        seconds=1.0,
+    )
+    table = render(vars(whole))
+    assert table.startswith("Executed on Test GPU")
+    for line in (
+        "goal 0.6: missed",
+        "goal 1.5: reached",
+        "| **a** | 15.00 |",
+        "| 50% |",
+        "FLASH_ATTENTION 2",
+        "no Triton",
+    ):
+        assert line in table
+
+
+def test_useful_work_grows_with_the_square_of_an_image() -> None:
+    shape = {"width": 10, "mlp_width": 20, "depth": 3, "patch_values": 7}
+    by_hand = 2 * (7 * 10 + 3 * (4 * 100 + 2 * 10 * 20)) * 8 + 2 * (2 * 100 + 400) * 2 + 4 * 10 * 3 * (9 + 25)
+    assert useful_gflop(shape, [3, 5]) == pytest.approx(by_hand / 1e9)
