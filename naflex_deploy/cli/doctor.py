@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import click
 
 from naflex_deploy import __version__
 from naflex_deploy.cli.terminal import json_option, print_json, print_table, reports_errors
+from naflex_deploy.core.errors import BundleError
 from naflex_deploy.core.machine import cpu_flags, cpu_name, system_name
-from naflex_deploy.runtime.sessions import cuda_device, tensorrt_compatibility, tensorrt_library
+from naflex_deploy.runtime.bundle import Bundle, Candidate
+from naflex_deploy.runtime.sessions import cuda_device, cuda_provider, tensorrt_compatibility, tensorrt_library
 
 EXTRAS = {
     "build": ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "polygraphy", "safetensors", "huggingface-hub"),
@@ -21,11 +24,15 @@ Row = tuple[str, str, str]
 
 
 @click.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @json_option
 @reports_errors
-def command(as_json: bool) -> None:
-    """Show what this machine can do: versions, hardware, engines, and what to do about what is missing."""
-    rows = [*_system(), *_runtime(), *_extras()]
+def command(bundle: Path | None, as_json: bool) -> None:
+    """Show what this machine can do: versions, hardware, engines, and what to do about what is missing.
+
+    With a BUNDLE, also which of its variants are sound and run here.
+    """
+    rows = [*_system(), *_runtime(), *_extras(), *(_variants(bundle) if bundle else [])]
     if as_json:
         print_json("doctor", checks=[dict(zip(("what", "found", "remedy"), row, strict=True)) for row in rows])
     else:
@@ -43,8 +50,14 @@ def _system() -> list[Row]:
         ("system", system_name(), ""),
         ("cpu", cpu_name(), ""),
         ("cpu instructions", " ".join(flags) or "unknown", remedy if flags else ""),
-        ("gpu", str(gpu), "engines for TensorRT-RTX can be built here, not run" if isinstance(gpu, str) else ""),
+        ("gpu", str(gpu), _gpu_remedy(gpu)),
     ]
+
+
+def _gpu_remedy(gpu: cuda_device.Device | str) -> str:
+    if isinstance(gpu, str):
+        return "engines for TensorRT-RTX and graphs for ONNX Runtime on a GPU can be built here, not run"
+    return "it has no bf16: --precision fp16" if gpu.sm == "sm75" else ""
 
 
 def _runtime() -> list[Row]:
@@ -53,8 +66,14 @@ def _runtime() -> list[Row]:
     providers = ", ".join(onnxruntime.get_available_providers())
     return [
         ("onnxruntime", f"{onnxruntime.__version__} ({providers})", ""),
+        (cuda_provider.BACKEND, *_cuda(cuda_provider.no_machine())),
         *(_tensorrt(backend) for backend in tensorrt_library.MODULES),
+        _plugins(),
     ]
+
+
+def _cuda(reason: str | None) -> tuple[str, str]:
+    return ("unavailable", f"runs no engine here: {reason}") if reason else ("available", "")
 
 
 def _tensorrt(backend: str) -> Row:
@@ -62,6 +81,28 @@ def _tensorrt(backend: str) -> Row:
     if number is None:
         return (backend, "not installed", f"pip install 'naflex-deploy[{backend}]'")
     return (backend, number, f"runs no engine here: {reason}" if reason else "")
+
+
+def _plugins() -> Row:
+    number, compiler = tensorrt_library.installed("tensorrt"), _version("triton")
+    what = "plugins for tensorrt"
+    if number is None or compiler is None:
+        missing = " and ".join(name for name, found in (("tensorrt", number), ("triton", compiler)) if found is None)
+        return (what, "unavailable", f"they need {missing}; without them engine.tensorrt.attention = 'auto' builds")
+    return (what, f"triton {compiler}, tensorrt {number}", "")
+
+
+def _variants(path: Path) -> list[Row]:
+    bundle = Bundle.open(path)
+    return [(f"variant {one.variant.name}", *_variant(bundle, one)) for one in bundle.candidates()]
+
+
+def _variant(bundle: Bundle, candidate: Candidate) -> tuple[str, str]:
+    try:
+        bundle.check(bundle.files_of(candidate.variant))
+    except BundleError as error:
+        return ("damaged", f"{error.message}; {error.hint}")
+    return ("does not run here", candidate.rejected) if candidate.rejected else ("runs here", "")
 
 
 def _extras() -> list[Row]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -107,15 +108,8 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
 
 
 def _print_graph(variant: Variant) -> None:
-    """What each pass did, and the operators before and after all of them."""
-    print_table(
-        f"passes of {variant.name}",
-        ["pass", "changed", "refused"],
-        [
-            [p["pass"], p["changed"], "; ".join(f"{node}: {why}" for node, why in p["refused"].items())]
-            for p in variant.passes
-        ],
-    )
+    """What each pass did, the operators before and after all of them, and what a builder told of its engine."""
+    print_table(f"passes of {variant.name}", ["pass", "changed", "refused"], [_pass(done) for done in variant.passes])
     operators = variant.build.get("operators")
     if operators:
         portable, lowered = operators["portable"], operators["lowered"]
@@ -124,6 +118,26 @@ def _print_graph(variant: Variant) -> None:
             ["operator", "portable", "lowered"],
             [[name, portable.get(name, 0), lowered.get(name, 0)] for name in {**portable, **lowered}],
         )
+    built = variant.build.get("profiles")
+    if built:
+        print_table(
+            f"optimization profiles of {variant.name}, as its builder logged them",
+            ["sizes", "activations", "layers", "fused attentions"],
+            [_profile(sizes, told) for sizes, told in zip(variant.profiles, built, strict=True)],
+        )
+
+
+def _pass(done: Mapping[str, Any]) -> list[object]:
+    refused = done.get("refused", "")
+    if isinstance(refused, Mapping):
+        refused = "; ".join(f"{node}: {why}" for node, why in refused.items())
+    name = " ".join(str(done[key]) for key in ("pass", "form", "precision") if key in done)
+    return [name, done.get("changed", ""), refused]
+
+
+def _profile(sizes: Mapping[str, int], told: Mapping[str, Any]) -> list[object]:
+    shown = ", ".join(f"{size} {name.replace('_', ' ')}" for name, size in sizes.items())
+    return [shown, f"{told['activation_bytes'] / 1e6:.1f} MB", told["layers"], told["fused_attentions"]]
 
 
 def _print_labels(labels: Sequence[str]) -> None:

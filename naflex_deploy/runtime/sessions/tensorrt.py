@@ -23,8 +23,9 @@ from naflex_deploy.core.manifest import InputSpec, OutputSpec, Variant
 from naflex_deploy.core.pack import Pack, Role
 from naflex_deploy.core.rows import lay_rows
 from naflex_deploy.runtime.sessions import Outputs
-from naflex_deploy.runtime.sessions.tensorrt_compatibility import REBUILD, check_plan
+from naflex_deploy.runtime.sessions.tensorrt_compatibility import check_plan
 from naflex_deploy.runtime.sessions.tensorrt_library import MODULES, NAMES
+from naflex_deploy.runtime.sessions.tensorrt_plan import REBUILD
 from naflex_deploy.runtime.sessions.tensorrt_shapes import Sizes, choose_profile, shape_of
 
 LANES = 2

@@ -8,24 +8,33 @@ from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.sessions import cuda_device, tensorrt_library
 from naflex_deploy.runtime.sessions.tensorrt_library import NAMES
-from naflex_deploy.runtime.sessions.tensorrt_plan import TARGETS, PlanHeader
+from naflex_deploy.runtime.sessions.tensorrt_plan import REBUILD, TARGETS, PlanHeader, refuse_foreign
 
 AMPERE_ON = "ampere+"
 """Target of an engine built for every architecture that the library has from Ampere on."""
-
-REBUILD = "make this variant again on this machine: naflex-deploy bundle rebuild"
 
 
 def no_machine(backend: str) -> str | None:
     """Why this machine runs no engine of a backend at all."""
     if reason := tensorrt_library.missing(backend):
         return reason
-    device = cuda_device.find()
+    device = find_device(backend)
     if isinstance(device, str):
         return device
     if backend == "tensorrt-rtx" and device.sm not in TARGETS:
         return f"TensorRT-RTX has no {device.sm} ({device.name}), only {', '.join(TARGETS)}"
     return None
+
+
+def find_device(backend: str) -> cuda_device.Device | str:
+    """The GPU, or why a library has none: there is none, or its driver is older than what the library was made for."""
+    device, needed = cuda_device.find(), tensorrt_library.cuda_needed(backend)
+    if isinstance(device, str) or needed is None or int(device.driver.partition(".")[0]) >= needed:
+        return device
+    return (
+        f"{NAMES[backend]} was made for CUDA {needed}, found a driver for CUDA {device.driver} "
+        "(CUDA calls it error 35): update the driver"
+    )
 
 
 def cannot_run(variant: Variant) -> str | None:
@@ -35,7 +44,7 @@ def cannot_run(variant: Variant) -> str | None:
     built, here = variant.versions.get(variant.backend), tensorrt_library.installed(variant.backend)
     if built != here:
         return f"it needs {NAMES[variant.backend]} {built}, found {here}"
-    device = cuda_device.find()
+    device = find_device(variant.backend)
     if isinstance(device, str):
         return device
     targets = tuple(TARGETS)[1:] if variant.target == AMPERE_ON else tuple(variant.target.split("+"))
@@ -61,7 +70,8 @@ def check_plan(path: Path, variant: Variant) -> None:
     """
     if reason := cannot_run(variant):
         raise IncompatibleError(f"variant '{variant.name}' cannot run here: {reason}", hint=REBUILD)
-    if variant.backend != "tensorrt-rtx":
+    if variant.backend == "tensorrt":
+        refuse_foreign(path)
         return
     header = PlanHeader.read(path)
     built, device = variant.versions[variant.backend], cuda_device.find()

@@ -9,6 +9,8 @@ from pathlib import Path
 from naflex_deploy.core.errors import BundleError, IncompatibleError
 
 MAGIC = b"vtrt"
+REBUILD = "make this variant again on this machine: naflex-deploy bundle rebuild"
+
 LENGTH = 64
 """Bytes of the header that are read."""
 
@@ -44,7 +46,7 @@ class PlanHeader:
         if len(data) < LENGTH or data[:4] != MAGIC:
             raise IncompatibleError(
                 f"{source}: expected a TensorRT-RTX plan, found {_kind(data)}",
-                hint="make this variant again: naflex-deploy bundle rebuild",
+                hint=REBUILD,
             )
         (size,) = struct.unpack_from("<Q", data, 0x10)
         numbers = struct.unpack_from("<4B", data, 0x18)
@@ -69,7 +71,21 @@ class PlanHeader:
         return header
 
 
+def refuse_foreign(path: Path) -> None:
+    """Refuse what cannot be a plan of TensorRT, whose own header is not documented.
+
+    Raises:
+        IncompatibleError: It is empty, or a plan of TensorRT-RTX.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(LENGTH)
+    if not data or data[:4] == MAGIC:
+        raise IncompatibleError(f"{path}: expected a TensorRT plan, found {_kind(data)}", hint=REBUILD)
+
+
 def _kind(data: bytes) -> str:
     if not data:
         return "an empty file"
+    if data[:4] == MAGIC:
+        return "a plan of TensorRT-RTX"
     return "a plan of TensorRT" if data[1:4] == b"trt" and data[:1] in b"fp" else "something else"

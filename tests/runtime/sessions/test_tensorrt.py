@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from naflex_deploy.build.lower.tensorrt import write_lowered
 from naflex_deploy.core.errors import BundleError, IncompatibleError, UsageError
 from naflex_deploy.core.manifest import Variant
-from naflex_deploy.runtime.sessions import cannot_run, cuda_device, executed_by, open_session, tensorrt_library
+from naflex_deploy.runtime.sessions import (
+    cannot_run,
+    cuda_device,
+    executed_by,
+    open_session,
+    tensorrt_compatibility,
+    tensorrt_library,
+)
 from naflex_deploy.runtime.sessions.cuda_device import Device
 from naflex_deploy.runtime.sessions.tensorrt import LANES, TensorRTSession
 from naflex_deploy.runtime.sessions.tensorrt_plan import TARGETS, PlanHeader
@@ -62,6 +69,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Prepare:
         monkeypatch.setitem(sys.modules, "cuda.core", machine.cuda_core())
         monkeypatch.setitem(sys.modules, "cuda.core.utils", machine.utils())
         monkeypatch.setattr(tensorrt_library, "installed", lambda backend: "1.7.1.116")
+        monkeypatch.setattr(tensorrt_library, "cuda_needed", lambda backend: 13)
         monkeypatch.setattr(cuda_device, "find", lambda: Device("Test GPU", "sm89", 8 * 10**9, "13.0"))
         return plan, variant, machine
 
@@ -165,6 +173,10 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch, plan: Path) -> None:
     monkeypatch.setattr(cuda_device, "find", lambda: Device("Tiny", "sm89", 10**6, "13.0"))
 
 
+def old_driver(monkeypatch: pytest.MonkeyPatch, plan: Path) -> None:
+    monkeypatch.setattr(cuda_device, "find", lambda: Device("Test GPU", "sm89", 8 * 10**9, "12.9"))
+
+
 def other_version(monkeypatch: pytest.MonkeyPatch, plan: Path) -> None:
     monkeypatch.setattr(tensorrt_library, "installed", lambda backend: "1.6.0.1")
 
@@ -197,6 +209,7 @@ def rebuilt_for_another(monkeypatch: pytest.MonkeyPatch, plan: Path) -> None:
     ("spoil", "said"),
     [
         (no_gpu, "there is no NVIDIA driver"),
+        (old_driver, "was made for CUDA 13, found a driver for CUDA 12.9 .*error 35"),
         (other_gpu, r"built for sm89, found sm90 \(H200\)"),
         (small_gpu, r"needs 0.0 GB of GPU memory, found 0.0 GB \(Tiny\)"),
         (other_version, r"needs TensorRT-RTX 1.7.1.116, found 1.6.0.1"),
@@ -218,6 +231,25 @@ def test_what_does_not_fit_is_refused_before_it_is_deserialised(
     assert caught.value.code == 4
     assert "bundle rebuild" in caught.value.hint or isinstance(caught.value, BundleError)
     assert machine.deserialized == 0
+
+
+def test_a_plan_of_the_other_library_is_refused(prepare: Prepare) -> None:
+    plan, variant, machine = prepare()
+    other = variant.model_copy(update={"backend": "tensorrt", "versions": {"tensorrt": "1.7.1.116"}})
+    for data, said in ((plan.read_bytes(), "found a plan of TensorRT-RTX"), (b"", "found an empty file")):
+        plan.write_bytes(data)
+        with pytest.raises(IncompatibleError, match=f"expected a TensorRT plan, {said}"):
+            open_session(plan.parent, other)
+    assert machine.deserialized == 0
+
+
+def test_the_cuda_that_a_library_was_made_for_is_told_by_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tensorrt_library.cuda_needed("tensorrt-rtx") == 13
+    assert tensorrt_library.cuda_needed("tensorrt") is None
+    monkeypatch.setattr(cuda_device, "find", lambda: Device("A10", "sm86", 10**10, "13.0"))
+    assert tensorrt_compatibility.no_machine("tensorrt-rtx") is None
+    monkeypatch.setattr(cuda_device, "find", lambda: Device("A10", "sm86", 10**10, "12.9"))
+    assert "update the driver" in (tensorrt_compatibility.no_machine("tensorrt-rtx") or "")
 
 
 def test_a_plan_that_does_not_load_says_why(prepare: Prepare) -> None:
