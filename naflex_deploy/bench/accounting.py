@@ -9,7 +9,8 @@ import numpy as np
 
 from naflex_deploy.bench.recording import PackRun
 from naflex_deploy.core.manifest import Variant
-from naflex_deploy.core.pack import Pack
+from naflex_deploy.core.pack import Pack, Role
+from naflex_deploy.core.rows import row_views
 from naflex_deploy.runtime.sessions.tensorrt_shapes import choose_profile
 
 
@@ -72,14 +73,16 @@ def _of_pack(run: PackRun, variant: Variant, patch_share: float) -> Allocation:
 def computed(pack: Pack, variant: Variant) -> tuple[int, float]:
     """Tokens and attention scores (a layer and head) that an engine computes for a pack.
 
-    ONNX Runtime takes packs as they are and attends within images. TensorRT rounds up to an optimization profile;
-    its segment form has scores of all tokens with all, its rows form of each row, its packed form of each image.
+    ONNX Runtime takes packs as they are and attends within images, or along the rows that it has them laid into.
+    TensorRT rounds up to an optimization profile; its segment form has scores of all tokens with all, its rows form
+    of each row, its packed form and our plugin of each image.
     """
     own = float((np.diff(pack.offsets) ** 2).sum())
     if not variant.profiles:
-        return pack.tokens, own
+        rows = row_views(pack, (spec.role for spec in variant.inputs)).get(Role.PAD_INDEX)
+        return pack.tokens, own if rows is None else float(rows.size * rows.shape[1])
     sizes = variant.profiles[choose_profile(pack, variant.profiles)]
-    if attention_form(variant) == "packed":
+    if attention_form(variant) in ("packed", "plugin"):
         return sizes["tokens"], own
     return sizes["tokens"], float(sizes.get("rows", 1) * sizes.get("row_tokens", sizes["tokens"]) ** 2)
 

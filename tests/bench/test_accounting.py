@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from naflex_deploy.bench.accounting import allocation, computed, filled_share
 from naflex_deploy.bench.recording import PackRun, RecordedSession, recorded
-from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.core.manifest import InputSpec
+from naflex_deploy.core.pack import Pack, Patches, Role
 from naflex_deploy.core.rows import lay_rows, rows_needed
 from naflex_deploy.runtime.fit import plan_fit
 from naflex_deploy.runtime.sessions import SideBySide
@@ -33,6 +34,10 @@ FIXED = {
         backend="tensorrt", budgets=[16, 64], profiles=[{"tokens": 16, "images": 8}, {"tokens": 64, "images": 8}],
         passes=[{**ATTENTION, "form": "packed"}],
     ),
+    "plugin": variant(
+        backend="tensorrt", budgets=[64], profiles=[{"tokens": 64, "images": 8}],
+        passes=[{**ATTENTION, "form": "plugin"}],
+    ),
     "rows": variant(
         backend="tensorrt-rtx", budgets=[16, 64],
         profiles=[
@@ -50,12 +55,20 @@ def test_an_engine_of_any_shape_computes_what_it_is_given():
     assert computed(pack((2, 3), tokens=16), variant()) == (16, 36)
 
 
+def test_an_engine_that_has_images_laid_into_rows_computes_whole_rows():
+    """16 and 12 tokens share no row of 16; 10 and 6 do."""
+    laid = variant(inputs=[InputSpec(role=Role.PAD_INDEX, dtype="int32", shape=["rows", "row_tokens"])])
+    assert computed(pack((4, 4), (3, 4)), laid) == (28, 2 * 16**2)
+    assert computed(pack((4, 4), (2, 5), (2, 3)), laid) == (32, 2 * 16**2)
+
+
 @pytest.mark.parametrize(
     ("form", "grids", "tokens", "scores"),
     [
         ("segment", [(2, 3)], 16, 16**2),
         ("segment", [(2, 3), (4, 4)], 64, 64**2),
         ("packed", [(2, 3), (4, 4)], 64, 6**2 + 16**2),
+        ("plugin", [(2, 3), (4, 4)], 64, 6**2 + 16**2),
         ("rows", [(2, 3), (4, 2)], 16, 16**2),
         ("rows", [(3, 4), (3, 4)], 64, rows_needed(64, 12) * 12**2),
         ("rows", [(3, 4), (4, 4)], 64, rows_needed(64, 40) * 40**2),
