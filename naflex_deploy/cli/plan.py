@@ -21,6 +21,9 @@ from naflex_deploy.core.errors import MissingExtraError, UsageError
 from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.core.profile import Profile
 
+RELIABLE = 0.10
+"""Largest error of predictions on budgets that were left out, as a share, which needs no warning."""
+
 
 @click.command()
 @profile_options
@@ -115,6 +118,8 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
         f"a pack costs {1e3 * model.call:.3f} ms, {1e3 * model.image:.3f} ms an image, {1e6 * model.token:.3f} us a "
         f"token, {1e9 * model.score:.3f} ns for each of Σ L²; within {found.cost.error:.1%} on budgets left out"
     )
+    if found.cost.error > RELIABLE:
+        err.print("[bold yellow]warning:[/] packs are predicted badly: tune on a machine on which nothing else runs")
     if found.rejected:
         out.print(f"{found.rejected} sizes are refused by the profile and were left out")
     if found.measured is None:

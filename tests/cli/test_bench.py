@@ -198,6 +198,8 @@ def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_p
     printed = run("plan", *arguments, "--force")
     assert printed.exit_code == 0, printed.output
     assert "a pack costs" in printed.stdout
+    badly = float(printed.stdout.split("; within ")[1].split("%")[0]) > 10
+    assert ("packs are predicted badly" in printed.stderr) == badly
     assert run("plan", "--profile", output, "--backend", "onnxruntime").exit_code == 0
 
 
