@@ -198,7 +198,8 @@ class Engine:
                     yield from self._start(members, outputs, packs, pool, running)
                     packs += 1
                 pending = sum(map(self._tokens, window))
-        side_by_side = self._even(window, pending) if packs or self._worker_is_loaded else None
+        even = self._workers > 1 and (packs > 0 or self._worker_is_loaded)
+        side_by_side = self._even(window, pending) if even else None
         for members in side_by_side or self._packs(window):
             if packs or side_by_side:
                 yield from self._start(members, outputs, packs, pool, running)

@@ -289,6 +289,13 @@ def tiled_engine(session: Means, **image: object) -> Engine:
     return Engine(session, manifest.model_copy(update={"config": config}), a_variant())
 
 
+def test_all_packs_but_the_last_of_a_stream_are_full_where_they_run_one_by_one() -> None:
+    session = Means()
+    engine = tiled_engine(session, fit="shrink-only")
+    assert len(list(engine.stream([flat(3, side=16)] * 33))) == 33
+    assert session.packs == [4] * 8 + [1]
+
+
 def test_a_page_gives_its_whole_and_its_tiles_keyed_by_box() -> None:
     page = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     results = list(tiled_engine(Means()).stream([flat(3), page], ("pooled", "tokens")))

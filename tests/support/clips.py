@@ -33,8 +33,8 @@ def clip(
         stream.codec_context.time_base = time_base
         stream.codec_context.qmin = stream.codec_context.qmax = 2
         for number, tick in enumerate(ticks):
-            grey = np.full((size[1], size[0], 3), 10 + STEP * number, np.uint8)
-            frame = av.VideoFrame.from_ndarray(grey if pictures is None else pictures[number], "rgb24")
+            shade = (size[1], size[0], 3), 10 + STEP * number, np.uint8
+            frame = av.VideoFrame.from_ndarray(pictures[number] if pictures else np.full(*shade), "rgb24")
             frame.pts, frame.time_base = tick, time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
