@@ -37,3 +37,17 @@ def cpu_flags() -> list[str]:
 def system_name() -> str:
     """Operating system, its version, and Python's."""
     return f"{platform.system()} {platform.release()}, Python {sys.version.split()[0]}"
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory that this program held at most.
+
+    The kernel's usual counter also knows of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -6,7 +6,6 @@ ONNX Runtime arranges them for its products.
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.machine import peak_memory
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack, Patches, Role
 from naflex_deploy.runtime.sessions import open_session
@@ -48,15 +48,6 @@ def _run(bundle: Path, variant: Variant, prefix: int) -> None:
     session.run(Pack.of([patches], prefix=prefix), [output.name for output in variant.outputs])
 
 
-def _peak() -> int:
-    """Of this program alone: the usual counter also knows of the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 if __name__ == "__main__":
     _run(Path(sys.argv[1]), Variant.model_validate_json(sys.stdin.read()), int(sys.argv[2]))
-    print(_peak())
+    print(peak_memory())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +25,8 @@ from polygraphy.backend.trt import (
 from polygraphy.backend.trt import Profile as OptimizationProfile
 from polygraphy.logger import G_LOGGER
 from polygraphy.mod.trt_importer import lazy_import_trt
+
+from naflex_deploy.core.machine import peak_memory
 
 trt: Any = lazy_import_trt()
 
@@ -131,7 +132,7 @@ def main() -> None:
             os.chdir(Path(order["graph"]).parent)  # so that no path's length moves what is allocated after it
             order["graph"] = Path(order["graph"]).name
             Path(order["plan"]).write_bytes(build(order, messages))
-            answer = f"built {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}"
+            answer = f"built {peak_memory()}"
         except Exception as error:  # the parent turns whatever it was into one line
             messages.append(("ERROR", f"{type(error).__name__}: {error}"))
         Path(order["log"]).write_text("".join(f"{json.dumps(message)}\n" for message in messages))
