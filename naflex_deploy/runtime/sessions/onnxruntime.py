@@ -50,7 +50,7 @@ class OnnxRuntimeSession:
             ) from None
         self._inputs = variant.inputs
         self._loading = Lock()
-        self._worker = self if self._threads == 1 else None
+        self._worker: OnnxRuntimeSession | None = None
 
     @property
     def workers(self) -> int:
@@ -59,6 +59,8 @@ class OnnxRuntimeSession:
 
     def worker(self) -> OnnxRuntimeSession:
         """The same graph with one thread a call: several packs at once waste no time waiting for each other."""
+        if self._threads == 1:
+            return self
         with self._loading:
             if self._worker is None:
                 self._worker = OnnxRuntimeSession(self._model, self._variant, 1, self._weights)
@@ -67,7 +69,7 @@ class OnnxRuntimeSession:
     @property
     def worker_is_loaded(self) -> bool:
         """Whether `worker` was asked for already."""
-        return self._worker is not None
+        return self._threads == 1 or self._worker is not None
 
     def run(self, pack: Pack, outputs: Sequence[str]) -> Outputs:
         feeds = {spec.role.value: pack.view(spec.role) for spec in self._inputs}

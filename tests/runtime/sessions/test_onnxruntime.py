@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +70,9 @@ def test_a_session_can_run_packs_side_by_side(bundle: Path) -> None:
     assert session.worker_is_loaded
     single = session_of(bundle, 1)
     assert single.worker() is single
+    gone = weakref.ref(single)
+    del single
+    assert gone() is None  # nothing refers back to it: its memory goes at once, not when garbage is collected
 
 
 def test_short_lists_get_all_cores_and_long_ones_a_core_a_pack(bundle: Path) -> None:
