@@ -49,7 +49,7 @@ from naflex_deploy.build.lower import LOWERINGS
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.machine import cpu_name, system_name
 from naflex_deploy.core.pack import Patches
-from naflex_deploy.runtime.golden import cosine
+from naflex_deploy.runtime.figures import cosine
 from naflex_deploy.runtime.sessions import cuda_device
 
 GATES = {"fp32": (0.99999, 0.99999), "fp16": (0.9999, 0.9995), "bf16": (0.9999, 0.9995)}

@@ -104,10 +104,9 @@ def _makers(source: Any, graphs: c.Graphs, threads: int, *, with_compile: bool) 
             found[f"OpenVINO {precision}, a stream a core"] = partial(
                 c.openvino, graphs, threads, precision, streams=threads
             )
-    found["naflex-deploy fp32, one by one"] = partial(c.ours, graphs, threads, "one by one")
-    found["naflex-deploy fp32, packed"] = partial(c.ours, graphs, threads, "packed")
-    if threads > 1:
-        found["naflex-deploy fp32, side by side"] = partial(c.ours, graphs, threads, "side by side")
+    for precision in ("fp32", "int8"):
+        for layout in ("one by one", "packed", *(["side by side"] if threads > 1 else [])):
+            found[f"naflex-deploy {precision}, {layout}"] = partial(c.ours, graphs, threads, layout, precision)
     return found
 
 
@@ -210,15 +209,20 @@ def render(report: dict[str, Any]) -> str:
 
 
 def headline(mix: dict[str, Any]) -> str:
-    """Ours against the strongest of the others, for each precision."""
-    mine = max((row for row in mix["rows"] if row["ours"]), key=lambda row: row["ratio"], default=None)
-    parts = []
-    for precision in ("fp32", "bf16", "int8"):
-        others = [row for row in mix["rows"] if not row["ours"] and row["precision"] == precision]
-        if mine and others:
-            best = max(others, key=lambda row: row["ratio"])
-            parts.append(f"{mine['ratio'] / best['ratio']:.2f}× {best['name']}")
-    return f"{mine['name']}: {', '.join(parts)}." if mine else ""
+    """Ours of each precision against the strongest of the others of each, and int8 against our fp32."""
+
+    def best(precision: str, *, ours: bool) -> dict[str, Any] | None:
+        rows = [row for row in mix["rows"] if row["ours"] == ours and row["precision"] == precision]
+        return max(rows, key=lambda row: row["ratio"], default=None)
+
+    sentences = []
+    for own in ("fp32", "int8"):
+        rivals = [best(precision, ours=False) for precision in ("fp32", "bf16", "int8")]
+        rivals += [best("fp32", ours=True)] if own == "int8" else []
+        if mine := best(own, ours=True):
+            parts = [f"{mine['ratio'] / row['ratio']:.2f}× {row['name']}" for row in rivals if row]
+            sentences.append(f"{mine['name']}: {', '.join(parts)}.")
+    return " ".join(sentences)
 
 
 def _machine() -> dict[str, Any]:

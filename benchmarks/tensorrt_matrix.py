@@ -20,6 +20,10 @@ from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
 from naflex_deploy.build.export import export
 from naflex_deploy.build.lower.tensorrt import check_header, make_request, write_lowered
 from naflex_deploy.build.lower.tensorrt_process import Built, Request, run_all
+from naflex_deploy.build.lower.tensorrt_quantize import KINDS
+from naflex_deploy.build.passes.graphs import read
+from naflex_deploy.build.quantize.layers import groups
+from naflex_deploy.build.quantize.quantization import plain
 from naflex_deploy.runtime.sessions import tensorrt_library
 from naflex_deploy.runtime.sessions.tensorrt_plan import TARGETS
 
@@ -33,7 +37,6 @@ PAGE = Path(__file__).parent.parent / "docs" / "tensorrt.md"
 BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
 
 SMALL = Architecture(64, 1, 2, 128, 4, Positions((4, 4)))
-LAYERS = ("query", "key", "value", "out", "mlp.fc1", "mlp.fc2")
 
 Row = tuple[str, str]
 """Form and precision."""
@@ -68,8 +71,13 @@ def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
 
 def _request(cell: Cell, folder: Path) -> Request:
     graph = folder / f"{cell.form}-{cell.precision}.onnx"
-    amax = {f"blocks.0.{layer}.input": 8.0 for layer in LAYERS}
-    inputs, _ = write_lowered(folder / "portable.onnx", graph, cell.form, cell.precision, amax)
+    portable = folder / "portable.onnx"
+    quantization = None
+    if cell.precision in KINDS:
+        model = read(portable)
+        sites = {group.site: (-8.0, 8.0) for group in groups(model) if group.site.startswith("blocks.")}
+        quantization = plain(model, sites, KINDS[cell.precision])
+    inputs, _ = write_lowered(portable, graph, cell.form, cell.precision, quantization)
     sizes = [{"tokens": tokens, "images": 8, "rows": 4, "row_tokens": 64} for tokens in BUDGETS[: cell.budgets]]
     targets = () if cell.target == DEFAULT else (cell.target,)
     return make_request(BACKEND, graph, folder / "engine.plan", inputs, sizes, targets, cell.precision)

@@ -32,6 +32,7 @@ def build(
     lora: str | PathLike[str] | None = None,
     labels: str | PathLike[str] | None = None,
     text: bool = False,
+    calibration: str | PathLike[str] | None = None,
     force: bool = False,
     report: Callable[[str], None] = lambda step: None,
 ) -> Manifest:
@@ -45,6 +46,7 @@ def build(
         lora: A directory as peft saves a LoRA adapter, to be merged into the weights.
         labels: A file with a text a line, which become the classes of a two-tower model.
         text: Put the text tower into the bundle too, for `Engine.text`.
+        calibration: What ``naflex-deploy calibrate`` wrote; int8 and fp8 need it.
         force: Replace a bundle that is there.
         report: Called with a line at the start of each step.
 
@@ -67,6 +69,7 @@ def build(
         lora=Path(lora) if lora else None,
         labels=Path(labels) if labels else None,
         text=text,
+        calibration=Path(calibration) if calibration else None,
         force=force,
         report=report,
     )

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,15 @@ import tests.conftest  # noqa: F401  makes transformers importable beside any bu
 
 from transformers import Siglip2VisionConfig, Siglip2VisionModel  # isort: skip
 
+from benchmarks.support.calibration import observed
+from benchmarks.support.mixes import mixes
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.export import export
 from naflex_deploy.build.lower import onnxruntime as lowering
+from naflex_deploy.build.lower.task import Task
+from naflex_deploy.build.quantize.spec import QuantSpec
 from naflex_deploy.core.config import resolve
+from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.crew import balanced
 from naflex_deploy.runtime.packer import pack_lengths
@@ -194,21 +200,37 @@ class Graphs:
         checkpoint = checkpoints.read(source)
         self.portable = self.folder / "portable.onnx"
         export(checkpoint.model(("pooled",)), self.portable)
-        self.variant = lowering.lower(
-            self.portable, self.folder / "variants", resolve("photo", environment={}).profile, "fp32"
-        )
+        self.variant = self._lowered("fp32")
         self.single = self.folder / "single.onnx"
         export(checkpoint.model(("pooled",), plain_attention), self.single)
 
+    @cached_property
+    def int8(self) -> Variant:
+        """Calibrated on `samples`."""
+        images = self.samples
+        return self._lowered("int8", QuantSpec({}, "percentile", 0, (), observed(self.portable, images), (), images))
 
-def ours(graphs: Graphs, threads: int, layout: str) -> Contender:
+    @property
+    def samples(self) -> tuple[Patches, ...]:
+        """Images of the kind that is timed, and other ones."""
+        (mixed,) = (mix for mix in mixes() if mix.name == "mixed")
+        return tuple(mixed.images(int(self.variant.inputs[0].shape[1]), seed=1))
+
+    def _lowered(self, precision: str, calibration: QuantSpec | None = None) -> Variant:
+        profile = resolve("photo", environment={}).profile
+        task = Task(self.portable, self.folder / "variants", profile, precision, calibration=calibration)
+        return lowering.lower(task)
+
+
+def ours(graphs: Graphs, threads: int, layout: str, precision: str = "fp32") -> Contender:
     """This project's engine, from packing on.
 
     Args:
         layout: ``packed``: all cores on each pack. ``side by side``: packs of equal size, a core each.
             ``one by one``: all cores on each image.
     """
-    session = OnnxRuntimeSession(graphs.folder / graphs.variant.model, graphs.variant, threads, graphs.folder)
+    variant = graphs.int8 if precision == "int8" else graphs.variant
+    session = OnnxRuntimeSession(graphs.folder / variant.model, variant, threads, graphs.folder)
     worker = session.worker() if layout == "side by side" else session
     pool = ThreadPoolExecutor(threads)
 
@@ -238,7 +260,7 @@ def ours(graphs: Graphs, threads: int, layout: str) -> Contender:
 
         return call
 
-    return Contender("fp32", True, bind)
+    return Contender(precision, True, bind)
 
 
 def naive(source: Siglip2VisionModel, threads: int) -> Contender:
@@ -309,9 +331,6 @@ def _feeds(image: Patches, names: Sequence[str]) -> dict[str, npt.NDArray[np.gen
 def _quantized(graph: object, graphs: Graphs) -> object:
     import nncf
 
-    rng = np.random.default_rng(1)
     names = [port.get_any_name() for port in graph.inputs]  # type: ignore[attr-defined]
-    width = graphs.variant.inputs[0].shape[1]
-    images = [Patches(rng.integers(0, 256, (64, int(width)), dtype=np.uint8), (8, 8)) for _ in range(8)]
-    samples = nncf.Dataset([_feeds(image, names) for image in images])
-    return nncf.quantize(graph, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images))
+    samples = nncf.Dataset([_feeds(image, names) for image in graphs.samples])
+    return nncf.quantize(graph, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(graphs.samples))

@@ -23,11 +23,13 @@ from naflex_deploy.build.export import export, input_specs, output_specs
 from naflex_deploy.build.golden import make_golden
 from naflex_deploy.build.head import make_head
 from naflex_deploy.build.lower import choose
-from naflex_deploy.build.lower.task import Task
+from naflex_deploy.build.lower.task import EIGHT_BITS, Task, missing_calibration
+from naflex_deploy.build.quantize.spec import QuantSpec, numbered
+from naflex_deploy.build.quantize.subject import subject_of
 from naflex_deploy.build.text import add_text
 from naflex_deploy.build.zero_shot import read_labels, with_labels
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import GateError
+from naflex_deploy.core.errors import GateError, UsageError
 from naflex_deploy.core.files import new_directory
 from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, FileEntry, Gate, Head, Manifest, Model, TextTower, Variant
 from naflex_deploy.core.profile import Profile
@@ -37,6 +39,10 @@ from naflex_deploy.runtime.golden import Golden, measure
 from naflex_deploy.runtime.sessions import cannot_run, executed_by, open_session
 
 Report = Callable[[str], None]
+
+GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
+HINT = "use a higher precision, `calibrate --sensitivity`, or a looser [gate] if that loss is acceptable"
+"""What to do about a missed gate."""
 
 
 def build_bundle(
@@ -48,6 +54,7 @@ def build_bundle(
     lora: Path | None = None,
     labels: Path | None = None,
     text: bool = False,
+    calibration: Path | None = None,
     force: bool = False,
     report: Report = lambda step: None,
 ) -> Manifest:
@@ -61,6 +68,7 @@ def build_bundle(
         lora: A directory as peft saves an adapter, to be merged into the weights.
         labels: A file of texts, which become the classes of a two-tower model.
         text: Put the text tower into the bundle too.
+        calibration: What ``calibrate`` wrote; int8 and fp8 need it.
         force: Replace a bundle that is there.
         report: Called with a line at the start of each step.
 
@@ -68,6 +76,8 @@ def build_bundle(
         The manifest written.
 
     Raises:
+        UsageError: A calibration is missing, or given for a precision that takes none.
+        CalibrationError: It is damaged, or was made for another model or profile.
         CheckpointError: The model cannot be read.
         OutputError: The directory exists, or cannot be written.
         GateError: The engine misses the gate; what was built is left at ``<output>.rejected``.
@@ -75,8 +85,11 @@ def build_bundle(
     refuse_replacing(output, force=force)
     started = time.perf_counter()
     backend, lowering, precision = choose(config.profile)
+    spec = read_calibration(calibration, precision, config.profile)
     checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
     head = make_head(config.profile.head, checkpoint)
+    if spec is not None:
+        spec.check(subject_of(checkpoint, config.profile))
     outputs = requested_outputs(config.profile, checkpoint)
     with new_directory(output, force=force) as partial:
         report("exporting the portable graph")
@@ -91,10 +104,14 @@ def build_bundle(
             outputs,
             budget=config.profile.budgets(backend)[-1],
             image_tokens=config.profile.image_tokens(backend, prefix),
+            images=spec.gate_samples if spec else (),
+            labels=numbered(spec.gate_labels, head.labels if head else ()) if spec else (),
         )
-        golden.write(partial / "golden.npz")
+        golden.write(partial / GOLDEN)
+        if spec is not None:
+            spec.write(partial / CALIBRATION)
         report(f"lowering for {backend}, {precision}")
-        task = Task(portable, partial / "variants", config.profile, precision, prefix, report)
+        task = Task(portable, partial / "variants", config.profile, precision, prefix, report, spec)
         variant = lowering.lower(task)
         variant = measured(partial, variant, golden, prefix, started, report)
         manifest = _manifest(config, checkpoint, partial, variant, head, tower)
@@ -105,7 +122,7 @@ def build_bundle(
             partial.rename(rejected)
             raise GateError(
                 f"{variant.name} misses its gate: {variant.gate.reason}; what was built is at {rejected}",
-                hint="use a higher precision, or lower gate.min_cosine if that loss is acceptable",
+                hint=HINT,
             )
     return manifest
 
@@ -123,6 +140,23 @@ def read_checkpoint(
         report(f"embedding {len(named)} labels")
         checkpoint = with_labels(checkpoint, read_text(model, lora), named)
     return checkpoint
+
+
+def read_calibration(path: Path | None, precision: str, profile: Profile) -> QuantSpec | None:
+    """The calibration of a build, where its precision takes one.
+
+    Raises:
+        UsageError: It is missing, or given for a precision that takes none.
+        CalibrationError: It is damaged.
+    """
+    if precision not in EIGHT_BITS:
+        if path is not None:
+            expected = " or ".join(EIGHT_BITS)
+            raise UsageError(f"a calibration is for {expected}, found precision {precision}", hint="--precision int8")
+        return None
+    if path is None:
+        raise missing_calibration(precision, profile)
+    return QuantSpec.read(path)
 
 
 def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
-from naflex_deploy.cli.terminal import err, json_option, out, print_json, reports_errors, steps
+from naflex_deploy.cli.terminal import describe_decisions, err, json_option, out, print_json, reports_errors, steps
 from naflex_deploy.core.errors import MissingExtraError, UsageError
 from naflex_deploy.core.manifest import Manifest
 
@@ -25,6 +26,11 @@ from naflex_deploy.core.manifest import Manifest
     "--labels", type=click.Path(path_type=Path), help="Texts that become classes, one a line: NAME or NAME<TAB>TEXT."
 )
 @click.option("--text", is_flag=True, help="Put the text tower into the bundle too, for embed --text.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="What `naflex-deploy calibrate` wrote. int8 and fp8 need it.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. Default: build/PROFILE.")
 @click.option("--into", type=click.Path(path_type=Path), help="Add the variant to this bundle of the same model.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
@@ -42,6 +48,7 @@ def command(
     lora: Path | None,
     labels: Path | None,
     text: bool,
+    calibration: Path | None,
     output: Path | None,
     into: Path | None,
     force: bool,
@@ -63,20 +70,17 @@ def command(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "build") from None
     with steps() as report:
+        options: dict[str, Any] = {
+            "patch_size": patch_size,
+            "lora": lora,
+            "labels": labels,
+            "calibration": calibration,
+            "report": report,
+        }
         if into is None:
-            build_bundle(
-                resolved,
-                model or DEMO,
-                path,
-                patch_size=patch_size,
-                lora=lora,
-                labels=labels,
-                text=text,
-                force=force,
-                report=report,
-            )
+            build_bundle(resolved, model or DEMO, path, text=text, force=force, **options)
         else:
-            build_into(resolved, model or DEMO, path, patch_size=patch_size, lora=lora, labels=labels, report=report)
+            build_into(resolved, model or DEMO, path, **options)
     manifest = Manifest.read(path)
     variant = manifest.variants[-1]
     if as_json:
@@ -87,6 +91,8 @@ def command(
     out.print(f"[bold green]built[/] {path}  ({size:.1f} MB, {variant.build['seconds']} s)")
     out.print(f"  model    {manifest.model.source}, {manifest.model.parameters / 1e6:.1f} M parameters")
     out.print(f"  variant  {variant.name}, packs of up to {variant.budgets[-1]} tokens")
+    if "warning" in variant.build:
+        err.print(f"[bold yellow]warning:[/] {variant.build['warning']}")
     if gate.executed is None:
         out.print(f"  gate     {gate.status}: {gate.reason}")
         out.print(f"  next     naflex-deploy verify {path}, where it shall run")
@@ -95,6 +101,8 @@ def command(
         f"  gate     {gate.status} on {gate.executed.gpu or gate.executed.cpu}: "
         f"cosine {gate.min_cosine:.6f}, largest error {gate.max_error:.1e} of the largest value"
     )
+    if decisions := describe_decisions(gate):
+        out.print(f"           {decisions}")
     out.print(f"  next     naflex-deploy embed {path} IMAGE…")
 
 

@@ -22,9 +22,17 @@ def command() -> None:
 @click.option("--backend", help="onnxruntime, tensorrt or tensorrt-rtx. Default: the first of the bundle's profile.")
 @click.option("--precision", help="fp32, fp16, bf16, int8, fp8 or auto.")
 @click.option("--target", metavar="SM,…", help="GPUs to build for, such as sm86,sm89. TensorRT-RTX alone.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="For int8 and fp8. Default: the bundle's own.")
 @json_option
 @reports_errors
-def rebuild(bundle: Path, backend: str | None, precision: str | None, target: str | None, as_json: bool) -> None:
+def rebuild(
+    bundle: Path,
+    backend: str | None,
+    precision: str | None,
+    target: str | None,
+    calibration: Path | None,
+    as_json: bool,
+) -> None:
     """Make a variant on this machine from the bundle's portable graph, replacing its like."""
     try:
         from naflex_deploy.build import rebuild as rebuilding
@@ -40,7 +48,7 @@ def rebuild(bundle: Path, backend: str | None, precision: str | None, target: st
         engine["tensorrt"]["targets"] = [name.strip() for name in target.split(",")]
     profile = Profile.parse(values, source=lambda path: f"{bundle}, with these options")
     with steps() as report:
-        variant = rebuilding.rebuild(bundle, profile, report)
+        variant = rebuilding.rebuild(bundle, profile, report, calibration=calibration)
     if as_json:
         print_json("bundle rebuild", bundle=str(bundle), variant=variant.model_dump(mode="json"))
     else:

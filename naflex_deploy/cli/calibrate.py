@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +14,15 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 
 from naflex_deploy.cli.build import warn_demo
 from naflex_deploy.cli.configuration import DEMO, source_options
-from naflex_deploy.cli.terminal import err, json_option, out, print_json, reports_errors
+from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.files import new_file
 from naflex_deploy.core.profile import Method
 
 if TYPE_CHECKING:
     from naflex_deploy.build.quantize.calibration import Calibrated
+    from naflex_deploy.build.quantize.sensitivity import Sensitivity
 
 SHOWN = 5
 """Rejected files that are printed; all of them are in the JSON document."""
@@ -29,11 +32,15 @@ SHOWN = 5
 @source_options
 @click.option("--model", metavar="SPEC", help="As for build.")
 @click.option("--patch-size", type=click.IntRange(1), help="As for build.")
+@click.option("--lora", type=click.Path(path_type=Path), help="As for build.")
 @click.option("--images", required=True, type=click.Path(path_type=Path), help="A directory of images.")
 @click.option("--method", type=click.Choice(get_args(Method)), help="How ranges follow from what was seen.")
 @click.option("--samples", type=click.IntRange(1), help="Images to observe.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the images.")
 @click.option("--labels", type=click.Path(path_type=Path), help="Lines of PATH,CLASS: the gate measures accuracy too.")
+@click.option(
+    "--sensitivity", is_flag=True, help="Measure what each activation costs in int8; keep float what must be."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("calibration.json"), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
 @click.option("--force", is_flag=True, help="Replace the output.")
@@ -45,11 +52,13 @@ def command(
     settings: tuple[str, ...],
     model: str | None,
     patch_size: int | None,
+    lora: Path | None,
     images: Path,
     method: str | None,
     samples: int | None,
     seed: int,
     labels: Path | None,
+    sensitivity: bool,
     output: Path,
     resume: bool,
     force: bool,
@@ -79,11 +88,15 @@ def command(
             seed=seed,
             labels=labels,
             patch_size=patch_size,
+            lora=lora,
+            sensitivity=sensitivity,
             resume=resume,
             force=force,
             report=lambda step: err.print(step, markup=False),
             count=count,
         )
+    if found.sensitivity is not None:
+        _keep(found.sensitivity, output)
     _print(found, output, as_json)
     if found.rejected:
         sys.exit(ImageError.code)
@@ -96,6 +109,19 @@ def _counter() -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task("observe", total=None, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+def _keep(found: Sensitivity, output: Path) -> None:
+    """What a sensitivity analysis found, in numbers and as a picture, beside the calibration."""
+    from naflex_deploy.build.quantize.heat_map import heat_map
+
+    beside = output.with_name(f"{output.stem}-sensitivity.json")
+    for path, text in (
+        (beside, json.dumps(found.to_json(), indent=1) + "\n"),
+        (beside.with_suffix(".svg"), heat_map(found)),
+    ):
+        with new_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _print(found: Calibrated, output: Path, as_json: bool) -> None:
@@ -117,12 +143,15 @@ def _print(found: Calibrated, output: Path, as_json: bool) -> None:
             resumed=found.resumed,
             rejected=[{"path": path, "error": reason} for path, reason in found.rejected],
             warnings=found.warnings,
+            sensitivity=found.sensitivity.to_json() if found.sensitivity else None,
             sites={
                 names[0]: {"low": seen.low, "high": seen.high, "range": spec.range(names[0])}
                 for names, seen in spec.groups.items()
             },
         )
         return
+    if found.sensitivity is not None:
+        _print_costs(found.sensitivity)
     seen = spec.coverage
     tokens = seen["tokens"]
     out.print(f"[bold green]wrote[/] {output}  ({output.stat().st_size / 1e6:.1f} MB)")
@@ -135,3 +164,15 @@ def _print(found: Calibrated, output: Path, as_json: bool) -> None:
         f"  tokens   {tokens['least']} to {tokens['most']}, median {tokens['median']}; {seen['grids']} grids; "
         + ", ".join(f"budget {budget}: {images} images" for budget, images in seen["budgets"].items())
     )
+
+
+def _print_costs(found: Sensitivity) -> None:
+    """Each part alone in int8, the worst first, and what stays float."""
+    print_table(
+        "",
+        ["in int8 alone", *(f"{measure} lost" for measure in found.costs[0].losses)],
+        [[cost.name, *(f"{loss:.1e}" for loss in cost.losses.values())] for cost in found.costs],
+    )
+    out.print(f"  float    {', '.join(found.float_sites) or 'nothing has to stay float'}")
+    if found.missed:
+        err.print(f"warning: even so the gate is missed: {'; '.join(found.missed)}", markup=False)

@@ -10,7 +10,7 @@ import click
 from naflex_deploy import __version__
 from naflex_deploy.cli.terminal import json_option, print_json, print_table, reports_errors
 from naflex_deploy.core.errors import BundleError
-from naflex_deploy.core.machine import cpu_flags, cpu_name, system_name
+from naflex_deploy.core.machine import cpu_flags, cpu_name, int8_warning, system_name
 from naflex_deploy.runtime.bundle import Bundle, Candidate
 from naflex_deploy.runtime.sessions import cuda_device, cuda_provider, tensorrt_compatibility, tensorrt_library
 
@@ -41,15 +41,12 @@ def command(bundle: Path | None, as_json: bool) -> None:
 
 def _system() -> list[Row]:
     flags = cpu_flags()
-    remedy = (
-        "" if any("vnni" in flag or "amx" in flag for flag in flags) else "no VNNI: int8 saturates and gains little"
-    )
     gpu = cuda_device.find()
     return [
         ("naflex-deploy", __version__, ""),
         ("system", system_name(), ""),
         ("cpu", cpu_name(), ""),
-        ("cpu instructions", " ".join(flags) or "unknown", remedy if flags else ""),
+        ("cpu instructions", " ".join(flags) or "unknown", int8_warning()),
         ("gpu", str(gpu), _gpu_remedy(gpu)),
     ]
 

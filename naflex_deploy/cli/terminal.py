@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.manifest import Gate
 
 JSON_SCHEMA = 1
 
@@ -72,6 +73,17 @@ def print_table(title: str, columns: list[str], rows: list[list[object]]) -> Non
     for row in rows:
         table.add_row(*(_plain(str(cell)) for cell in row))
     (out if out.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)).print(table)
+
+
+def describe_decisions(gate: Gate) -> str:
+    """What becomes of decisions, beside float32; empty where the golden packs hold no real images."""
+    f = gate.figures
+    if "images" not in f:
+        return ""
+    parts = [f"top-1 agreement {f['top1_agreement']:.1%}", f"logit margin error {f['margin_error']:.1%}"]
+    if "accuracy" in f:
+        parts.append(f"accuracy {f['accuracy']:.1%} (float32: {f['reference_accuracy']:.1%})")
+    return f"{', '.join(parts)} on {f['images']:.0f} images"
 
 
 @contextmanager

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import click
 
-from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors, steps
+from naflex_deploy.cli.terminal import (
+    describe_decisions,
+    err,
+    json_option,
+    out,
+    print_json,
+    print_table,
+    reports_errors,
+    steps,
+)
 from naflex_deploy.core.errors import GateError, IncompatibleError
 
 
@@ -37,13 +46,14 @@ def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
     else:
         print_table(
             "",
-            ["variant", "gate", "min cosine", "max error", "executed on", ""],
+            ["variant", "gate", "min cosine", "max error", "decisions", "executed on", ""],
             [
                 [
                     name,
                     gate.status,
                     "-" if gate.min_cosine is None else f"{gate.min_cosine:.6f}",
                     "-" if gate.max_error is None else f"{gate.max_error:.1e}",
+                    describe_decisions(gate) or "-",
                     gate.executed.cpu if gate.executed else "-",
                     gate.reason,
                 ]

@@ -9,6 +9,9 @@ from pathlib import Path
 
 CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16", "avx512_bf16")
 
+INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+"""With one of these, products of u8 and s8 are exact and fast."""
+
 
 def cpu_name() -> str:
     """Model name of the CPU and the cores this process may use."""
@@ -32,6 +35,17 @@ def cpu_flags() -> list[str]:
     info = Path("/proc/cpuinfo")
     words = set(info.read_text().split()) if info.exists() else set()
     return [flag for flag in CPU_FLAGS if flag in words]
+
+
+def int8_warning() -> str:
+    """What to expect of int8 on this CPU where it is an x86 without the instructions for it; empty otherwise."""
+    flags = cpu_flags()
+    if not flags or INT8_FLAGS.intersection(flags):
+        return ""
+    return (
+        "this CPU has no VNNI: products of u8 and s8 saturate in AVX2, so ONNX Runtime is told to take slower ones of "
+        "u8 and u8, and int8 gains little"
+    )
 
 
 def system_name() -> str:

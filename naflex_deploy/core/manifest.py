@@ -59,11 +59,16 @@ class Executed(Entry):
 
 
 class Gate(Entry):
-    """How a variant did on the golden packs."""
+    """How a variant did on the golden packs.
+
+    Attributes:
+        figures: Least and mean cosines, agreement of decisions and accuracy beside the reference's, by name.
+    """
 
     status: Literal["passed", "failed", "unmeasured"] = "unmeasured"
     min_cosine: float | None = None
     max_error: float | None = Field(default=None, description="max |Δ| over max |reference|")
+    figures: dict[str, float] = {}
     executed: Executed | None = None
     reason: str = ""
 
@@ -146,10 +151,15 @@ class FileEntry(Entry):
     size: int
 
     @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        """One file."""
+        return cls(sha256=sha256(path), size=path.stat().st_size)
+
+    @classmethod
     def below(cls, bundle: Path, folder: str = "") -> dict[str, FileEntry]:
         """Every file of a bundle, or of a folder of it, by path relative to the bundle."""
         return {
-            path.relative_to(bundle).as_posix(): cls(sha256=sha256(path), size=path.stat().st_size)
+            path.relative_to(bundle).as_posix(): cls.of(path)
             for path in sorted((bundle / folder).rglob("*"))
             if path.is_file()
         }

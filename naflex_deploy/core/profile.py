@@ -175,7 +175,21 @@ class HeadSection(Section):
 
 
 class GateSection(Section):
-    min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.999
+    """What int8 and fp8 engines must keep of the float32 reference, on images held out of calibration.
+
+    Attributes:
+        min_cosine: Of the pooled vector, on every image.
+        min_token_cosine: Of every token.
+        min_top1_agreement: Score of images whose best class stays the same.
+        max_margin_error: Mean error of logit margins over the mean margin.
+        max_accuracy_loss: Score of the labelled images.
+    """
+
+    min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.995
+    min_token_cosine: Annotated[float, Field(gt=0, le=1)] = 0.97
+    min_top1_agreement: Score = 0.98
+    max_margin_error: Annotated[float, Field(ge=0)] = 0.05
+    max_accuracy_loss: Score = 0.01
 
 
 class CalibrationSection(Section):

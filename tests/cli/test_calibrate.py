@@ -34,7 +34,18 @@ def calibrated(run: Run, checkpoint: Path, pages: Path) -> tuple[Path, dict[str,
     output = pages.parent / "calibration.json"
     options = ["--set", "image.tokens=36", "--set", "engine.onnxruntime.budgets=[72]", "--method", "mse"]
     result = run(
-        "calibrate", "--profile", "photo", "--model", checkpoint, *options, "--images", pages, "-o", output, "--json"
+        "calibrate",
+        "--profile",
+        "photo",
+        "--model",
+        checkpoint,
+        *options,
+        "--sensitivity",
+        "--images",
+        pages,
+        "-o",
+        output,
+        "--json",
     )
     assert result.exit_code == 6, result.output
     assert "rejected: [broken].png: " in result.stderr
@@ -55,6 +66,15 @@ def test_the_document_says_what_was_observed(calibrated: tuple[Path, dict[str, o
     assert (low, high) == spec.range("blocks.0.mlp.fc2.input")
     assert "blocks.0.query.input" in sites
     assert "blocks.0.key.input" not in sites
+
+
+def test_what_each_site_costs_lies_beside_it(calibrated: tuple[Path, dict[str, object]]) -> None:
+    output, document = calibrated
+    found = json.loads(output.with_name("calibration-sensitivity.json").read_text())
+    assert found == document["sensitivity"]
+    assert "blocks.0.mlp.fc2.input" in [cost["name"] for cost in found["costs"]]
+    assert found["float_sites"] == list(QuantSpec.read(output).float_sites)
+    assert "<svg" in output.with_name("calibration-sensitivity.svg").read_text()
 
 
 def test_a_run_that_is_complete_has_nothing_to_resume_and_is_not_replaced(

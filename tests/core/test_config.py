@@ -8,6 +8,7 @@ import pytest
 
 from naflex_deploy.core.config import adjust, builtin_profiles, resolve
 from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.profile import GateSection
 
 BUILTIN = {"doc-ocr", "driving", "edge", "inspection", "medical", "photo", "video-frames"}
 
@@ -190,7 +191,7 @@ def test_an_invalid_value_is_refused_with_its_path_what_is_allowed_and_what_was_
         ("imgae.tokens=3", "imgae", "did you mean 'image'?"),
         ("image.token=3", "image.token", "did you mean 'tokens'?"),
         ("engine.onnxruntime.budget=[3]", "engine.onnxruntime.budget", "did you mean 'budgets'?"),
-        ("gate.zzz=1", "gate.zzz", "known: min_cosine"),
+        ("gate.zzz=1", "gate.zzz", f"known: {', '.join(sorted(GateSection.model_fields))}"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest(setting: str, unknown: str, hint: str) -> None:

@@ -39,7 +39,7 @@ LOWERINGS = {
         lambda profile: onnxruntime.PRECISIONS[0],
         onnxruntime.unavailable,
         onnxruntime.unavailable,
-        lambda task: onnxruntime.lower(task.portable, task.directory, task.profile, task.precision),
+        onnxruntime.lower,
     ),
     cuda_provider.BACKEND: Lowering(
         onnxruntime_cuda.PRECISIONS,

@@ -6,7 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from naflex_deploy.build.quantize.spec import QuantSpec
+from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.profile import Profile
+
+EIGHT_BITS = ("int8", "fp8")
+"""Precisions that need a calibration."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Task:
         precision: One that the backend builds.
         prefix: Prefix tokens of the model.
         report: Called with a line as work goes on.
+        calibration: What int8 and fp8 take their ranges from.
     """
 
     portable: Path
@@ -28,3 +34,23 @@ class Task:
     precision: str
     prefix: int = 0
     report: Callable[[str], None] = lambda step: None
+    calibration: QuantSpec | None = None
+
+    def calibrated(self) -> QuantSpec:
+        """The calibration.
+
+        Raises:
+            UsageError: There is none; says how to make one.
+        """
+        if self.calibration is None:
+            raise missing_calibration(self.precision, self.profile)
+        return self.calibration
+
+
+def missing_calibration(precision: str, profile: Profile) -> UsageError:
+    """Says how to make one."""
+    return UsageError(
+        f"precision {precision} needs a calibration, found none",
+        hint=f"make one with `naflex-deploy calibrate --profile {profile.name} --images DIR -o calibration.json`, "
+        "then pass --calibration calibration.json",
+    )

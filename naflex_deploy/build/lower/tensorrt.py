@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -25,8 +23,10 @@ from naflex_deploy.build.lower.tensorrt_log import BuildLog
 from naflex_deploy.build.lower.tensorrt_plugins import registration
 from naflex_deploy.build.lower.tensorrt_process import Request, run
 from naflex_deploy.build.lower.tensorrt_profiles import check_profile, input_shapes, profile_sizes
-from naflex_deploy.build.lower.tensorrt_quantize import TYPES, quantize
+from naflex_deploy.build.lower.tensorrt_quantize import KINDS, quantize
 from naflex_deploy.build.passes import graphs
+from naflex_deploy.build.quantize.prepare import prepare
+from naflex_deploy.build.quantize.quantization import Quantization
 from naflex_deploy.core.errors import IncompatibleError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.manifest import InputSpec, OutputSpec, Variant
@@ -36,7 +36,7 @@ from naflex_deploy.runtime.sessions.tensorrt_compatibility import AMPERE_ON, no_
 from naflex_deploy.runtime.sessions.tensorrt_shapes import Sizes
 
 BACKENDS = tuple(tensorrt_library.MODULES)
-PRECISIONS = ("bf16", "fp16", "fp32")
+PRECISIONS = ("bf16", "fp16", "fp32", *KINDS)
 
 
 def automatic(profile: Profile) -> str:
@@ -68,21 +68,31 @@ def lower(backend: str, task: Task) -> Variant:
     number = tensorrt_library.installed(backend) or ""
     wanted = task.profile.engine.tensorrt.attention
     forms = choose_form(backend, number, task.profile.budgets(backend), wanted)
+    quantization = None
+    if task.precision in KINDS:
+        quantization = prepare(task.portable, task.calibrated(), KINDS[task.precision], task.prefix)
     refused: list[dict[str, str]] = []
     for form in forms[:-1]:
         try:
-            return _lower(backend, task, targets, form, refused)
+            return _lower(backend, task, targets, form, quantization, refused)
         except IncompatibleError as error:
             task.report(f"{form} attention: {error.message}")
             refused.append({"pass": "attention", "form": form, "refused": error.message})
-    return _lower(backend, task, targets, forms[-1], refused)
+    return _lower(backend, task, targets, forms[-1], quantization, refused)
 
 
-def _lower(backend: str, task: Task, targets: tuple[str, ...], form: str, refused: list[dict[str, str]]) -> Variant:
+def _lower(
+    backend: str,
+    task: Task,
+    targets: tuple[str, ...],
+    form: str,
+    quantization: Quantization | None,
+    refused: list[dict[str, str]],
+) -> Variant:
     number = tensorrt_library.installed(backend) or ""
     with tempfile.TemporaryDirectory(prefix="naflex-deploy-") as temporary:
         graph = Path(temporary) / "lowered.onnx"
-        inputs, outputs = write_lowered(task.portable, graph, form, task.precision)
+        inputs, outputs = write_lowered(task.portable, graph, form, task.precision, quantization)
         sizes = profile_sizes(task.profile, backend, form, task.prefix)
         target = "+".join(targets) or AMPERE_ON
         name = f"{backend}{'.'.join(number.split('.')[:2])}-{target}-{task.precision}"
@@ -94,6 +104,7 @@ def _lower(backend: str, task: Task, targets: tuple[str, ...], form: str, refuse
         request = make_request(backend, graph, plan, inputs, sizes, targets, task.precision, cache, plugins)
         task.report(f"building {name}: {len(sizes)} optimization profiles, {form} attention")
         built = run(request, task.report)
+    products = check_products(built.log, quantization)
     check_memory(built.log, sizes, task.profile.engine.memory_limit)
     if backend == "tensorrt-rtx":
         check_header(plan, number, targets)
@@ -107,10 +118,16 @@ def _lower(backend: str, task: Task, targets: tuple[str, ...], form: str, refuse
         profiles=sizes,
         inputs=inputs,
         outputs=outputs,
-        passes=[*refused, {"pass": "attention", "form": form}, {"pass": "precision", "precision": task.precision}],
+        passes=[
+            *(quantization.record() if quantization else []),
+            *refused,
+            {"pass": "attention", "form": form},
+            {"pass": "precision", "precision": task.precision},
+        ],
         versions={backend: number, **{package: version(package) for package in ("onnx", "polygraphy", "torch")}},
         build={
             **built.log.to_json(),
+            **products,
             "builder_peak_memory_bytes": built.peak_memory,
             "timing_cache": _cache_entry(cache),
         },
@@ -143,7 +160,7 @@ def choose_targets(backend: str, profile: Profile) -> tuple[str, ...]:
 
 
 def write_lowered(
-    portable: Path, path: Path, form: str, precision: str, amax: Mapping[str, float] = MappingProxyType({})
+    portable: Path, path: Path, form: str, precision: str, quantization: Quantization | None = None
 ) -> tuple[list[InputSpec], list[OutputSpec]]:
     """Write the graph that is given to TensorRT, its weights beside it.
 
@@ -152,17 +169,19 @@ def write_lowered(
         path: Of the graph to write.
         form: Of attention.
         precision: ``int8`` and ``fp8`` are Q/DQ in a graph of fp16.
-        amax: For those, the largest magnitude of the activation at each site.
+        quantization: What these quantise.
 
     Returns:
         Its inputs and outputs.
     """
     model = graphs.read(portable)
+    if quantization is not None:
+        quantization.prepare(model)
     apply_form(model, form)
     model.graph.toposort()
-    convert(model.graph, "fp16" if precision in TYPES else precision)
-    if precision in TYPES:
-        quantize(model.graph, amax, precision)
+    convert(model.graph, "fp16" if precision in KINDS else precision)
+    if quantization is not None:
+        quantize(model.graph, quantization.layers)
     proto = gs.export_onnx(model.graph)
     del model
     refuse_dropped_lengths(proto)
@@ -199,6 +218,24 @@ def make_request(
         timing_cache=str(cache) if cache else None,
         plugins=plugins,
     )
+
+
+def check_products(log: BuildLog, quantization: Quantization | None) -> dict[str, object]:
+    """Hold the products that take eight bits on both sides against those that were quantised.
+
+    Raises:
+        IncompatibleError: In some profile they are fewer.
+    """
+    if quantization is None:
+        return {}
+    asked = len(quantization.layers)
+    running = min(profile.eight_bit_products for profile in log.profiles)
+    if running < asked:
+        raise IncompatibleError(
+            f"the library runs {running} of {asked} quantised products in eight bits",
+            hint="build in bf16, or report this with the library's version",
+        )
+    return {"int8_products": {"asked": asked, "running": running}}
 
 
 def check_memory(log: BuildLog, sizes: list[Sizes], limit: int | None) -> None:

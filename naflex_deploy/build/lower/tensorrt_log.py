@@ -18,10 +18,12 @@ from typing import Any
 LAYER = re.compile(r"^ ?Name: (?P<name>.*?), LayerType: (?P<kind>\w+), (?P<rest>.*)$")
 PROFILE = re.compile(r"_myl(\d+)_\d+$")
 DATATYPE = re.compile(r"Datatype: (\w+)")
+PRODUCT = re.compile(r"\[ONNX Layer: ([^]]*/Gemm)\]")
 ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 SECONDS = re.compile(r"Engine generation completed in ([\d.]+) seconds")
 FUSED_ATTENTION = "_gemm_mha"
+EIGHT_BITS = ("Int8", "FP8")
 BETWEEN_STREAMS = ("signal", "wait")
 """Kinds of layers that compute nothing."""
 
@@ -35,12 +37,14 @@ class BuiltProfile:
         layers: How many the builder made of the graph.
         fused_attentions: Of these, attentions in one kernel, without their scores in memory.
         datatypes: Layers by the type of what they return.
+        eight_bit_products: Products of the graph whose two factors are of eight bits.
     """
 
     activation_bytes: int
     layers: int = 0
     fused_attentions: int = 0
     datatypes: dict[str, int] = field(default_factory=dict)
+    eight_bit_products: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def parse(messages: Iterable[tuple[str, str]]) -> BuildLog:
     """
     activations: list[int] = []
     layers: dict[int, list[tuple[str, str]]] = {}
+    products: Counter[int] = Counter()
     weights, seconds = None, None
     errors = []
     for severity, text in messages:
@@ -86,15 +91,17 @@ def parse(messages: Iterable[tuple[str, str]]) -> BuildLog:
             layer = LAYER.match(line)
             if layer and layer["kind"] not in BETWEEN_STREAMS:
                 number = PROFILE.search(layer["name"])
-                returned = DATATYPE.findall(layer["rest"].partition("Outputs: ")[2])
-                layers.setdefault(int(number[1]) if number else 0, []).append(
-                    (layer["name"], returned[0] if returned else "none")
-                )
-    profiles = [_profile(memory, layers.get(index, [])) for index, memory in enumerate(activations)]
+                profile = int(number[1]) if number else 0
+                taken, _, made = layer["rest"].partition("Outputs: ")
+                returned = DATATYPE.findall(made)
+                layers.setdefault(profile, []).append((layer["name"], returned[0] if returned else "none"))
+                if sum(datatype in EIGHT_BITS for datatype in DATATYPE.findall(taken)) == 2:
+                    products[profile] += len(set(PRODUCT.findall(layer["rest"])))
+    profiles = [_profile(memory, layers.get(index, []), products[index]) for index, memory in enumerate(activations)]
     return BuildLog(tuple(profiles), weights, seconds, tuple(errors))
 
 
-def _profile(memory: int, layers: list[tuple[str, str]]) -> BuiltProfile:
+def _profile(memory: int, layers: list[tuple[str, str]], products: int) -> BuiltProfile:
     fused = sum(name.startswith(FUSED_ATTENTION) for name, _ in layers)
     types = Counter(datatype for _, datatype in layers)
-    return BuiltProfile(memory, len(layers), fused, dict(sorted(types.items())))
+    return BuiltProfile(memory, len(layers), fused, dict(sorted(types.items())), products)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +120,15 @@ def locations(model: Model) -> set[str]:
 def counts(model: Model) -> dict[str, int]:
     """Nodes by operator, the most frequent first."""
     return dict(Counter(node.op for node in model.graph.nodes).most_common())
+
+
+def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes, those in bodies of control flow included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from every_node(attribute.g)
 
 
 def unique(name: str, taken: Mapping[str, object]) -> str:

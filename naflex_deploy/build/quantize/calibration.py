@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,12 +20,15 @@ from torch import nn
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.checkpoints.patch_resize import with_patch_size
 from naflex_deploy.build.export import export
+from naflex_deploy.build.golden import quantized_tolerance
+from naflex_deploy.build.head import make_head
 from naflex_deploy.build.quantize import coverage
 from naflex_deploy.build.quantize.coverage import Record
 from naflex_deploy.build.quantize.images import Sample, load, read_labels, shuffled, stamp_of
 from naflex_deploy.build.quantize.observation import SiteObservation
 from naflex_deploy.build.quantize.observer import Observer
 from naflex_deploy.build.quantize.progress import Journal, Progress
+from naflex_deploy.build.quantize.sensitivity import Sensitivity, analyse
 from naflex_deploy.build.quantize.spec import QuantSpec
 from naflex_deploy.build.quantize.subject import BACKEND, subject_of
 from naflex_deploy.core.config import Config
@@ -48,7 +51,7 @@ GATE_EVERY = coverage.LEAST_IMAGES // coverage.LEAST_GATE_IMAGES + 1
 GATE_TOKENS = 8192
 """Golden packs hold the float32 outputs of these, too."""
 
-TUNING_TOKENS = 4096
+TUNING_TOKENS = 16384
 
 KEEP_SECONDS = 20.0
 """Between two notes of how far it has come."""
@@ -60,12 +63,14 @@ class Calibrated:
 
     Attributes:
         spec: As written.
+        sensitivity: Where it was asked for.
         rejected: (path, reason) of each file that could not be used.
         warnings: What is missing from the images, and what happened to them meanwhile.
         resumed: Files that an earlier run had observed.
     """
 
     spec: QuantSpec
+    sensitivity: Sensitivity | None
     rejected: list[tuple[str, str]]
     warnings: list[str]
     resumed: int
@@ -80,6 +85,8 @@ def calibrate(
     seed: int = 0,
     labels: Path | None = None,
     patch_size: int | None = None,
+    lora: Path | None = None,
+    sensitivity: bool = False,
     resume: bool = False,
     force: bool = False,
     report: Callable[[str], None] = lambda step: None,
@@ -94,7 +101,8 @@ def calibrate(
         output: The file. It appears when everything was observed.
         seed: Chooses the images.
         labels: Lines of ``path,class``, so that the gate can measure accuracy.
-        patch_size: As for a build.
+        patch_size, lora: As for a build.
+        sensitivity: Also measure what each site costs in int8, and let those stay float that the gate needs.
         resume: Go on where a run that was stopped left off.
         force: Replace a file that is there.
         report: Called with a line at the start of each step.
@@ -111,27 +119,34 @@ def calibrate(
     coverage.check_count(len(files), images, config.profile)
     classes = read_labels(labels, files) if labels else {}
     report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
-    checkpoint = checkpoints.read(model)
+    checkpoint = checkpoints.read(model, lora)
     if patch_size is not None:
         checkpoint = with_patch_size(checkpoint, patch_size)
     empty = QuantSpec(subject_of(checkpoint, config.profile), config.profile.calibration.method, seed, (), {})
     journal = Journal(output, empty, [str(images.resolve()), samples, classes])
     progress = (journal.resume() if resume else None) or journal.start(shuffled(files, seed))
     resumed = progress.observed
+    costs: Sensitivity | None = None
     try:
         with TemporaryDirectory(dir=journal.folder) as folder:
             report("exporting the graph")
             portable = Path(folder) / "portable.onnx"
             export(checkpoint.model([name for name in checkpoint.architecture.outputs if ":" not in name]), portable)
             prefix, preprocessing = checkpoint.architecture.prefix, checkpoint.preprocessing
+            head = make_head(config.profile.head, checkpoint)
             del checkpoint  # its weights are in the file
             observer = Observer(portable)
             report(f"observing {len(observer.sites)} activations")
             _Run(config.profile, preprocessing, prefix, images, observer, progress, classes).observe(journal, count)
-        coverage.check(progress.records, images, config.profile)
-        found = coverage.figures(progress.records, config.profile, prefix)
-        spec = progress.spec(empty, found)
-        spec.write(output)
+            coverage.check(progress.records, images, config.profile)
+            found = coverage.figures(progress.records, config.profile, prefix)
+            spec = progress.spec(empty, found)
+            if sensitivity:
+                report("measuring what each activation costs in int8")
+                names = head.labels if head else ()
+                costs = analyse(portable, spec, prefix, quantized_tolerance(config.profile), names, report)
+                spec = replace(spec, float_sites=costs.float_sites)
+            spec.write(output)
     except NaflexError as error:
         if not isinstance(error, OutputError):
             journal.remove()
@@ -140,7 +155,7 @@ def calibrate(
     warnings = [*coverage.gaps(found, samples, config.profile), *_changes(images, progress)]
     if progress.copies:
         warnings.append(f"{progress.copies} files are copies of others and were left out")
-    return Calibrated(spec, progress.rejected, warnings, resumed)
+    return Calibrated(spec, costs, progress.rejected, warnings, resumed)
 
 
 class _Run:
@@ -205,8 +220,12 @@ class _Run:
         if gate:
             progress.held_out += 1
             progress.gate += sample.images
-            progress.gate_labels += [self._classes.get(sample.path, "")] * bool(self._classes)
+            progress.gate_labels += self._labels(sample.path) * len(sample.images)
         return not gate
+
+    def _labels(self, path: str) -> list[str]:
+        """The class of a file's image; none at all where there are no classes."""
+        return [self._classes.get(path, "")] * bool(self._classes)
 
     def _is_for_gate(self, sample: Sample) -> bool:
         progress = self._progress
@@ -228,9 +247,10 @@ class _Run:
     def _observe(self, samples: Sequence[Sample]) -> None:
         """Pack the images of some files, run the packs, and merge what is seen."""
         images = [(sample.path, image) for sample in samples for image in sample.images]
-        for _, image in images:
+        for path, image in images:
             if sum(map(len, self._progress.tuning)) + len(image) <= TUNING_TOKENS or not self._progress.tuning:
                 self._progress.tuning.append(image)
+                self._progress.tuning_labels += self._labels(path)
         lengths = [len(image) + self._prefix for _, image in images]
         for members in pack_lengths(lengths, self._budget, self._max_images):
             self._merge([images[index] for index in members])

@@ -20,7 +20,7 @@ from naflex_deploy.build.passes.graphs import Model, read, sources_of, write
 from naflex_deploy.build.quantize.observation import Float32
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.pack import Pack, Role
-from naflex_deploy.runtime.sessions.onnxruntime import SETTINGS
+from naflex_deploy.runtime.sessions.onnxruntime import session_options
 
 PASSES = ("fuse_positions", "fuse_attention")
 BLOCK = re.compile(r"blocks\.(\d+)\.norm1/LayerNormalization")
@@ -113,13 +113,9 @@ class Observer:
         model.tidy()
         lower_attention(model)
         write(model, path, self._root)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options = session_options(self._root)
         options.intra_op_num_threads = self._threads
         options.enable_cpu_mem_arena = False  # every session would keep its peak
-        for key, value in SETTINGS.items():
-            options.add_session_config_entry(key, value)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._root))
         return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 

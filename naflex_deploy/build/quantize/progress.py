@@ -29,7 +29,7 @@ class Progress:
         rejected: (path, reason) of each that could not be read.
         sites: Merged observations, by all names of a site.
         gate, tuning: Images held out, and images observed that are kept.
-        gate_labels: Class of each image held out, where there are classes.
+        gate_labels, tuning_labels: Class of each of these, where there are classes.
     """
 
     order: Sequence[str]
@@ -42,6 +42,7 @@ class Progress:
     gate: list[Patches] = field(default_factory=list)
     tuning: list[Patches] = field(default_factory=list)
     gate_labels: list[str] = field(default_factory=list)
+    tuning_labels: list[str] = field(default_factory=list)
 
     @property
     def observed(self) -> int:
@@ -57,6 +58,7 @@ class Progress:
             gate_samples=tuple(self.gate),
             tuning_samples=tuple(self.tuning),
             gate_labels=tuple(self.gate_labels),
+            tuning_labels=tuple(self.tuning_labels),
             coverage=coverage,
         )
 
@@ -116,7 +118,7 @@ class Journal:
             progress.rejected = [(path, reason) for path, reason in spec.coverage["rejected"]]
             progress.sites = spec.groups
             progress.gate, progress.tuning = list(spec.gate_samples), list(spec.tuning_samples)
-            progress.gate_labels = list(spec.gate_labels)
+            progress.gate_labels, progress.tuning_labels = list(spec.gate_labels), list(spec.tuning_labels)
         return progress
 
     def keep(self, progress: Progress) -> None:

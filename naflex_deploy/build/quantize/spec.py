@@ -42,7 +42,7 @@ class QuantSpec:
         sites: What was observed, by site; one object under every name of it, in the order of the graph.
         gate_samples: Images that were not observed, prepared as the runtime prepares them: for measuring.
         tuning_samples: Some of the images that were observed: for searches that need activations.
-        gate_labels: The class of each gate sample, by name, where classes were given.
+        gate_labels, tuning_labels: The class of each of these, by name, where classes were given.
         float_sites: Those that shall not be quantised, as a sensitivity analysis found.
         coverage: Figures of what the images were like.
     """
@@ -55,6 +55,7 @@ class QuantSpec:
     gate_samples: tuple[Patches, ...] = ()
     tuning_samples: tuple[Patches, ...] = ()
     gate_labels: tuple[str, ...] = ()
+    tuning_labels: tuple[str, ...] = ()
     float_sites: tuple[str, ...] = ()
     coverage: Mapping[str, Any] = field(default_factory=dict)
 
@@ -88,10 +89,6 @@ class QuantSpec:
         """
         return ranges.symmetric(self.sites[site], self.method)
 
-    def classes(self, names: Sequence[str]) -> list[int]:
-        """The class of each gate sample as its place in ``names``, -1 where it has none; [] without labels."""
-        return [names.index(label) if label in names else -1 for label in self.gate_labels]
-
     def check(self, subject: Values) -> None:
         """Refuse what this calibration is not about.
 
@@ -123,6 +120,7 @@ class QuantSpec:
             "gate_samples": [_patches_to_json(image) for image in self.gate_samples],
             "gate_labels": list(self.gate_labels),
             "tuning_samples": [_patches_to_json(image) for image in self.tuning_samples],
+            "tuning_labels": list(self.tuning_labels),
         }
         with new_file(path) as partial:
             partial.write_text(json.dumps(content | {"sha256": _digest(content)}, indent=1) + "\n", encoding="utf-8")
@@ -160,6 +158,7 @@ class QuantSpec:
                 gate_samples=tuple(map(_patches_from_json, content["gate_samples"])),
                 tuning_samples=tuple(map(_patches_from_json, content["tuning_samples"])),
                 gate_labels=tuple(map(str, content["gate_labels"])),
+                tuning_labels=tuple(map(str, content["tuning_labels"])),
                 float_sites=tuple(map(str, content["float_sites"])),
                 coverage=dict(content["coverage"]),
             )
@@ -168,6 +167,11 @@ class QuantSpec:
         except Exception as error:  # whatever a file holds that was edited, or written by something else
             raise CalibrationError(f"{path} is damaged: {error!r}", hint=_AGAIN) from None
         return spec
+
+
+def numbered(labels: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Each label as its place in ``names``, -1 where it is none of them."""
+    return [names.index(label) if label in names else -1 for label in labels]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

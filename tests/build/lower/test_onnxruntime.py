@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from naflex_deploy.build.lower import onnxruntime as lowering
+from naflex_deploy.build.lower.task import Task
 from naflex_deploy.build.passes.graphs import read, write
 from naflex_deploy.build.passes.manager import PassError
 from naflex_deploy.core.config import resolve
@@ -19,6 +20,7 @@ from naflex_deploy.runtime.sessions.onnxruntime import SETTINGS
 from tests.support import graphs
 from tests.support.graphs import FAMILIES, assert_equal, pack, portable
 
+PROFILE = resolve("photo", environment={}).profile
 PACKS = {
     "differing": (graphs.GRIDS, 0),
     "differing, with a tail": (graphs.GRIDS, 5),
@@ -68,7 +70,7 @@ def test_nothing_has_the_size_of_a_pack_squared(tmp_path: Path) -> None:
 
 def test_weights_lie_in_the_portable_graphs_file(tmp_path: Path) -> None:
     root = portable("siglip2").parent
-    variant = lowering.lower(portable("siglip2"), tmp_path_in(root), resolve("photo", environment={}).profile, "fp32")
+    variant = lowering.lower(Task(portable("siglip2"), tmp_path_in(root), PROFILE, "fp32"))
     assert variant.shares == ["portable.onnx.data"]
     graph = onnx.load(str(root / variant.model), load_external_data=False)
     places = collections.Counter(

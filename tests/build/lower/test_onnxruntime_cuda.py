@@ -20,7 +20,7 @@ from naflex_deploy.build.planning import engine_activation_bytes, engine_sizes, 
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.pack import Pack, Role
 from naflex_deploy.core.rows import row_views
-from naflex_deploy.runtime.golden import cosine
+from naflex_deploy.runtime.figures import cosine
 from naflex_deploy.runtime.sessions import cuda_provider
 from tests.support import contrib, graphs
 from tests.support.graphs import FAMILIES, assert_equal, pack, portable

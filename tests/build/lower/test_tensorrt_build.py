@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import json
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -16,16 +18,19 @@ from naflex_deploy.build.lower.tensorrt import make_request, timing_cache, write
 from naflex_deploy.build.lower.tensorrt_attention import choose_form
 from naflex_deploy.build.lower.tensorrt_plugins import registration
 from naflex_deploy.build.lower.tensorrt_process import Built, Request, refusal, run, run_all
-from naflex_deploy.build.lower.tensorrt_quantize import site
-from naflex_deploy.build.passes import graphs
+from naflex_deploy.build.lower.tensorrt_quantize import KINDS
+from naflex_deploy.build.quantize.prepare import prepare
+from naflex_deploy.build.quantize.spec import QuantSpec
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import IncompatibleError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.profile import Profile
-from naflex_deploy.runtime.golden import cosine
+from naflex_deploy.runtime.figures import cosine
 from naflex_deploy.runtime.sessions import cuda_device, tensorrt_library
 from naflex_deploy.runtime.sessions.tensorrt_plan import PlanHeader
+from tests.support.calibrations import observed
 from tests.support.engines import exported
+from tests.support.packs import random_images
 
 
 def profile(*settings: str, budgets: tuple[int, ...] = (64, 128)) -> Profile:
@@ -216,33 +221,52 @@ def test_each_refusal_has_its_own_words(error: str, said: str) -> None:
     assert "status -6 and no message" in refusal("tensorrt", [], -6).message
 
 
-def ranges(portable: Path, feeds: Mapping[str, object], folder: Path) -> dict[str, float]:
-    """Largest magnitudes at the inputs of the blocks' linear layers, measured by ONNX Runtime."""
-    sites = {node.inputs[0].name: site(node) for node in graphs.read(portable).graph.nodes if node.op == "Gemm"}
-    graph = onnx.load(str(portable))
-    del graph.graph.output[:]
-    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sites)
-    onnx.save(graph, str(folder / "watched.onnx"))
-    found = ort.InferenceSession(str(folder / "watched.onnx")).run(list(sites), dict(feeds))
-    by_tensor = dict(zip(sites, found, strict=True))
-    every = [node for node in graphs.read(portable).graph.nodes if node.op == "Gemm"]
-    amax = {site(node): float(abs(by_tensor[node.inputs[0].name]).max()) for node in every}
-    return {name: value for name, value in amax.items() if name.startswith("blocks.")}
+@cache
+def calibration() -> QuantSpec:
+    """Of images of the example's kind."""
+    images = random_images(((3, 5), (7, 4), (9, 9), (2, 9), (5, 8)), 4)
+    return observed(exported("siglip2").portable, images)
 
 
-@pytest.mark.parametrize(("precision", "least"), [("int8", 0.99), ("fp8", 0.99)])
-def test_quantised_graphs_stay_close_to_the_reference(tmp_path: Path, precision: str, least: float) -> None:
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_quantised_graphs_stay_close_to_the_reference(tmp_path: Path, precision: str) -> None:
     model = exported("siglip2")
     pack = model.pack((3, 5), (7, 4), (9, 9))
-    feeds = {role.value: pack.view(role) for role in model.checkpoint.model().roles}
-    amax = ranges(model.portable, feeds, tmp_path)
-    assert len(amax) == 12
     graph = tmp_path / "quantised.onnx"
-    write_lowered(model.portable, graph, "segment", precision, amax)
+    quantization = prepare(model.portable, calibration(), KINDS[precision], 0)
+    assert len(quantization.layers) == 12
+    assert quantization.smoothings
+    write_lowered(model.portable, graph, "segment", precision, quantization)
     tensors = {tensor.name: tensor.data_type for tensor in onnx.load(str(graph)).graph.initializer}
     stored = onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.FLOAT8E4M3FN
     assert sum(kind == stored for kind in tensors.values()) >= 24
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it would transpose FP8, and fail
+    feeds = {role.value: pack.view(role) for role in model.checkpoint.model().roles}
     found = ort.InferenceSession(str(graph), options).run(["tokens"], feeds)[0]
-    assert cosine(found, model.reference(pack)["tokens"]).min() > least
+    assert cosine(found, model.reference(pack)["tokens"]).min() > (0.99 if precision == "int8" else 0.985)
+
+
+@pytest.mark.parametrize(
+    ("precision", "targets"),
+    [("int8", ("sm80",)), ("int8", ("sm86", "sm89")), ("int8", ("sm120",)), ("fp8", ("sm89",))],
+)
+def test_every_product_asked_for_takes_eight_bits_on_both_sides(
+    tmp_path: Path, precision: str, targets: tuple[str, ...]
+) -> None:
+    given = task(tmp_path, f"engine.tensorrt.targets={json.dumps(targets)}", precision=precision, budgets=(64, 128))
+    variant = tensorrt.lower("tensorrt-rtx", dataclasses.replace(given, calibration=calibration()))
+    assert variant.name.endswith(f"-{'+'.join(targets)}-{precision}")
+    assert variant.build["int8_products"] == {"asked": 12, "running": 12}
+    assert [one["eight_bit_products"] for one in variant.build["profiles"]] == [12, 12]
+    assert all(one["fused_attentions"] == 2 for one in variant.build["profiles"])
+    assert variant.gate.status == "unmeasured"
+
+
+def test_products_that_stay_in_half_precision_fail_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the library took one of them for something else."""
+    write = tensorrt.quantize
+    monkeypatch.setattr(tensorrt, "quantize", lambda graph, layers: write(graph, dict(list(layers.items())[1:])))
+    given = task(tmp_path, precision="int8", budgets=(64,))
+    with pytest.raises(IncompatibleError, match="runs 11 of 12 quantised products in eight bits"):
+        tensorrt.lower("tensorrt-rtx", dataclasses.replace(given, calibration=calibration()))

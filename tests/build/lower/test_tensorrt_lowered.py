@@ -18,7 +18,7 @@ from naflex_deploy.build.passes import graphs, manager
 from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.pack import Pack, Patches, Role
 from naflex_deploy.core.rows import lay_rows, rows_needed
-from naflex_deploy.runtime.golden import cosine
+from naflex_deploy.runtime.figures import cosine
 from tests.support import contrib
 from tests.support.engines import ARCHITECTURES, exported
 

@@ -60,7 +60,7 @@ def config(samples: int = 24, *settings: str) -> Config:
 
 
 def run(images: Path, output: Path, settings: Config | None = None, **options: object) -> Calibrated:
-    with patch.object(checkpoints, "read", lambda model: tiny_checkpoint()):
+    with patch.object(checkpoints, "read", lambda model, lora=None: tiny_checkpoint()):
         return calibrate(settings or config(), "tiny", images, output, **options)  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naflex_deploy.build.quantize.observation import SiteObservation
-from naflex_deploy.build.quantize.spec import SCHEMA, QuantSpec
+from naflex_deploy.build.quantize.spec import SCHEMA, QuantSpec, numbered
 from naflex_deploy.build.quantize.subject import subject_of
 from naflex_deploy.core.errors import CalibrationError
 from naflex_deploy.core.profile import Profile
@@ -35,6 +35,7 @@ def small_spec(seed: int = 0) -> QuantSpec:
         gate_samples=tuple(random_images([(2, 3), (1, 1)], 8, seed)),
         tuning_samples=tuple(random_images([(4, 1)], 8, seed)),
         gate_labels=("page", "receipt"),
+        tuning_labels=("form",),
         float_sites=("blocks.0.mlp.fc1.input",),
         coverage={"images": 2},
     )
@@ -51,7 +52,17 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     spec = small_spec()
     spec.write(tmp_path / "a.json")
     again = QuantSpec.read(tmp_path / "a.json")
-    for name in ("subject", "method", "seed", "samples", "gate_labels", "float_sites", "coverage", "key"):
+    for name in (
+        "subject",
+        "method",
+        "seed",
+        "samples",
+        "gate_labels",
+        "tuning_labels",
+        "float_sites",
+        "coverage",
+        "key",
+    ):
         assert getattr(again, name) == getattr(spec, name), name
     assert list(again.sites) == list(spec.sites)
     assert again.sites["blocks.0.query.input"] is again.sites["blocks.0.key.input"]
@@ -71,9 +82,8 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
 
 
 def test_labels_become_places_among_the_models_classes() -> None:
-    spec = small_spec()
-    assert spec.classes(["receipt", "photo"]) == [-1, 0]
-    assert dataclasses.replace(spec, gate_labels=()).classes(["receipt"]) == []
+    assert numbered(("page", "receipt"), ["receipt", "photo"]) == [-1, 0]
+    assert numbered((), ["receipt"]) == []
 
 
 def test_the_key_follows_from_everything_that_ranges_follow_from() -> None:

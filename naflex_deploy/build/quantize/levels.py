@@ -1,0 +1,123 @@
+"""The values that eight bits can take: unsigned with a zero point, signed around zero, or floating point (E4M3).
+
+u8:   scale·(k - zero)   k = 0…255       what ONNX Runtime's kernels for x86 take as activations
+s8:   scale·k            k = -127…127    weights everywhere, activations of TensorRT
+e4m3: scale·v            |v| ≤ 448       FP8 of TensorRT
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+Kind = Literal["u8", "s8", "e4m3"]
+Float32 = npt.NDArray[np.float32]
+
+DTYPES = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "e4m3": np.dtype(ml_dtypes.float8_e4m3fn)}
+LARGEST = {"s8": 127.0, "e4m3": 448.0}
+SMALLEST_SCALE = 1e-12
+"""Of a tensor of zeros."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The values that one tensor is rounded to.
+
+    Attributes:
+        zero: The number that stands for 0; no integer where 0 lies between two levels, as it does for centred pixels.
+    """
+
+    kind: Kind
+    scale: float
+    zero: float = 0
+
+    @classmethod
+    def of(cls, kind: Kind, low: float, high: float) -> Levels:
+        """Levels that cover a range.
+
+        Args:
+            low, high: ``low ≤ 0 ≤ high``; what is symmetric covers the larger magnitude.
+        """
+        if kind == "u8":
+            scale = np.float32(max((high - low) / 255, SMALLEST_SCALE))
+            return cls(kind, float(scale), int(np.clip(round(-low / float(scale)), 0, 255)))
+        return cls(kind, float(np.float32(max(-low, high, SMALLEST_SCALE) / LARGEST[kind])))
+
+    def nearest(self, x: Float32) -> Float32:
+        """Each value's nearest level."""
+        scaled = x / np.float32(self.scale)
+        if self.kind == "u8":
+            rounded = np.clip(np.rint(scaled + np.float32(self.zero)), 0, 255) - np.float32(self.zero)
+        else:
+            rounded = round_scaled(scaled, self.kind).astype(np.float32)
+        return np.asarray(rounded * np.float32(self.scale), np.float32)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest level."""
+        if self.kind == "u8":
+            return -self.zero * self.scale, (255 - self.zero) * self.scale
+        return -LARGEST[self.kind] * self.scale, LARGEST[self.kind] * self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A weight stored in eight bits, ``values·scale``.
+
+    Attributes:
+        values: [D, E] int8 or E4M3.
+        scale: [E] float32, one for each output channel.
+    """
+
+    values: npt.NDArray[np.generic]
+    scale: Float32
+
+    @property
+    def dequantized(self) -> Float32:
+        """[D, E]."""
+        return self.values.astype(np.float32) * self.scale
+
+
+CLIPS = np.linspace(1.0, 0.5, 21)
+"""Of a channel's largest magnitude, those that are tried."""
+
+
+def weight_kind(activation: Kind) -> Kind:
+    """What weights are stored as beside such activations."""
+    return "e4m3" if activation == "e4m3" else "s8"
+
+
+def quantize_weight(weight: Float32, kind: Kind, importance: Float32 | None = None, *, clip: bool = True) -> Weight:
+    """Round a weight, each output channel by a scale of its own.
+
+    Args:
+        weight: [D, E].
+        kind: ``s8`` or ``e4m3``.
+        importance: [D] variance of each input channel: what an error in its weight costs, but for a constant.
+        clip: Take the scale of least squared error, not the one that covers every weight. E4M3, whose levels lie
+            dense near zero, is never clipped.
+    """
+    largest = np.maximum(np.abs(weight).max(0), SMALLEST_SCALE)
+    share = np.ones(weight.shape[1])
+    if kind == "s8" and clip:
+        cost = np.ones(len(weight), np.float32) if importance is None else importance
+        errors = [_error(weight, (clip * largest / 127).astype(np.float32), cost) for clip in CLIPS]
+        share = CLIPS[np.argmin(errors, axis=0)]
+    scale = (share * largest / LARGEST[kind]).astype(np.float32)
+    return Weight(round_scaled(weight / scale, kind), scale)
+
+
+def _error(weight: Float32, scale: Float32, cost: Float32) -> Float32:
+    """[E] squared error."""
+    rounded = np.clip(np.rint(weight / scale), -127, 127) * scale
+    return np.asarray(cost @ np.square(rounded - weight))
+
+
+def round_scaled(scaled: Float32, kind: Kind) -> npt.NDArray[np.generic]:
+    if kind == "s8":
+        scaled = np.rint(scaled)
+    return np.clip(scaled, -LARGEST[kind], LARGEST[kind]).astype(DTYPES[kind])

@@ -1,0 +1,97 @@
+"""From a portable graph and its calibration to a quantised model: which layers, and on what activations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from naflex_deploy.build.passes import graphs
+from naflex_deploy.build.quantize.layers import groups
+from naflex_deploy.build.quantize.levels import Float32, Kind
+from naflex_deploy.build.quantize.quantization import Quantization, quantize
+from naflex_deploy.build.quantize.spec import QuantSpec
+from naflex_deploy.core.errors import CalibrationError
+from naflex_deploy.core.pack import Pack, Patches, Role
+from naflex_deploy.runtime.sessions.onnxruntime import session_options
+
+ROWS = 16384
+"""Of each activation, at most."""
+BYTES = 2**30
+"""Of all activations, at most."""
+SITES_AT_ONCE = 32
+
+
+def prepare(
+    portable: Path, spec: QuantSpec, kind: Kind, prefix: int, sites: Collection[str] | None = None
+) -> Quantization:
+    """Quantise a model.
+
+    Args:
+        portable: The portable graph.
+        spec: Its calibration.
+        kind: What activations become.
+        prefix: Prefix tokens of the model.
+        sites: To quantise; `default_sites` but for those that the calibration found to be needed in float, if not
+            given.
+
+    Raises:
+        CalibrationError: It has no samples, nothing about a site, or wants all of them float.
+    """
+    if not spec.tuning_samples:
+        raise CalibrationError("the calibration holds no images to tune on", hint="calibrate again with this version")
+    model = graphs.read(portable)
+    chosen = default_sites(model) - set(spec.float_sites) if sites is None else set(sites)
+    found = [group for group in groups(model) if group.site in chosen]
+    if not found:
+        raise CalibrationError("the calibration leaves nothing to quantise", hint="build in a higher precision")
+    rows = min(ROWS, BYTES // (4 * sum(len(next(iter(group.layers.values())).weight) for group in found)))
+    activations = gather(portable, {group.site: group.x.name for group in found}, spec.tuning_samples, prefix, rows)
+    return quantize(model, spec, kind, chosen, activations)
+
+
+def default_sites(model: graphs.Model) -> set[str]:
+    """The inputs of every linear layer that runs once a token in a block: nearly all of the work."""
+    return {group.site for group in groups(model) if group.site.startswith("blocks.")}
+
+
+def gather(
+    portable: Path, tensors: Mapping[str, str], images: Sequence[Patches], prefix: int, rows: int
+) -> dict[str, Float32]:
+    """Run images through the float graph and keep rows of some of its tensors, as many from each image.
+
+    Args:
+        portable: The portable graph.
+        tensors: Name in the graph, by site.
+        images: To run, one by one.
+        prefix: Prefix tokens of the model.
+        rows: To keep of each tensor, at most, but for one an image.
+
+    Returns:
+        [N, D] by site.
+    """
+    graph = onnx.load(str(portable), load_external_data=False)
+    roles = [Role(value.name) for value in graph.graph.input]
+    del graph.graph.output[:]
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors.values()))
+    session = ort.InferenceSession(graph.SerializeToString(), session_options(portable.parent))
+    kept: dict[str, list[Float32]] = {site: [] for site in tensors}
+    names = list(tensors)
+    rng = np.random.default_rng(0)
+    for image in images:
+        pack = Pack.of([image], prefix=prefix)
+        feeds = {role.value: pack.view(role) for role in roles}
+        for start in range(0, len(names), SITES_AT_ONCE):
+            some = names[start : start + SITES_AT_ONCE]
+            found = session.run([tensors[site] for site in some], feeds)
+            for site, values in zip(some, found, strict=True):
+                kept[site].append(values[_some(rng, len(values), max(1, rows // len(images)))])
+    return {site: np.concatenate(parts) for site, parts in kept.items()}
+
+
+def _some(rng: np.random.Generator, count: int, most: int) -> npt.NDArray[np.int64]:
+    return np.sort(rng.choice(count, min(count, most), replace=False))
