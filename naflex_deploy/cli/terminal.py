@@ -80,7 +80,8 @@ def describe_decisions(gate: Gate) -> str:
     f = gate.figures
     if "images" not in f:
         return ""
-    parts = [f"top-1 agreement {f['top1_agreement']:.1%}", f"logit margin error {f['margin_error']:.1%}"]
+    parts = [f"{kind} cosine {f[f'{kind}_cosine']:.4f}" for kind in ("pooled", "token") if f"{kind}_cosine" in f]
+    parts += [f"top-1 agreement {f['top1_agreement']:.1%}", f"logit margin error {f['margin_error']:.1%}"]
     if "accuracy" in f:
         parts.append(f"accuracy {f['accuracy']:.1%} (float32: {f['reference_accuracy']:.1%})")
     return f"{', '.join(parts)} on {f['images']:.0f} images"
