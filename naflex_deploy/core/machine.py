@@ -37,10 +37,14 @@ def cpu_flags() -> list[str]:
     return [flag for flag in CPU_FLAGS if flag in words]
 
 
+def has_vnni() -> bool:
+    """Whether products of u8 and s8 are known to be exact and fast on this CPU."""
+    return not INT8_FLAGS.isdisjoint(cpu_flags())
+
+
 def int8_warning() -> str:
     """What to expect of int8 on this CPU where it is an x86 without the instructions for it; empty otherwise."""
-    flags = cpu_flags()
-    if not flags or INT8_FLAGS.intersection(flags):
+    if not cpu_flags() or has_vnni():
         return ""
     return (
         "this CPU has no VNNI: products of u8 and s8 saturate in AVX2, so ONNX Runtime is told to take slower ones of "

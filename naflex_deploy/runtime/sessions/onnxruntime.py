@@ -9,7 +9,7 @@ from threading import Lock
 import onnxruntime as ort
 
 from naflex_deploy.core.errors import IncompatibleError
-from naflex_deploy.core.machine import cores
+from naflex_deploy.core.machine import cores, has_vnni
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.sessions import Outputs
@@ -17,8 +17,6 @@ from naflex_deploy.runtime.sessions import Outputs
 SETTINGS = {
     # ONNX Runtime would merge additions into SkipLayerNormalization, which takes eight times as long on a CPU.
     "optimization.disable_specified_optimizers": "SkipLayerNormFusion",
-    # Where a CPU has no VNNI, products of u8 and s8 saturate: take the slower products of u8 and u8 there.
-    "session.x64quantprecision": "1",
 }
 
 
@@ -32,6 +30,9 @@ def session_options(weights: Path) -> ort.SessionOptions:
     options.log_severity_level = 3
     for key, value in SETTINGS.items():
         options.add_session_config_entry(key, value)
+    if not has_vnni():
+        # Products of u8 and s8 saturate: take those of u8 and u8. With VNNI these are 2.5 times as slow for nothing.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.resolve()))
     return options
 

@@ -16,7 +16,7 @@ from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.engine import WINDOW, Engine
 from naflex_deploy.runtime.isolation import EngineError
 from naflex_deploy.runtime.sessions import Outputs, SideBySide
-from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession, session_options
 from tests.support.tiny import BUDGET
 
 
@@ -73,6 +73,19 @@ def test_a_session_can_run_packs_side_by_side(bundle: Path) -> None:
     gone = weakref.ref(single)
     del single
     assert gone() is None  # nothing refers back to it: its memory goes at once, not when garbage is collected
+
+
+@pytest.mark.parametrize(("flags", "exact"), [([], True), (["avx2", "avx512f"], True), (["avx2", "avx_vnni"], False)])
+def test_products_that_saturate_are_avoided_where_a_cpu_has_no_others(
+    monkeypatch, tmp_path: Path, flags, exact
+) -> None:
+    monkeypatch.setattr("naflex_deploy.core.machine.cpu_flags", lambda: flags)
+    options = session_options(tmp_path)
+    if exact:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="does not have"):
+            options.get_session_config_entry("session.x64quantprecision")
 
 
 def test_short_lists_get_all_cores_and_long_ones_a_core_a_pack(bundle: Path) -> None:
