@@ -1,4 +1,4 @@
-"""A picture of what each site costs: a row for each kind, a column for each block."""
+"""A picture of what each site costs: a row for each kind, a column for each block, the first for those in none."""
 
 from __future__ import annotations
 

@@ -24,6 +24,9 @@ ROWS = 16384
 BYTES = 2**30
 """Of all activations, at most."""
 SITES_AT_ONCE = 32
+OUTSIDE_BLOCKS = frozenset({"embed", "pool.out", "pool.mlp.fc1", "pool.mlp.fc2", "representation", "classifier"})
+"""Layers that run in eight bits only where a sensitivity analysis found that they may. The pool's projections of query,
+key and value are not among them: lowerings fold them into other products."""
 
 
 def prepare(
@@ -36,8 +39,8 @@ def prepare(
         spec: Its calibration.
         kind: What activations become.
         prefix: Prefix tokens of the model.
-        sites: To quantise; `default_sites` but for those that the calibration found to be needed in float, if not
-            given.
+        sites: To quantise. If not given, `default_sites`, or, where a sensitivity analysis found what has to stay
+            float, all other `possible_sites`.
 
     Raises:
         CalibrationError: It has no samples, nothing about a site, or wants all of them float.
@@ -45,7 +48,12 @@ def prepare(
     if not spec.tuning_samples:
         raise CalibrationError("the calibration holds no images to tune on", hint="calibrate again with this version")
     model = graphs.read(portable)
-    chosen = default_sites(model) - set(spec.float_sites) if sites is None else set(sites)
+    if sites is not None:
+        chosen = set(sites)
+    elif spec.float_sites is not None:
+        chosen = possible_sites(model) - set(spec.float_sites)
+    else:
+        chosen = default_sites(model)
     found = [group for group in groups(model) if group.site in chosen]
     if not found:
         raise CalibrationError("the calibration leaves nothing to quantise", hint="build in a higher precision")
@@ -57,6 +65,12 @@ def prepare(
 def default_sites(model: graphs.Model) -> set[str]:
     """The inputs of every linear layer that runs once a token in a block: nearly all of the work."""
     return {group.site for group in groups(model) if group.site.startswith("blocks.")}
+
+
+def possible_sites(model: graphs.Model) -> set[str]:
+    """`default_sites`, and the inputs of `OUTSIDE_BLOCKS`."""
+    outside = {group.site for group in groups(model) if OUTSIDE_BLOCKS.issuperset(group.layers)}
+    return default_sites(model) | outside
 
 
 def gather(

@@ -16,7 +16,7 @@ from naflex_deploy.build.golden import image_packs
 from naflex_deploy.build.lower.onnxruntime import runner
 from naflex_deploy.build.passes.graphs import read
 from naflex_deploy.build.quantize.layers import groups
-from naflex_deploy.build.quantize.prepare import default_sites, prepare
+from naflex_deploy.build.quantize.prepare import possible_sites, prepare
 from naflex_deploy.build.quantize.spec import QuantSpec, numbered
 from naflex_deploy.runtime.figures import Figures
 from naflex_deploy.runtime.golden import Tolerance, shortfalls
@@ -99,12 +99,13 @@ def analyse(
         names: The model's classes, where it has names for them.
         report: Called with a line for each measurement.
     """
-    sites = sorted(default_sites(read(portable)), key=_place)
+    sites = sorted(possible_sites(read(portable)), key=_place)
     trial = _Trial(portable, spec, prefix, numbered(spec.tuning_labels, names), sites)
     parts: dict[str, tuple[str, ...]] = {site: (site,) for site in sites}
-    kinds, blocks = dict.fromkeys(kind_of(site) for site in sites), dict.fromkeys(block_of(site) for site in sites)
-    parts |= {f"all {kind}": tuple(site for site in sites if kind_of(site) == kind) for kind in kinds}
-    parts |= {f"block {block}": tuple(site for site in sites if block_of(site) == block) for block in blocks}
+    inside = [site for site in sites if block_of(site)]
+    kinds, blocks = dict.fromkeys(map(kind_of, inside)), dict.fromkeys(map(block_of, inside))
+    parts |= {f"all {kind}": tuple(site for site in inside if kind_of(site) == kind) for kind in kinds}
+    parts |= {f"block {block}": tuple(site for site in inside if block_of(site) == block) for block in blocks}
     parts[EVERYTHING] = tuple(sites)
     costs = []
     for number, (name, some) in enumerate(parts.items(), 1):
@@ -159,9 +160,9 @@ def kind_of(site: str) -> str:
 
 
 def block_of(site: str) -> str:
-    """``blocks.3.mlp.fc1.input`` → ``3``; of what is in no block, its own name."""
+    """``blocks.3.mlp.fc1.input`` → ``3``; empty for what is in no block."""
     found = BLOCK.match(site)
-    return found[1] if found else kind_of(site)
+    return found[1] if found else ""
 
 
 def _place(site: str) -> tuple[int, str]:

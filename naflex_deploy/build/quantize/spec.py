@@ -43,7 +43,7 @@ class QuantSpec:
         gate_samples: Images that were not observed, prepared as the runtime prepares them: for measuring.
         tuning_samples: Some of the images that were observed: for searches that need activations.
         gate_labels, tuning_labels: The class of each of these, by name, where classes were given.
-        float_sites: Those that shall not be quantised, as a sensitivity analysis found.
+        float_sites: Those that have to stay float, as a sensitivity analysis found; ``None`` where there was none.
         coverage: Figures of what the images were like.
     """
 
@@ -56,7 +56,7 @@ class QuantSpec:
     tuning_samples: tuple[Patches, ...] = ()
     gate_labels: tuple[str, ...] = ()
     tuning_labels: tuple[str, ...] = ()
-    float_sites: tuple[str, ...] = ()
+    float_sites: tuple[str, ...] | None = None
     coverage: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -115,7 +115,7 @@ class QuantSpec:
             "seed": self.seed,
             "coverage": self.coverage,
             "samples": list(self.samples),
-            "float_sites": list(self.float_sites),
+            "float_sites": None if self.float_sites is None else list(self.float_sites),
             "sites": [{"names": list(names), **_site_to_json(seen)} for names, seen in self.groups.items()],
             "gate_samples": [_patches_to_json(image) for image in self.gate_samples],
             "gate_labels": list(self.gate_labels),
@@ -159,7 +159,7 @@ class QuantSpec:
                 tuning_samples=tuple(map(_patches_from_json, content["tuning_samples"])),
                 gate_labels=tuple(map(str, content["gate_labels"])),
                 tuning_labels=tuple(map(str, content["tuning_labels"])),
-                float_sites=tuple(map(str, content["float_sites"])),
+                float_sites=None if content["float_sites"] is None else tuple(map(str, content["float_sites"])),
                 coverage=dict(content["coverage"]),
             )
             if spec.key != content["key"]:

@@ -15,7 +15,7 @@ from naflex_deploy.build.lower import onnxruntime as lowering
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.build.passes.graphs import evaluate, every_node, read
 from naflex_deploy.build.quantize.layers import groups, linear_layers
-from naflex_deploy.build.quantize.prepare import default_sites, prepare
+from naflex_deploy.build.quantize.prepare import default_sites, possible_sites, prepare
 from naflex_deploy.build.quantize.quantization import PIXELS, Quantization, plain
 from naflex_deploy.build.quantize.spec import QuantSpec
 from naflex_deploy.core.config import resolve
@@ -76,6 +76,17 @@ def test_every_product_asked_for_runs_in_eight_bits(embed: bool, monkeypatch: py
     assert by_name["quantize"] == asked
     assert by_name["centre"] == 4 + embed
     assert by_name["merge_positions"] == (not embed)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_may_be_quantised_outside_of_blocks_runs_in_eight_bits_too(name: str) -> None:
+    folder = portable(name).parent / "all"
+    model = read(portable(name))
+    calibration = dataclasses.replace(spec(name), float_sites=())
+    variant = lowering.lower(task(name, folder, calibration))
+    asked = sum(len(group.layers) for group in groups(model) if group.site in possible_sites(model))
+    assert variant.build["int8_products"]["asked"] == asked > sum("blocks." in layer for layer in linear_layers(model))
+    assert sum(variant.build["int8_products"]["running"].values()) == asked
 
 
 def test_fewer_products_than_asked_for_fail_the_build(tmp_path: Path) -> None:
@@ -162,6 +173,7 @@ def test_sites_of_a_sensitivity_analysis_stay_float() -> None:
     layers = prepare(portable("siglip2"), kept, "u8", 0).layers
     everything = {name for group in groups(read(portable("siglip2"))) for name in group.layers if "blocks." in name}
     assert everything - set(layers) == {"blocks.0.query", "blocks.0.key", "blocks.0.value", "blocks.1.mlp.fc2"}
-    nothing = dataclasses.replace(kept, float_sites=tuple(default_sites(read(portable("siglip2")))))
+    assert set(layers) - everything == {"embed", "pool.out", "pool.mlp.fc1", "pool.mlp.fc2", "classifier"}
+    nothing = dataclasses.replace(kept, float_sites=tuple(possible_sites(read(portable("siglip2")))))
     with pytest.raises(CalibrationError, match="leaves nothing to quantise"):
         prepare(portable("siglip2"), nothing, "u8", 0)

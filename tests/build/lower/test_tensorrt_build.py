@@ -263,6 +263,14 @@ def test_every_product_asked_for_takes_eight_bits_on_both_sides(
     assert variant.gate.status == "unmeasured"
 
 
+def test_the_products_outside_of_blocks_take_eight_bits_where_they_may(tmp_path: Path) -> None:
+    given = task(tmp_path, precision="int8", budgets=(64,))
+    variant = tensorrt.lower(
+        "tensorrt-rtx", dataclasses.replace(given, calibration=dataclasses.replace(calibration(), float_sites=()))
+    )
+    assert variant.build["int8_products"] == {"asked": 17, "running": 17}
+
+
 def test_products_that_stay_in_half_precision_fail_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the library took one of them for something else."""
     write = tensorrt.quantize

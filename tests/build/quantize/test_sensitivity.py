@@ -21,7 +21,8 @@ from tests.support.graphs import GRIDS, portable
 from tests.support.packs import random_images
 
 KINDS = ("mlp.fc1", "mlp.fc2", "out", "query")
-SITES = [f"blocks.{block}.{kind}.input" for block in (0, 1) for kind in KINDS]
+INSIDE = [f"blocks.{block}.{kind}.input" for block in (0, 1) for kind in KINDS]
+SITES = [*INSIDE, "classifier.input", "embed.input", "pool.out.input", "pool.mlp.fc1.input", "pool.mlp.fc2.input"]
 
 
 @cache
@@ -59,6 +60,7 @@ def test_every_site_kind_and_block_is_measured_alone() -> None:
     assert costs["all query"].sites == ("blocks.0.query.input", "blocks.1.query.input")
     assert set(costs["block 1"].sites) == {site for site in SITES if site.startswith("blocks.1.")}
     assert set(costs["everything"].sites) == set(SITES)
+    assert set(costs["embed.input"].sites) == {"embed.input"}
     assert all(0 < cost.losses["cosine"] < 0.1 for cost in costs.values())
     assert costs["everything"].losses["cosine"] > max(costs[site].losses["cosine"] for site in SITES)
     assert all(cost.losses.keys() == {"cosine", "margin", "task"} for cost in costs.values())
