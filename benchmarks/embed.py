@@ -66,7 +66,8 @@ def measure(engine: Engine, files: list[Path], rounds: int) -> dict[str, object]
         host_ms.append((time.process_time() - start) / len(files) * 1e3)
     host_core = statistics.median(host_ms)
     model_core = timings["fitted"].median * cores() / len(files) * 1e3
-    loss = 1 - timings["fitted"].median / timings["files"].median
+    losses = [1 - b / a for a, b in zip(timings["files"].rounds, timings["fitted"].rounds, strict=True)]
+    loss = statistics.median(losses)
     ideal = host_core / (host_core + model_core)
     return {
         "cpu": cpu_name(),
@@ -75,6 +76,7 @@ def measure(engine: Engine, files: list[Path], rounds: int) -> dict[str, object]
         "model_core_ms": round(model_core, 2),
         "images_per_second": round(len(files) / timings["files"].median, 2),
         "loss": round(loss, 4),
+        "losses": [round(min(losses), 4), round(max(losses), 4)],
         "ideal_loss": round(ideal, 4),
         "loss_over_ideal": round(loss / ideal, 3),
         "goals": GOALS,
