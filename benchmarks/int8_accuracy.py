@@ -98,9 +98,7 @@ def judged(name: str, portable: Path, spec: QuantSpec, packs: Sequence[GoldenPac
     seen = {site: spec.sites[site] for site in default_sites(model)}
     ranges = {site: (min(one.low, 0), max(one.high, 0)) for site, one in seen.items()}
     ways = {
-        "plain min-max": plain(
-            model, {site: (min(low, 0), max(high, 0)) for site, (low, high) in ranges.items()}, "u8"
-        ),
+        "plain min-max": plain(model, ranges, "u8"),
         "naflex-deploy": prepare(portable, spec, "u8", prefix),
     }
     return [

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +29,7 @@ from naflex_deploy.build.zero_shot import read_labels, with_labels
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import GateError, UsageError
 from naflex_deploy.core.files import new_directory
+from naflex_deploy.core.machine import peak_memory
 from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, FileEntry, Gate, Head, Manifest, Model, TextTower, Variant
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.bundle import refuse_replacing
@@ -185,7 +184,7 @@ def measured(bundle: Path, variant: Variant, golden: Golden, prefix: int, starte
         report: Called with a line at the start of each step.
     """
     gate = gate_of(bundle, variant, golden, report)
-    figures = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_bytes": _peak_memory()}
+    figures = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_bytes": peak_memory()}
     if variant.backend == "onnxruntime" and gate.status == "passed":
         figures["run_peak_memory_bytes"] = run_peak(bundle, variant, prefix)
     return variant.model_copy(update={"gate": gate, "build": {**variant.build, **figures}})
@@ -230,9 +229,3 @@ def _manifest(
         config=config.profile,
         origins=config.origins,
     )
-
-
-def _peak_memory() -> int:
-    """Bytes; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

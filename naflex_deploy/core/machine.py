@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16", "avx512_bf16")
@@ -16,11 +18,8 @@ INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 def cpu_name() -> str:
     """Model name of the CPU and the cores this process may use."""
     name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    return f"{name}, {cores()} cores"
+    models = [line.partition(":")[2].strip() for line in _first_cpu() if "model name" in line]
+    return f"{models[0] if models else name}, {cores()} cores"
 
 
 def cores() -> int:
@@ -32,9 +31,21 @@ def cores() -> int:
 
 def cpu_flags() -> list[str]:
     """Of `CPU_FLAGS`, those this CPU has; empty where the system does not tell."""
-    info = Path("/proc/cpuinfo")
-    words = set(info.read_text().split()) if info.exists() else set()
+    words = {word for line in _first_cpu() for word in line.split()}
     return [flag for flag in CPU_FLAGS if flag in words]
+
+
+@cache
+def _first_cpu() -> tuple[str, ...]:
+    """Lines of /proc/cpuinfo about the first CPU, the others being like it; none where there is no such file.
+
+    The kernel makes the file as it is read, which takes long where CPUs are many, and every session asks.
+    """
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return ()
+    with info.open(encoding="utf-8") as lines:
+        return tuple(takewhile(str.strip, lines))
 
 
 def has_vnni() -> bool:
