@@ -54,13 +54,11 @@ def build(
         NaflexError: With what was expected, what was found and what to do.
     """
     from naflex_deploy.core.config import resolve
-    from naflex_deploy.core.errors import MissingExtraError
+    from naflex_deploy.core.errors import needs_extra
 
     config = resolve(str(profile), settings=settings)
-    try:
+    with needs_extra("build"):
         from naflex_deploy.build.pipeline import build_bundle
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "build") from None
     spec = str(model) if isinstance(model, PathLike) else model
     return build_bundle(
         config,

@@ -9,7 +9,7 @@ import click
 
 from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
 from naflex_deploy.cli.terminal import describe_decisions, err, json_option, out, print_json, reports_errors, steps
-from naflex_deploy.core.errors import MissingExtraError, UsageError
+from naflex_deploy.core.errors import UsageError, needs_extra
 from naflex_deploy.core.manifest import Manifest
 
 
@@ -64,11 +64,9 @@ def command(
     path = into or output or Path("build") / resolved.profile.name
     if model is None or model == DEMO:
         warn_demo()
-    try:
+    with needs_extra("build"):
         from naflex_deploy.build.pipeline import build_bundle
         from naflex_deploy.build.rebuild import build_into
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "build") from None
     with steps() as report:
         options: dict[str, Any] = {
             "patch_size": patch_size,

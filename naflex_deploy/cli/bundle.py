@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors, steps
-from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.profile import Profile
 
 
@@ -34,10 +34,8 @@ def rebuild(
     as_json: bool,
 ) -> None:
     """Make a variant on this machine from the bundle's portable graph, replacing its like."""
-    try:
+    with needs_extra("build"):
         from naflex_deploy.build import rebuild as rebuilding
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "build") from None
     from naflex_deploy.runtime.bundle import Bundle
 
     values: dict[str, Any] = Bundle.open(bundle).manifest.config.model_dump(by_alias=True)

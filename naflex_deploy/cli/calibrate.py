@@ -16,7 +16,7 @@ from naflex_deploy.cli.build import warn_demo
 from naflex_deploy.cli.configuration import DEMO, source_options
 from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors
 from naflex_deploy.core.config import resolve
-from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.files import new_file
 from naflex_deploy.core.profile import Method
 
@@ -75,10 +75,8 @@ def command(
     resolved = resolve(profile, config=config, settings=settings, overrides=overrides)
     if model is None or model == DEMO:
         warn_demo()
-    try:
+    with needs_extra("build"):
         from naflex_deploy.build.quantize.calibration import calibrate
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "build") from None
     with _counter() as count:
         found = calibrate(
             resolved,

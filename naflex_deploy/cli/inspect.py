@@ -11,7 +11,7 @@ import click
 
 from naflex_deploy.cli.configuration import DEMO
 from naflex_deploy.cli.terminal import json_option, out, print_json, print_table, reports_errors
-from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.manifest import FILE_NAME, Variant
 from naflex_deploy.runtime.bundle import Bundle
 
@@ -33,10 +33,8 @@ def command(target: str, as_json: bool) -> None:
 
 
 def _inspect_checkpoint(spec: str, as_json: bool) -> None:
-    try:
+    with needs_extra("build"):
         from naflex_deploy.build.checkpoints.describe import describe
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "build") from None
     found = describe(spec)
     if as_json:
         preprocessing = found.preprocessing.model_dump() if found.preprocessing else None

@@ -17,7 +17,7 @@ from naflex_deploy.cli.build import warn_demo
 from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
 from naflex_deploy.cli.terminal import Amount, err, json_option, out, print_json, print_table, reports_errors, steps
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import MissingExtraError, UsageError
+from naflex_deploy.core.errors import UsageError, needs_extra
 from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.core.profile import Profile
 
@@ -85,10 +85,8 @@ def _tune(
         warn_demo()
 
     def build(profile: Profile) -> Path:
-        try:
+        with needs_extra("build"):
             from naflex_deploy.build.pipeline import build_bundle
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "torch", "build") from None
         path = folder / profile.name
         build_bundle(Config(profile, config.origins), model or DEMO, path, report=step)
         return path
@@ -137,10 +135,8 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
 
 
 def _plan(config: Config, model: str | None, as_json: bool) -> None:
-    try:
+    with needs_extra("build"):
         from naflex_deploy.build.planning import plan
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "build") from None
     planned = plan(config, model)
     if as_json:
         print_json("plan", **planned.to_json(), origins=config.origins)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from naflex_deploy.cli.terminal import reports_errors, steps
-from naflex_deploy.core.errors import MissingExtraError, UsageError
+from naflex_deploy.core.errors import UsageError, needs_extra
 
 _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click.FloatRange(0)
 
@@ -62,13 +62,11 @@ def command(
 
     Each bundle is a model, named by its directory or by NAME=. SIGHUP loads them again, SIGTERM drains.
     """
-    try:
+    with needs_extra("serve"):
         from naflex_deploy.runtime.queue import Policy
         from naflex_deploy.serving.limits import Limits
         from naflex_deploy.serving.metrics import Metrics
         from naflex_deploy.serving.server import Settings, load_models, serve_models
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "fastapi", "serve") from None
     settings = Settings(
         host=host,
         port=port,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -45,6 +46,19 @@ class MissingExtraError(UsageError):
             hint=f"pip install 'naflex-deploy[{extra}]'",
         )
         self.extra = extra
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Around imports of what an extra brings.
+
+    Raises:
+        MissingExtraError: A module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or extra, extra) from None
 
 
 class CheckpointError(UsageError):

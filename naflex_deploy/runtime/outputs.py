@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.errors import MissingExtraError, UsageError
+from naflex_deploy.core.errors import UsageError, needs_extra
 from naflex_deploy.runtime.classes import Prediction
 from naflex_deploy.runtime.result import Result
 
@@ -122,10 +122,8 @@ def writer(path: Path) -> Callable[[Path, Table], None]:
         MissingExtraError: The format needs a package that is not installed.
     """
     if path.suffix == ".parquet":
-        try:
+        with needs_extra("parquet"):
             import pyarrow.parquet  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "pyarrow", "parquet") from None
     try:
         return _WRITERS[path.suffix]
     except KeyError:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.errors import MissingExtraError, OutputError
+from naflex_deploy.core.errors import OutputError, needs_extra
 from naflex_deploy.core.files import new_file
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.bundle import Bundle
@@ -147,10 +147,8 @@ def embed_to_parquet(
 
 
 def _imported(module: str) -> Any:
-    try:
+    with needs_extra("ray"):
         return import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or module, "ray") from None
 
 
 def _session(bundle: Path, variant: Variant, threads: int) -> Session:

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
-from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.runtime.scheduler import Served
 from naflex_deploy.serving import openai
 from naflex_deploy.serving.infer import infer
@@ -86,9 +86,7 @@ def deployment(
     Raises:
         MissingExtraError: Ray is not installed.
     """
-    try:
+    with needs_extra("ray"):
         serve: Any = import_module("ray.serve")
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "ray", "ray") from None
     made = serve.deployment(PackedEmbedder, max_ongoing_requests=max_ongoing_requests, **options)
     return made.bind(str(Path(bundle).resolve()), limits)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.decode import check_size
 from naflex_deploy.runtime.media.frame import Frame
@@ -68,11 +68,9 @@ def read_dicom(source: Path | bytes, *, name: str, image: ImageSection, done: Co
             as that may quote the file.
         MissingExtraError: pydicom is not installed.
     """
-    try:
+    with needs_extra("dicom"):
         import pydicom
         from pydicom.pixels.utils import iter_pixels
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "pydicom", "dicom") from None
     try:
         with _open(source) as stream:
             header = pydicom.dcmread(stream, specific_tags=ELEMENTS, stop_before_pixels=True)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Resampling
 
-from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.decode import check_size
 from naflex_deploy.runtime.media.frame import Frame
@@ -105,10 +105,8 @@ def _frame(document: PdfDocument, number: int, count: int, name: str, image: Ima
 
 def _open(source: Path | bytes, name: str) -> PdfDocument:
     """Not by `PdfDocument` itself, which takes an error of an earlier document for that of one without pages."""
-    try:
+    with needs_extra("pdf"):
         from pypdfium2 import PdfDocument, raw
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "pypdfium2", "pdf") from None
     with _ONE_AT_A_TIME:
         if isinstance(source, bytes):
             handle = raw.FPDF_LoadMemDocument64(source, len(source), None)

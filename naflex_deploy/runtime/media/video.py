@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection, VideoSection
 from naflex_deploy.runtime.decode import check_size
 from naflex_deploy.runtime.media.frame import Frame, mark_last
@@ -39,10 +39,8 @@ def read_video(
         ImageError: It is damaged, or has no video.
         MissingExtraError: PyAV is not installed.
     """
-    try:
+    with needs_extra("video"):
         import av
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "av", "video") from None
     try:
         with av.open(BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
             if not container.streams.video:
