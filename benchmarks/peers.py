@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import torch
 
 from benchmarks.support import contenders as c
 from benchmarks.support.mixes import Mix, mixes
+from benchmarks.support.provenance import installed
 from benchmarks.support.rooflines import rooflines
 from benchmarks.support.timing import interleaved
 from benchmarks.support.work import useful_gflop
@@ -226,12 +226,7 @@ def headline(mix: dict[str, Any]) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    versions = {}
-    for name in ("onnxruntime", "torch", "transformers", "timm", "openvino", "nncf", "numpy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "-"
+    versions = installed("onnxruntime", "torch", "transformers", "timm", "openvino", "nncf", "numpy")
     return {"cpu": cpu_name(), "flags": cpu_flags(), "system": system_name(), "versions": versions}
 
 

@@ -43,11 +43,15 @@ def _parity(report: Report) -> Iterator[str]:
         return
     yield "## Results against the packed model in float32"
     yield ""
-    yield "| model | path | pooled, least cosine | token, least cosine | largest error | passed |"
-    yield "|---|---|---|---|---|---|"
+    yield "| model | path | pooled, least cosine | token, least cosine | largest error | rms error | × torch | passed |"
+    yield "|---|---|---|---|---|---|---|---|"
     for row in report["parity"]:
-        figures = f"{row['pooled']:.6f} | {row['tokens']:.6f} | {row['max_error']:.1e}"
-        yield f"| {row['model']} | {_name(row)} | {figures} | {'yes' if row['passed'] else 'no'} |"
+        figures = f"{row['pooled']:.6f} | {row['tokens']:.6f} | {row['max_error']:.1e} | {row['rms_error']:.1e}"
+        compared = f"{row['times_torch']:.2f}" if row["times_torch"] else "-"
+        yield f"| {row['model']} | {_name(row)} | {figures} | {compared} | {'yes' if row['passed'] else 'no'} |"
+    yield ""
+    yield "Errors are shares: the largest of the largest value, the root mean square of that of the values, of the worse"
+    yield "output. × torch: rms error in bf16 over that of transformers in bf16."
     yield ""
     for engine in report["engines"]:
         if "reason" in engine:

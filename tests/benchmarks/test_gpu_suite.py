@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from benchmarks import gpu_suite
-from benchmarks.gpu_suite import COMPILED, Run, _parity, _speed, filling, goals, measure
+from benchmarks.gpu_suite import COMPILED, goals, measure
+from benchmarks.support.gpu_parity import parity
 from benchmarks.support.gpu_paths import Bound, GpuPath
 from benchmarks.support.gpu_report import render
+from benchmarks.support.gpu_run import Run
+from benchmarks.support.gpu_speed import filling, speed
 from benchmarks.support.mixes import Mix
 from benchmarks.support.work import useful_gflop
 from naflex_deploy.runtime.sessions import cuda_device
@@ -32,13 +35,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 def test_every_path_that_runs_here_computes_the_same(report: dict) -> None:  # type: ignore[type-arg]
-    parity = {row["name"]: row for row in report["parity"]}
-    assert {name: row["ours"] for name, row in parity.items()} == {
+    rows = {row["name"]: row for row in report["parity"]}
+    assert {name: row["ours"] for name, row in rows.items()} == {
         "transformers SDPA, padded fp32": False,
         "torch packed, image by image fp32": False,
         "onnxruntime fp32": True,
     }
-    assert all(row["passed"] and row["max_error"] < 1e-5 for row in parity.values())
+    assert all(row["passed"] and row["max_error"] < 1e-5 for row in rows.values())
 
 
 def test_every_budget_and_mix_is_timed(report: dict) -> None:  # type: ignore[type-arg]
@@ -84,33 +87,57 @@ def test_without_a_gpu_it_says_of_every_path_why_it_did_not_run(
     assert sum(line.startswith("- siglip2-so400m, ") for line in table.splitlines()) == 14
 
 
-def path(results: dict[str, np.ndarray], precision: str = "fp16", fails: bool = False) -> GpuPath:
+def path(results: dict[str, np.ndarray], precision: str = "fp16", fails: bool = False, ours: bool = True) -> GpuPath:
     def launch() -> None:
         if fails:
             raise RuntimeError("CUDA error: an illegal\nmemory access")
 
-    return GpuPath(precision, True, lambda images: Bound(launch, lambda: results))
+    return GpuPath(precision, ours, lambda images: Bound(launch, lambda: results))
+
+
+RIGHT = {"tokens": np.eye(8, dtype=np.float32), "pooled": np.eye(2, 8, dtype=np.float32)}
+
+
+def off_by(error: float) -> dict[str, np.ndarray]:
+    return {name: values + np.float32(error) for name, values in RIGHT.items()}
 
 
 def test_a_path_that_differs_or_fails_is_not_timed() -> None:
     run = Run("cpu", 1, 1e9)
-    right = {"tokens": np.eye(8, dtype=np.float32), "pooled": np.eye(2, 8, dtype=np.float32)}
-    wrong = right | {"tokens": right["tokens"] + 0.1}
-    paths = {"right": path(right), "wrong": path(wrong), "fails": path(right, fails=True)}
-    mix = Mix("mixed", "", ((2, 2),))
-    rows = _parity(run, "small", paths, lambda images: right, [mix], 8, 3)
-    assert {row["name"]: row["passed"] for row in rows} == {"right": True, "wrong": False}
+    wrong = RIGHT | {"tokens": RIGHT["tokens"] + 0.1}
+    broken = RIGHT | {"pooled": RIGHT["pooled"] * np.nan}
+    paths = {"right": path(RIGHT), "wrong": path(wrong), "broken": path(broken), "fails": path(RIGHT, fails=True)}
+    rows = parity(run, "small", paths, lambda images: RIGHT, [], "torch")
+    assert {row["name"]: row["passed"] for row in rows} == {"right": True, "wrong": False, "broken": False}
     assert list(paths) == ["right"]
     said = {one["what"]: one["reason"] for one in run.left_out}
     assert said["small, fails"] == "CUDA error: an illegal"
     assert "of tokens 0.9" in said["small, wrong, timed"]
 
 
+def test_an_engine_in_bf16_is_held_to_the_error_of_torch_in_bf16() -> None:
+    run = Run("cpu", 1, 1e9)
+    paths = {
+        "torch": path(off_by(1e-3), "bf16", ours=False),
+        "as good": path(off_by(1.1e-3), "bf16"),
+        "worse": path(off_by(1.3e-3), "bf16"),
+        "of fp16": path(off_by(1.3e-3), "fp16"),
+    }
+    rows = {row["name"]: row for row in parity(run, "small", paths, lambda images: RIGHT, [], "torch")}
+    assert rows["as good"]["times_torch"] == pytest.approx(1.1, rel=1e-3)
+    assert (rows["torch"]["times_torch"], rows["of fp16"]["times_torch"]) == (None, None)
+    assert list(paths) == ["torch", "as good", "of fp16"]
+    (left,) = run.left_out
+    assert left == {"what": "small, worse, timed", "reason": "its error is 1.30 times that of torch in bf16"}
+    # off by 0.001 everywhere: of 8 x 8 values with 8 ones, the root mean square is sqrt(64 / 8) times that
+    assert rows["torch"]["rms_error"] == pytest.approx(1e-3 * 8**0.5, rel=1e-3)
+    assert rows["torch"]["max_error"] == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_nothing_is_begun_when_time_is_up() -> None:
     run = Run("cpu", 1, -1.0)
     shape = {"width": 8, "mlp_width": 8, "depth": 1, "patch_values": 3}
-    mix = Mix("mixed", "", ((2, 2),))
-    assert _speed(run, "small", {"one": path({})}, mix, 8, mix, shape) == []
+    assert speed(run, "small", {"one": path({})}, Mix("mixed", "", ((2, 2),)), 8, shape) == []
     assert run.left_out[0]["what"] == "small, mixed, 8 tokens, one"
     assert "out of time" in run.left_out[0]["reason"]
     assert measure(Run("cpu", 1, -1.0), ["small"], [8], [""])["speed"] == []
@@ -118,9 +145,9 @@ def test_nothing_is_begun_when_time_is_up() -> None:
 
 def test_packs_are_filled_and_never_above_their_budget() -> None:
     mix = Mix("", "", ((2, 3), (1, 4)))
-    assert filling(mix, 20) == ((2, 3), (1, 4), (2, 3), (1, 4))
-    assert filling(mix, 15) == ((2, 3), (1, 4))
-    assert filling(mix, 5) == ()
+    assert filling(mix, 20).grids == ((2, 3), (1, 4), (2, 3), (1, 4))
+    assert filling(mix, 15).grids == ((2, 3), (1, 4))
+    assert filling(mix, 5).grids == ()
 
 
 def test_goals_compare_the_best_of_ours_with_what_was_measured() -> None:
