@@ -50,7 +50,7 @@ def _parity(report: Report) -> Iterator[str]:
         compared = f"{row['times_torch']:.2f}" if row["times_torch"] else "-"
         yield f"| {row['model']} | {_name(row)} | {figures} | {compared} | {'yes' if row['passed'] else 'no'} |"
     yield ""
-    yield "Errors are shares: the largest of the largest value, the root mean square of that of the values, of the worse"
+    yield "Errors are shares: the largest of the largest value, the root mean square of that of all, of the worse"
     yield "output. × torch: rms error in bf16 over that of transformers in bf16."
     yield ""
     for engine in report["engines"]:
