@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Report = dict[str, Any]
@@ -43,16 +43,7 @@ def _parity(report: Report) -> Iterator[str]:
         return
     yield "## Results against the packed model in float32"
     yield ""
-    yield "| model | path | pooled, least cosine | token, least cosine | largest error | rms error | × torch | passed |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for row in report["parity"]:
-        figures = f"{row['pooled']:.6f} | {row['tokens']:.6f} | {row['max_error']:.1e} | {row['rms_error']:.1e}"
-        compared = f"{row['times_torch']:.2f}" if row["times_torch"] else "-"
-        yield f"| {row['model']} | {_name(row)} | {figures} | {compared} | {'yes' if row['passed'] else 'no'} |"
-    yield ""
-    yield "Errors are shares: the largest of the largest value, the root mean square of that of all, of the worse"
-    yield "output. × torch: rms error in bf16 over that of transformers in bf16."
-    yield ""
+    yield from parity_table(report["parity"])
     for engine in report["engines"]:
         if "reason" in engine:
             yield f"- {engine['model']}, {engine['name']}: {engine['reason']}"
@@ -61,6 +52,20 @@ def _parity(report: Report) -> Iterator[str]:
         cpu = sum(engine["placement"].get("CPUExecutionProvider", {}).values())
         where = f"attention by {attention or 'unknown'}; {cpu} operators on the CPU"
         yield f"- {engine['model']}, {engine['name']}: {where}"
+    yield ""
+
+
+def parity_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The rows of `gpu_parity.parity`, each with its ``model``."""
+    yield "| model | path | pooled, least cosine | token, least cosine | largest error | rms error | × torch | passed |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        figures = f"{row['pooled']:.6f} | {row['tokens']:.6f} | {row['max_error']:.1e} | {row['rms_error']:.1e}"
+        compared = f"{row['times_torch']:.2f}" if row["times_torch"] else "-"
+        yield f"| {row['model']} | {_name(row)} | {figures} | {compared} | {'yes' if row['passed'] else 'no'} |"
+    yield ""
+    yield "Errors are shares: the largest of the largest value, the root mean square of that of all, of the worse"
+    yield "output. × torch: rms error in bf16 over that of transformers in bf16."
     yield ""
 
 
@@ -108,5 +113,5 @@ def _rest(report: Report) -> Iterator[str]:
     yield ""
 
 
-def _name(row: dict[str, Any]) -> str:
+def _name(row: Mapping[str, Any]) -> str:
     return f"**{row['name']}**" if row["ours"] else str(row["name"])

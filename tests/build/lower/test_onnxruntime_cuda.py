@@ -93,7 +93,7 @@ def test_sums_over_many_stay_float32_but_inside_norms(precision: str, tmp_path: 
 
 
 def test_bfloat16_is_the_float16_graph_with_another_type(tmp_path: Path) -> None:
-    """Nothing computes it here; as float16 the same graph was held equal."""
+    """No CPU computes it as it stands; as float16 the same graph was held equal."""
     half, other = (
         onnx.load(str(lowered(tmp_path, "siglip2", "rows", precision)), load_external_data=False).graph
         for precision in ("fp16", "bf16")
