@@ -35,7 +35,7 @@ from benchmarks.support.ort_probe import probe
 from benchmarks.support.provenance import installed
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.export import export
-from naflex_deploy.build.lower import LOWERINGS
+from naflex_deploy.build.lower.registry import LOWERINGS
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.machine import cpu_name, system_name
 from naflex_deploy.runtime.sessions import cuda_device

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.support.calibration import BUDGET, MAX_IMAGES, observed
 from benchmarks.support.outliers import KINDS, inject
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.export import export
@@ -35,6 +34,7 @@ from naflex_deploy.demo.draw import draw_pages
 from naflex_deploy.runtime.figures import Figures
 from naflex_deploy.runtime.golden import GoldenPack
 from naflex_deploy.runtime.prepare import Preparer
+from tests.support.calibrations import observed
 
 CALIBRATED, MEASURED = 5101, 5102
 """Streams of pages. Neither training nor any other measurement uses them."""
@@ -80,14 +80,14 @@ def measure(config: Config, folder: Path, count: int) -> list[Row]:
     spec = calibrate(config, "demo", images, folder / "calibration.json").spec
     pages = [(preparer.pixels(np.asarray(page.image)), page.kind) for page in draw_pages(MEASURED, count)]
     seen, labels = [patches for patches, _ in pages], [CLASSES.index(kind) for _, kind in pages]
-    packs = image_packs(runner(portable), seen, labels, prefix=prefix, budget=BUDGET, max_images=MAX_IMAGES)
+    packs = image_packs(runner(portable), seen, labels, prefix=prefix, budget=1024, max_images=64)
     rows = judged("demo", portable, spec, packs, prefix)
     for kind, change in KINDS.items():
         copy = inject(portable, folder / kind.replace(" ", "-"), change)
         float32 = figures(copy, None, packs)
         if float32["pooled_cosine"] < 0.9999:
             raise AssertionError(f"the copy with outliers at {kind} is another model: cosine {float32}")
-        own = dataclasses.replace(spec, sites=observed(copy, drawn, prefix))
+        own = dataclasses.replace(spec, sites=observed(copy, drawn, prefix).sites)
         rows += judged(kind, copy, own, packs, prefix)
     return rows
 

@@ -18,7 +18,6 @@ import tests.conftest  # noqa: F401  makes transformers importable beside any bu
 
 from transformers import Siglip2VisionConfig, Siglip2VisionModel  # isort: skip
 
-from benchmarks.support.calibration import observed
 from benchmarks.support.mixes import mixes
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.export import export
@@ -31,6 +30,7 @@ from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.crew import balanced
 from naflex_deploy.runtime.packer import pack_lengths
 from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from tests.support.calibrations import observed
 
 Pooled = npt.NDArray[np.float32]
 Images = Sequence[Patches]
@@ -207,8 +207,7 @@ class Graphs:
     @cached_property
     def int8(self) -> Variant:
         """Calibrated on `samples`."""
-        images = self.samples
-        return self._lowered("int8", QuantSpec({}, "percentile", 0, (), observed(self.portable, images), (), images))
+        return self._lowered("int8", observed(self.portable, self.samples))
 
     @property
     def samples(self) -> tuple[Patches, ...]:

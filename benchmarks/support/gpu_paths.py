@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.support.contenders import Siglip2VisionModel, padded
 from naflex_deploy.build.attention import ragged_attention
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.build.lower import LOWERINGS
+from naflex_deploy.build.lower.registry import LOWERINGS
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack, Patches

@@ -20,7 +20,7 @@ from naflex_deploy.build.checkpoints.text import read_text
 from naflex_deploy.build.export import export, input_specs, output_specs
 from naflex_deploy.build.golden import make_golden
 from naflex_deploy.build.head import make_head
-from naflex_deploy.build.lower import choose
+from naflex_deploy.build.lower.registry import choose
 from naflex_deploy.build.lower.task import EIGHT_BITS, Task, missing_calibration
 from naflex_deploy.build.quantize.spec import QuantSpec, numbered
 from naflex_deploy.build.quantize.subject import subject_of

@@ -7,7 +7,8 @@ from typing import Any
 
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.architecture import Architecture
-from naflex_deploy.build.lower import choose, tensorrt
+from naflex_deploy.build.lower import tensorrt
+from naflex_deploy.build.lower.registry import choose
 from naflex_deploy.build.lower.tensorrt_attention import choose_form
 from naflex_deploy.build.lower.tensorrt_profiles import profile_sizes
 from naflex_deploy.build.pipeline import requested_outputs

@@ -11,8 +11,8 @@ import onnxruntime as ort
 from torch import nn
 
 from naflex_deploy.build.golden import image_packs
-from naflex_deploy.build.lower import choose
 from naflex_deploy.build.lower.onnxruntime import caller
+from naflex_deploy.build.lower.registry import choose
 from naflex_deploy.build.lower.task import EIGHT_BITS, Task
 from naflex_deploy.build.pipeline import (
     CALIBRATION,

@@ -17,7 +17,7 @@ import naflex_deploy as nd
 from naflex_deploy.build import checkpoints, rebuild
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
-from naflex_deploy.build.lower import choose
+from naflex_deploy.build.lower.registry import choose
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.core.config import Config, resolve
 from naflex_deploy.core.errors import BundleError, GateError, UsageError

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime as ort
@@ -55,7 +56,7 @@ class Observer:
     """A portable graph, ready to be run on packs without a tail.
 
     Args:
-        portable: Of `export`. The pieces are written beside it, as they share its weights.
+        portable: Of `export`. The pieces share its weights and are opened beside it; no file stays.
         threads: Of one run, 0 for one a core.
 
     Raises:
@@ -63,21 +64,17 @@ class Observer:
     """
 
     def __init__(self, portable: Path, threads: int = 0) -> None:
-        self._root = portable.parent
-        self._threads = threads or cores()
-        self._graph = self._root / "fused.onnx"
         model = read(portable)
         manager.run(model, PASSES, complete=("fuse_attention",))
-        write(model, self._graph, self._root)
-        model = read(self._graph)
+        model.tidy()
         sites, cuts = _sites(model), _cuts(model)
         place = {tensor.name: index for index, node in enumerate(model.graph.nodes) for tensor in node.outputs}
         self._pieces = []
-        for number, (entry, leave) in enumerate(zip([None, *cuts], [*cuts, None], strict=True)):
+        for entry, leave in zip([None, *cuts], [*cuts, None], strict=True):
             start, end = place[entry] if entry else -1, place[leave] if leave else len(place)
             own = {name: names for name, names in sites.items() if start < place[name] < end}
-            path = self._root / f"piece-{number}.onnx"
-            self._pieces.append(Piece(self._open(path, entry, leave, list(own)), entry, list(own.values())))
+            piece = _cut(model, entry, ([leave] if leave else []) + list(own))
+            self._pieces.append(Piece(_opened(piece, portable.parent, threads or cores()), entry, list(own.values())))
 
     @property
     def sites(self) -> list[Sites]:
@@ -101,21 +98,31 @@ class Observer:
             for names in piece.sites:
                 yield names, found.pop(0)
 
-    def _open(self, path: Path, entry: str | None, leave: str | None, tensors: list[str]) -> ort.InferenceSession:
-        model = read(self._graph)
-        named = model.graph.tensors()
-        if entry is not None:
-            named[entry].inputs.clear()
-            model.graph.inputs.append(named[entry])
-        model.graph.outputs = [named[name] for name in ([leave] if leave else []) + tensors]
-        for tensor in model.graph.outputs:
-            tensor.dtype = np.dtype(np.float32)
-        model.tidy()
-        lower_attention(model)
-        write(model, path, self._root)
-        options = session_options(self._root)
-        options.intra_op_num_threads = self._threads
-        options.enable_cpu_mem_arena = False  # every session would keep its peak
+
+def _cut(model: Model, entry: str | None, tensors: list[str]) -> Model:
+    """The part of a graph that computes some tensors, from another one on where there is an entry."""
+    piece = Model(model.graph.copy(), model.functions, model.stored)
+    named = piece.graph.tensors()
+    if entry is not None:
+        named[entry].inputs.clear()
+        named[entry].dtype = np.dtype(np.float32)
+        piece.graph.inputs.append(named[entry])
+    piece.graph.outputs = [named[name] for name in tensors]
+    for tensor in piece.graph.outputs:
+        tensor.dtype = np.dtype(np.float32)
+    piece.tidy()
+    lower_attention(piece)
+    return piece
+
+
+def _opened(piece: Model, root: Path, threads: int) -> ort.InferenceSession:
+    """Load a part of a graph whose weights lie in ``root``, leaving no file there."""
+    options = session_options(root)
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # every session would keep its peak
+    with TemporaryDirectory(dir=root) as folder:
+        path = Path(folder) / "piece.onnx"
+        write(piece, path, root)
         return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnxruntime as ort
 
 from naflex_deploy.build.passes import graphs
 from naflex_deploy.build.quantize.layers import groups
 from naflex_deploy.build.quantize.levels import Float32, Kind
+from naflex_deploy.build.quantize.observer import Observer
 from naflex_deploy.build.quantize.quantization import Quantization, quantize
 from naflex_deploy.build.quantize.spec import QuantSpec
 from naflex_deploy.core.errors import CalibrationError
-from naflex_deploy.core.pack import Pack, Patches, Role
-from naflex_deploy.runtime.sessions.onnxruntime import session_options
+from naflex_deploy.core.pack import Pack, Patches
 
 ROWS = 16384
 """Of each activation, at most."""
 BYTES = 2**30
 """Of all activations, at most."""
-SITES_AT_ONCE = 32
 OUTSIDE_BLOCKS = frozenset({"embed", "pool.out", "pool.mlp.fc1", "pool.mlp.fc2", "representation", "classifier"})
 """Layers that run in eight bits only where a sensitivity analysis found that they may. The pool's projections of query,
 key and value are not among them: lowerings fold them into other products."""
@@ -58,7 +55,7 @@ def prepare(
     if not found:
         raise CalibrationError("the calibration leaves nothing to quantise", hint="build in a higher precision")
     rows = min(ROWS, BYTES // (4 * sum(len(next(iter(group.layers.values())).weight) for group in found)))
-    activations = gather(portable, {group.site: group.x.name for group in found}, spec.tuning_samples, prefix, rows)
+    activations = gather(portable, [group.site for group in found], spec.tuning_samples, prefix, rows)
     return quantize(model, spec, kind, chosen, activations)
 
 
@@ -74,37 +71,29 @@ def possible_sites(model: graphs.Model) -> set[str]:
 
 
 def gather(
-    portable: Path, tensors: Mapping[str, str], images: Sequence[Patches], prefix: int, rows: int
+    portable: Path, sites: Collection[str], images: Sequence[Patches], prefix: int, rows: int
 ) -> dict[str, Float32]:
-    """Run images through the float graph and keep rows of some of its tensors, as many from each image.
+    """Run images through the float graph and keep rows of what linear layers read, as many from each image.
 
     Args:
         portable: The portable graph.
-        tensors: Name in the graph, by site.
+        sites: Of the activations, by the name of any layer that reads one.
         images: To run, one by one.
         prefix: Prefix tokens of the model.
-        rows: To keep of each tensor, at most, but for one an image.
+        rows: To keep of each activation, at most, but for one an image.
 
     Returns:
         [N, D] by site.
     """
-    graph = onnx.load(str(portable), load_external_data=False)
-    roles = [Role(value.name) for value in graph.graph.input]
-    del graph.graph.output[:]
-    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors.values()))
-    session = ort.InferenceSession(graph.SerializeToString(), session_options(portable.parent))
-    kept: dict[str, list[Float32]] = {site: [] for site in tensors}
-    names = list(tensors)
+    observer = Observer(portable)
+    kept: dict[str, list[Float32]] = {site: [] for site in sites}
     rng = np.random.default_rng(0)
     for image in images:
-        pack = Pack.of([image], prefix=prefix)
-        feeds = {role.value: pack.view(role) for role in roles}
-        for start in range(0, len(names), SITES_AT_ONCE):
-            some = names[start : start + SITES_AT_ONCE]
-            found = session.run([tensors[site] for site in some], feeds)
-            for site, values in zip(some, found, strict=True):
+        for names, values in observer.activations(Pack.of([image], prefix=prefix)):
+            for site in kept.keys() & names:
                 kept[site].append(values[_some(rng, len(values), max(1, rows // len(images)))])
-    return {site: np.concatenate(parts) for site, parts in kept.items()}
+    # One by one, so that nothing is held twice.
+    return {site: np.concatenate(kept.pop(site)) for site in sites}
 
 
 def _some(rng: np.random.Generator, count: int, most: int) -> npt.NDArray[np.int64]:

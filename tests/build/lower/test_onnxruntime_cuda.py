@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
-from naflex_deploy.build.lower import choose
 from naflex_deploy.build.lower.cuda_attention import CONTRIB
 from naflex_deploy.build.lower.onnxruntime_cuda import PRECISIONS, lower, rewrite
+from naflex_deploy.build.lower.registry import choose
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.build.passes.graphs import read, write
 from naflex_deploy.build.passes.manager import PassError

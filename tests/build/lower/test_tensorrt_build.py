@@ -12,7 +12,8 @@ import onnxruntime as ort
 import pytest
 
 from benchmarks.tensorrt_matrix import BUDGETS, COLUMNS, DEFAULT, PAGE, PRECISIONS, Cell, measure, published
-from naflex_deploy.build.lower import choose, tensorrt
+from naflex_deploy.build.lower import tensorrt
+from naflex_deploy.build.lower.registry import choose
 from naflex_deploy.build.lower.task import Task
 from naflex_deploy.build.lower.tensorrt import make_request, timing_cache, write_lowered
 from naflex_deploy.build.lower.tensorrt_attention import choose_form
