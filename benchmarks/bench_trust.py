@@ -31,7 +31,8 @@ from naflex_deploy.bench.subject import open_subject
 from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.queue import Policy
-from naflex_deploy.runtime.scheduler import PackReport, Scheduler, Served
+from naflex_deploy.runtime.scheduler import Scheduler
+from naflex_deploy.runtime.served import PackReport, Served
 from naflex_deploy.runtime.sessions import Session
 
 LOADS = (0.5, 0.7, 0.85)

@@ -39,9 +39,10 @@ from naflex_deploy.core.manifest import Model as ModelEntry
 from naflex_deploy.core.pack import Role
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.admission import MARGIN
 from naflex_deploy.runtime.prepare import Preparer
 from naflex_deploy.runtime.queue import PackQueue, Policy, Ticket
-from naflex_deploy.runtime.scheduler import MARGIN, Scheduler
+from naflex_deploy.runtime.scheduler import Scheduler
 
 WIDTH = 64
 SLO = 0.5

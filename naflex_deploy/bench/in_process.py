@@ -12,10 +12,12 @@ from naflex_deploy.bench.load import Status
 from naflex_deploy.bench.subject import Subject
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.admission import QueueFullError
 from naflex_deploy.runtime.decode import Source
 from naflex_deploy.runtime.prepare import Preparer
-from naflex_deploy.runtime.queue import DeadlineError, Policy, QueueFullError
-from naflex_deploy.runtime.scheduler import Scheduler, Served
+from naflex_deploy.runtime.queue import DeadlineError, Policy
+from naflex_deploy.runtime.scheduler import Scheduler
+from naflex_deploy.runtime.served import Served
 
 
 class InProcess:

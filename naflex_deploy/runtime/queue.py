@@ -21,18 +21,6 @@ from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.core.pack import Patches
 
 
-class QueueFullError(NaflexError):
-    """The queue has no room, or would answer after the deadline.
-
-    Attributes:
-        retry_after: Seconds after which there should be room.
-    """
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message, hint=f"send it again after {max(1, math.ceil(retry_after))} s")
-        self.retry_after = retry_after
-
-
 class DeadlineError(NaflexError):
     """The time that a request allowed has passed."""
 

@@ -17,56 +17,20 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
+from naflex_deploy.core.errors import ImageError, NaflexError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.runtime.admission import Admission
 from naflex_deploy.runtime.isolation import EngineError, Results, run_isolated
-from naflex_deploy.runtime.queue import DeadlineError, PackQueue, Policy, QueueFullError, Ticket
+from naflex_deploy.runtime.queue import DeadlineError, PackQueue, Policy, Ticket
+from naflex_deploy.runtime.served import PackReport, Served
 from naflex_deploy.runtime.sessions import Session, SideBySide
-
-MARGIN = 0.2
-"""Part of the time to a deadline that is not counted on: for decoding, for packs that are not full, for the way."""
 
 Work = Patches | Callable[[], Patches]
 
 
 class ClosedError(NaflexError):
     """The scheduler takes no more images: its server is shutting down."""
-
-
-@dataclass(frozen=True, eq=False)
-class Served:
-    """One image's result and how it came about. Times in seconds.
-
-    Attributes:
-        outputs: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D], those asked for. float32.
-        grid_hw: Rows and columns of its patches.
-        pack: Number of its pack, from 0.
-        start: Its first token in the pack.
-        decoded: From arrival to the end of decoding.
-        waited: From there to the start of the run.
-        ran: The run.
-    """
-
-    outputs: Results
-    grid_hw: tuple[int, int]
-    pack: int
-    start: int
-    decoded: float
-    waited: float
-    ran: float
-
-
-@dataclass(frozen=True)
-class PackReport:
-    """One pack that ran, for metrics. Times in seconds."""
-
-    images: int
-    tokens: int
-    budget: int
-    waits: tuple[float, ...]
-    laid_out: float
-    ran: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +72,7 @@ class Scheduler:
         start: bool = True,
     ) -> None:
         self.policy = policy or Policy()
-        self.capacity = self.policy.queue_tokens or 32 * budget
+        self._admission = Admission(self.policy.queue_tokens or 32 * budget)
         self._session, self._prefix = session, prefix
         self._worker = session.worker() if isinstance(session, SideBySide) and session.workers > 1 else session
         self._runs = runs or (session.workers if isinstance(session, SideBySide) else 1)
@@ -119,8 +83,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._engine = threading.Semaphore(self._runs)
         self._open: dict[Future[Served], Ticket] = {}
-        self._admitted = self._formed = self._packs = 0
-        self._rate = 0.0
+        self._formed = self._packs = 0
         self._until = math.inf
         self._closed = False
         count = self._runs + 1 if start else 0
@@ -129,9 +92,14 @@ class Scheduler:
             thread.start()
 
     @property
+    def capacity(self) -> int:
+        """The most tokens that may be admitted at a time."""
+        return self._admission.capacity
+
+    @property
     def admitted_tokens(self) -> int:
         """Tokens decoding, waiting or running."""
-        return self._admitted
+        return self._admission.tokens
 
     @property
     def waiting_tokens(self) -> int:
@@ -175,7 +143,7 @@ class Scheduler:
         tickets = [Ticket(count, tuple(outputs), now, deadline, order) for count in counts]
         with self._changed:
             self.check(sum(counts), deadline - now)
-            self._admitted += sum(counts)
+            self._admission.tokens += sum(counts)
             self._open.update((ticket.future, ticket) for ticket in tickets)
             for ticket, work in zip(tickets, works, strict=True):
                 if isinstance(work, Patches):
@@ -199,25 +167,7 @@ class Scheduler:
         """
         if self._closed:
             raise ClosedError("the server is shutting down", hint="send it to another one, or again later")
-        if tokens > self.capacity:
-            raise UsageError(
-                f"expected at most {self.capacity} tokens, the whole queue, found {tokens}", hint="send fewer images"
-            )
-        if self._admitted + tokens > self.capacity:
-            raise QueueFullError(
-                f"the queue holds {self._admitted} of {self.capacity} tokens, no room for {tokens}", self.retry_after()
-            )
-        if not self._admitted or not self._rate:
-            return
-        wait = (self._admitted + tokens) / self._rate
-        if wait > (1 - MARGIN) * time_left:
-            raise QueueFullError(
-                f"the queue needs {wait:.2f} s, too near to the {max(time_left, 0):.2f} s allowed", self.retry_after()
-            )
-
-    def retry_after(self) -> float:
-        """Seconds until half of what is admitted has run, at the rate of late."""
-        return self._admitted / self._rate / 2 if self._rate else 1.0
+        self._admission.check(tokens, time_left)
 
     def close(self, timeout: float | None = None) -> bool:
         """Admit no more, run what is admitted, end the threads.
@@ -254,7 +204,7 @@ class Scheduler:
         """Give a ticket's room back, the lock being held."""
         del self._open[ticket.future]
         self._queue.remove(ticket)
-        self._admitted -= ticket.tokens
+        self._admission.tokens -= ticket.tokens
         if self._closed and not self._open:
             self._changed.notify_all()
 
@@ -278,7 +228,7 @@ class Scheduler:
     def _enqueue(self, ticket: Ticket, patches: Patches) -> None:
         """Line up an image, the lock being held."""
         exact = self._prefix + len(patches)
-        self._admitted -= ticket.tokens - exact
+        self._admission.tokens -= ticket.tokens - exact
         ticket.tokens, ticket.patches = exact, patches
         self._queue.put(ticket, self._clock())
         # Threads that wait look again only where this changes what they wait for.
@@ -368,7 +318,7 @@ class Scheduler:
 
     def _session_for(self, pack: Pack) -> Session:
         """A pack alone gets the whole machine; packs side by side get a core each, also those that soon will be."""
-        alone = self._formed == 1 and self._admitted <= pack.tokens
+        alone = self._formed == 1 and self._admission.tokens <= pack.tokens
         return self._session if alone else self._worker
 
     def _claim(self, ticket: Ticket) -> bool:
@@ -390,7 +340,6 @@ class Scheduler:
         ran = finished - started
         # Small packs say little about the rate under load.
         if ran > 0 and 2 * pack.tokens >= self._queue.budget:
-            rate = self._runs * pack.tokens / ran
-            self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+            self._admission.note(self._runs * pack.tokens / ran)
         waits = tuple(started - ticket.queued for ticket in batch.tickets)
         self._on_pack(PackReport(len(batch.tickets), pack.tokens, self._queue.budget, waits, laid_out, ran))

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 import naflex_deploy
 from naflex_deploy.core.errors import NaflexError
-from naflex_deploy.runtime.scheduler import Served
+from naflex_deploy.runtime.served import Served
 from naflex_deploy.serving import oip, openai
 from naflex_deploy.serving.gate import LEFT, Gate, Keys, answer
 from naflex_deploy.serving.infer_route import InferRoute

@@ -17,7 +17,8 @@ from starlette.types import Receive
 
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.result import Result, join
-from naflex_deploy.runtime.scheduler import Served, Work
+from naflex_deploy.runtime.scheduler import Work
+from naflex_deploy.runtime.served import Served
 from naflex_deploy.serving.limits import Limits, Sent
 from naflex_deploy.serving.models import Model
 from naflex_deploy.serving.problems import Problem, problem_of

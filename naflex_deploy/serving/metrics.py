@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from naflex_deploy.runtime.scheduler import PackReport, Served
+from naflex_deploy.runtime.served import PackReport, Served
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

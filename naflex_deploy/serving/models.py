@@ -18,7 +18,8 @@ from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.prepare import Preparer
 from naflex_deploy.runtime.queue import Policy
 from naflex_deploy.runtime.result import Result
-from naflex_deploy.runtime.scheduler import PackReport, Scheduler
+from naflex_deploy.runtime.scheduler import Scheduler
+from naflex_deploy.runtime.served import PackReport
 from naflex_deploy.runtime.sessions import Session, open_session
 from naflex_deploy.serving.limits import Limits, Sent
 

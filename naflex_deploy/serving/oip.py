@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from naflex_deploy.runtime.scheduler import Served
+from naflex_deploy.runtime.served import Served
 from naflex_deploy.serving.limits import Limits, Sent
 from naflex_deploy.serving.models import Model
 from naflex_deploy.serving.problems import Problem

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from naflex_deploy.runtime.classes import rank
-from naflex_deploy.runtime.scheduler import Served
+from naflex_deploy.runtime.served import Served
 from naflex_deploy.serving.limits import Limits
 from naflex_deploy.serving.models import Model
 from naflex_deploy.serving.problems import Problem

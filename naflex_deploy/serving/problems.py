@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
+from naflex_deploy.runtime.admission import QueueFullError
 from naflex_deploy.runtime.isolation import EngineError
-from naflex_deploy.runtime.queue import DeadlineError, QueueFullError
+from naflex_deploy.runtime.queue import DeadlineError
 from naflex_deploy.runtime.scheduler import ClosedError
 
 

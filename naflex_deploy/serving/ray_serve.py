@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
 from naflex_deploy.core.errors import needs_extra
-from naflex_deploy.runtime.scheduler import Served
+from naflex_deploy.runtime.served import Served
 from naflex_deploy.serving import openai
 from naflex_deploy.serving.infer import infer
 from naflex_deploy.serving.limits import Limits, Sent

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from starlette.types import Receive, Scope
 
 from naflex_deploy.core.errors import NaflexError
-from naflex_deploy.runtime.queue import QueueFullError
-from naflex_deploy.runtime.scheduler import ClosedError, Served
+from naflex_deploy.runtime.admission import QueueFullError
+from naflex_deploy.runtime.scheduler import ClosedError
+from naflex_deploy.runtime.served import Served
 from naflex_deploy.serving.gate import Keys
 from naflex_deploy.serving.infer import infer
 from naflex_deploy.serving.limits import Limits, Sent

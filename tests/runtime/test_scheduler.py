@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.admission import QueueFullError
 from naflex_deploy.runtime.isolation import EngineError
-from naflex_deploy.runtime.queue import DeadlineError, Policy, QueueFullError
+from naflex_deploy.runtime.queue import DeadlineError, Policy
 from naflex_deploy.runtime.scheduler import ClosedError, Scheduler
 from tests.support.sessions import POISON, FormulaSession, formula
 
