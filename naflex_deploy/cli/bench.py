@@ -33,34 +33,51 @@ from naflex_deploy.core.files import refuse_existing
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("second", metavar="[BUNDLE2]", required=False, type=click.Path(path_type=Path))
-@click.option("--mix", help=f"Made-up images: {', '.join(DISTRIBUTIONS)}. Default: photos.")
-@click.option("--sizes", type=click.Path(path_type=Path), help="A CSV of w,h lines, or a directory of images.")
-@click.option("--count", type=click.IntRange(1), default=32, show_default=True, help="Images of the mix.")
+@click.option("--mix", metavar="NAME", help=f"Made-up images: {', '.join(DISTRIBUTIONS)}. Default: photos.")
+@click.option("--sizes", type=click.Path(path_type=Path), metavar="FILE|DIR", help="A CSV of w,h lines, or images.")
+@click.option("--count", type=click.IntRange(1), metavar="N", default=32, show_default=True, help="Images of the mix.")
 @click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, help="Measure this alone. Repeatable.")
-@click.option("--rate", "rates", type=Amount(), multiple=True, help="Images/s of the open loop. Repeatable.")
 @click.option(
-    "--slo", type=Amount(), help="Milliseconds within which an answer is good. Default: 5 medians of one image."
+    "--rate", "rates", type=Amount(), metavar="R", multiple=True, help="Images/s of the open loop. Repeatable."
+)
+@click.option(
+    "--slo",
+    type=Amount(),
+    metavar="MS",
+    help="Milliseconds within which an answer is good. Default: 5 medians of one image.",
 )
 @click.option("--url", help="Ask a running server of this bundle instead of loading it.")
-@click.option("--api-keys", type=click.Path(path_type=Path), help="File of the server's keys; the first is sent.")
+@click.option(
+    "--api-keys", type=click.Path(path_type=Path), metavar="FILE", help="File of the server's keys; the first is sent."
+)
 @click.option("--baseline", type=click.Choice(BASELINES), help="Compare with another way of using the same engine.")
 @click.option("--ablate", is_flag=True, help="Compare several budgets with one, and shrink-only with fill.")
 @click.option(
     "--fail-below", type=Amount(zero=True), metavar="R", help="Exit 5 where throughput is below R times the other's."
 )
-@click.option("--variant", help="Use this variant of the bundles.")
+@click.option("--variant", metavar="NAME", help="Use this variant of the bundles.")
 @click.option(
     "--seconds",
     type=Amount(),
+    metavar="S",
     default=10.0,
     show_default=True,
     help="Longest time of a figure; six times of a comparison.",
 )
 @click.option(
-    "--width", type=Amount(), default=0.05, show_default=True, help="Relative width of an interval at which to stop."
+    "--width",
+    type=Amount(),
+    metavar="SHARE",
+    default=0.05,
+    show_default=True,
+    help="Relative width of an interval at which to stop.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of sizes, order and arrivals.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the report as one HTML file.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Of sizes, order and arrivals."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML file."
+)
 @click.option("--force", is_flag=True, help="Replace the output.")
 @json_option
 @reports_errors
@@ -74,6 +91,10 @@ def command(
     **values: Any,
 ) -> None:
     """Measure a bundle: latency, throughput, latency against load, where tokens and time go.
+
+    \b
+    naflex-deploy bench build/photo --sizes photos/
+    naflex-deploy bench build/photo build/photo-before --fail-below 0.98
 
     With BUNDLE2, --baseline or --ablate, compare instead: both take turns, and ratios come with an interval.
     """
@@ -113,7 +134,6 @@ def _print(document: dict[str, Any]) -> None:
             f"[bold yellow]warning:[/] other programs are running (load average {load:.1f}): do not trust figures"
         )
     for table in tables(document):
-        out.print()
         print_table(table.title, list(table.columns), [list(row) for row in table.rows])
     if document["peak_memory_bytes"]:
         out.print(f"\npeak memory {document['peak_memory_bytes'] / 1e6:,.0f} MB")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
+from naflex_deploy.cli.configuration import model_options, model_or_demo, profile_options, resolve_options
 from naflex_deploy.cli.terminal import describe_decisions, err, json_option, out, print_json, reports_errors, steps
 from naflex_deploy.core.errors import UsageError, needs_extra
 from naflex_deploy.core.manifest import Manifest
@@ -15,24 +15,29 @@ from naflex_deploy.core.manifest import Manifest
 
 @click.command()
 @profile_options
+@model_options
 @click.option(
-    "--model",
-    metavar="SPEC",
-    help="A transformers or timm directory, hf:ORG/NAME, timm:NAME:FILE, bv:FILE.npz, random:NAME, or demo (default).",
-)
-@click.option("--patch-size", type=click.IntRange(1), help="Resize the patch projection, as FlexiViT does.")
-@click.option("--lora", type=click.Path(path_type=Path), help="Merge a LoRA adapter, as peft saves it, first.")
-@click.option(
-    "--labels", type=click.Path(path_type=Path), help="Texts that become classes, one a line: NAME or NAME<TAB>TEXT."
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Texts that become classes, one a line: NAME or NAME<TAB>TEXT.",
 )
 @click.option("--text", is_flag=True, help="Put the text tower into the bundle too, for embed --text.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
+    metavar="FILE",
     help="What `naflex-deploy calibrate` wrote. int8 and fp8 need it.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle. Default: build/PROFILE.")
-@click.option("--into", type=click.Path(path_type=Path), help="Add the variant to this bundle of the same model.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="The bundle. Default: build/PROFILE."
+)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Add the variant to this bundle of the same model.",
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 @reports_errors
@@ -54,7 +59,12 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Build a bundle: read a checkpoint, export it, lower it, measure it against its reference."""
+    """Build a bundle: read a checkpoint, export it, lower it, measure it against its reference.
+
+    \b
+    naflex-deploy build --profile doc-ocr --model demo
+    naflex-deploy build --profile photo --model hf:google/siglip2-base-patch16-naflex -o build/photo
+    """
     if into is not None and (output is not None or force or text):
         raise UsageError(
             "--into adds a variant alone, and takes none of --output, --force and --text",
@@ -62,8 +72,7 @@ def command(
         )
     resolved = resolve_options(profile, config, settings, backend, precision, target)
     path = into or output or Path("build") / resolved.profile.name
-    if model is None or model == DEMO:
-        warn_demo()
+    source = model_or_demo(model)
     with needs_extra("build"):
         from naflex_deploy.build.pipeline import build_bundle
         from naflex_deploy.build.rebuild import build_into
@@ -76,9 +85,9 @@ def command(
             "report": report,
         }
         if into is None:
-            build_bundle(resolved, model or DEMO, path, text=text, force=force, **options)
+            build_bundle(resolved, source, path, text=text, force=force, **options)
         else:
-            build_into(resolved, model or DEMO, path, **options)
+            build_into(resolved, source, path, **options)
     manifest = Manifest.read(path)
     variant = manifest.variants[-1]
     if as_json:
@@ -102,11 +111,3 @@ def command(
     if decisions := describe_decisions(gate):
         out.print(f"           {decisions}")
     out.print(f"  next     naflex-deploy embed {path} IMAGE…")
-
-
-def warn_demo() -> None:
-    """Say that this is the demo model, where nobody can miss it."""
-    err.print(
-        "[bold black on yellow] DEMO MODEL [/] a tiny classifier of synthetic documents, to try the tool with. "
-        "For real use pass --model, for example --model hf:google/siglip2-base-patch16-naflex",
-    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from naflex_deploy.cli.configuration import engine_options, split_targets
 from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors, steps
 from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.profile import Profile
@@ -14,15 +15,18 @@ from naflex_deploy.core.profile import Profile
 
 @click.group()
 def command() -> None:
-    """Change a bundle that is there."""
+    """Change a bundle: make a variant again, copy it for the edge, sign it."""
 
 
 @command.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--backend", help="onnxruntime, tensorrt or tensorrt-rtx. Default: the first of the bundle's profile.")
-@click.option("--precision", help="fp32, fp16, bf16, int8, fp8 or auto.")
-@click.option("--target", metavar="SM,…", help="GPUs to build for, such as sm86,sm89. TensorRT-RTX alone.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="For int8 and fp8. Default: the bundle's own.")
+@engine_options
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="For int8 and fp8. Default: the bundle's own.",
+)
 @json_option
 @reports_errors
 def rebuild(
@@ -42,23 +46,21 @@ def rebuild(
     engine = values["engine"]
     engine["backends"] = [backend] if backend else engine["backends"]
     engine["precision"] = precision or engine["precision"]
-    if target:
-        engine["tensorrt"]["targets"] = [name.strip() for name in target.split(",")]
+    engine["tensorrt"]["targets"] = split_targets(target) or engine["tensorrt"]["targets"]
     profile = Profile.parse(values, source=lambda path: f"{bundle}, with these options")
     with steps() as report:
         variant = rebuilding.rebuild(bundle, profile, report, calibration=calibration)
     if as_json:
         print_json("bundle rebuild", bundle=str(bundle), variant=variant.model_dump(mode="json"))
     else:
-        out.print(
-            f"[bold green]built[/] {variant.name} into {bundle}; gate {variant.gate.status} {variant.gate.reason}"
-        )
+        gate = " ".join(filter(None, (variant.gate.status, variant.gate.reason)))
+        out.print(f"[bold green]built[/] {variant.name} into {bundle}; gate {gate}")
 
 
 @command.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--variant", required=True, help="The one to keep.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The copy.")
+@click.option("--variant", required=True, metavar="NAME", help="The one to keep, as `naflex-deploy inspect` names it.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The copy.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 @reports_errors
@@ -76,11 +78,11 @@ def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) 
 
 @command.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", required=True, type=click.Path(path_type=Path), help="EC private key in PEM.")
+@click.option("--key", required=True, type=click.Path(path_type=Path), metavar="FILE", help="EC private key in PEM.")
 @json_option
 @reports_errors
 def sign(bundle: Path, key: Path, as_json: bool) -> None:
-    """Sign a bundle; whoever has the public key can check it: verify --signature PUBLIC_KEY."""
+    """Sign a bundle. Whoever has the public key can check it: verify --signature PUBLIC_KEY."""
     from naflex_deploy.runtime import signature
 
     path = signature.sign(bundle, key)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from naflex_deploy.cli.build import warn_demo
-from naflex_deploy.cli.configuration import DEMO, source_options
+from naflex_deploy.cli.configuration import model_options, model_or_demo, source_options
 from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, needs_extra
@@ -30,18 +29,37 @@ SHOWN = 5
 
 @click.command()
 @source_options
-@click.option("--model", metavar="SPEC", help="As for build.")
-@click.option("--patch-size", type=click.IntRange(1), help="As for build.")
-@click.option("--lora", type=click.Path(path_type=Path), help="As for build.")
-@click.option("--images", required=True, type=click.Path(path_type=Path), help="A directory of images.")
-@click.option("--method", type=click.Choice(get_args(Method)), help="How ranges follow from what was seen.")
-@click.option("--samples", type=click.IntRange(1), help="Images to observe.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the images.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Lines of PATH,CLASS: the gate measures accuracy too.")
+@model_options
+@click.option(
+    "--images", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Images of the kind to be served."
+)
+@click.option(
+    "--method",
+    type=click.Choice(get_args(Method)),
+    help="How ranges follow from what was seen. Default: the profile's, mostly percentile.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1), metavar="N", help="Images to observe. Default: the profile's, mostly 256."
+)
+@click.option("--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Chooses the images.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Lines of PATH,CLASS: the gate measures accuracy too.",
+)
 @click.option(
     "--sensitivity", is_flag=True, help="Measure what each activation costs in int8; keep float what must be."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("calibration.json"), show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    default=Path("calibration.json"),
+    show_default=True,
+    help="For build --calibration.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
 @click.option("--force", is_flag=True, help="Replace the output.")
 @json_option
@@ -73,14 +91,13 @@ def command(
         return
     overrides = {"calibration.method": method, "calibration.samples": samples}
     resolved = resolve(profile, config=config, settings=settings, overrides=overrides)
-    if model is None or model == DEMO:
-        warn_demo()
+    source = model_or_demo(model)
     with needs_extra("build"):
         from naflex_deploy.build.quantize.calibration import calibrate
     with _counter() as count:
         found = calibrate(
             resolved,
-            model or DEMO,
+            source,
             images,
             output,
             seed=seed,

@@ -37,20 +37,28 @@ SHOWN = 40
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Embed this text, not images. Repeatable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write vectors to FILE.npz, .jsonl or .parquet.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write vectors to FILE.npz, .jsonl or .parquet.",
+)
 @click.option(
     "--tokens",
     type=click.Path(path_type=Path),
+    metavar="DIR",
     help="Write the tokens of each frame to DIR as [h, w, D] .npy.",
 )
 @click.option(
     "--preview",
     type=click.Path(path_type=Path),
+    metavar="DIR",
     help="Draw each frame with its tiles, its packs and its tokens into DIR.",
 )
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
 @click.option("--force", is_flag=True, help="Replace the output.")
-@click.option("--variant", help="Use this variant of the bundle.")
+@click.option("--variant", metavar="NAME", help="Use this variant of the bundle. Default: the first that runs here.")
 @click.option(
     "--set",
     "settings",
@@ -75,11 +83,18 @@ def command(
 ) -> None:
     """Embed images, documents, scans and clips; where the model has classes, name them too.
 
+    \b
+    naflex-deploy embed build/photo photos/ -o photos.npz
+    naflex-deploy embed build/photo report.pdf scan.dcm 'clips/**/*.mp4' -o vectors.parquet --resume
+
     INPUTS are images, PDF, DICOM and video files, tar shards and Parquet tables of such, directories and patterns.
     A bad one is reported and the others are embedded; the exit code is then 6.
     """
     if bool(inputs) == bool(texts):
-        raise UsageError("expected images or --text, found " + ("both" if texts else "neither"))
+        raise UsageError(
+            "expected images or --text, found " + ("both" if texts else "neither"),
+            hint="naflex-deploy embed BUNDLE IMAGE…, or naflex-deploy embed BUNDLE --text TEXT",
+        )
     if texts:
         embed_texts(bundle, texts, output, force=force, as_json=as_json)
         return

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from naflex_deploy.cli.configuration import DEMO
-from naflex_deploy.cli.terminal import json_option, out, print_json, print_table, reports_errors
+from naflex_deploy.cli.terminal import json_option, listed, out, print_json, print_table, reports_errors
+from naflex_deploy.core.config import leaves
 from naflex_deploy.core.errors import needs_extra
-from naflex_deploy.core.manifest import FILE_NAME, Variant
+from naflex_deploy.core.manifest import FILE_NAME, InputSpec, OutputSpec, Variant
 from naflex_deploy.runtime.bundle import Bundle
 
 
@@ -55,10 +56,11 @@ def _inspect_checkpoint(spec: str, as_json: bool) -> None:
         out.print(f"{found.source} cannot be built: {found.reason}", markup=False)
         return
     out.print(f"[bold]{found.source}[/] can be built: {found.parameters / 1e6:.1f} M parameters")
-    print_table("", ["option", "value"], [[key, value] for key, value in found.options.items()])
-    if found.preprocessing:
-        print_table("", ["preprocessing", "value"], [[key, value] for key, value in found.preprocessing])
     _print_labels(found.labels)
+    if found.architecture and found.preprocessing:
+        every = asdict(found.architecture)
+        _print_options("architecture", {name: every[name] for name in found.options})
+        _print_options("preprocessing", dict(found.preprocessing))
     out.print(f"outputs: {', '.join(name for name in found.outputs if ':' not in name)}, tokens:-1, tokens:-2, …")
 
 
@@ -75,7 +77,6 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
         return
     model, image = manifest.model, manifest.config.image
     out.print(f"[bold]{bundle}[/]: {model.source}, {model.parameters / 1e6:.1f} M parameters, by {manifest.tool}")
-    print_table("", ["option", "value"], [[key, value] for key, value in model.architecture.items()])
     out.print(f"profile {manifest.config.name}: {image.fit}, {image.tokens} tokens an image")
     if manifest.head:
         _print_labels(manifest.head.labels)
@@ -83,21 +84,22 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
         out.print(f"scored by {manifest.head.scores}; named from a score of {least:g} on")
     if manifest.text:
         out.print("with its text tower: embed --text")
-    for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
-        print_table(title, ["name", "dtype", "shape"], [_row(spec) for spec in specs])
     print_table(
         "variants",
-        ["name", "budgets", "gate", "here"],
+        ["name", "tokens a pack", "gate", "here"],
         [
             [
                 c.variant.name,
-                c.variant.budgets,
+                listed(c.variant.budgets),
                 c.variant.gate.status,
                 f"rejected: {c.rejected}" if c.rejected else "accepted",
             ]
             for c in candidates
         ],
     )
+    for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        print_table(title, ["name", "dtype", "shape"], [_row(spec) for spec in specs])
+    _print_options("architecture", {key: value for key, value in model.architecture.items() if value})
     for candidate in candidates:
         _print_graph(candidate.variant)
     print_table(
@@ -144,9 +146,9 @@ def _print_labels(labels: Sequence[str]) -> None:
         out.print(f"{len(labels)} classes: {shown}", markup=False)
 
 
-def _row(spec: object) -> list[object]:
-    return [
-        getattr(spec, "role", None) or getattr(spec, "name", ""),
-        getattr(spec, "dtype", ""),
-        getattr(spec, "shape", ""),
-    ]
+def _print_options(title: str, options: Mapping[str, Any]) -> None:
+    print_table(title, ["option", "value"], [[key, listed(value)] for key, value in leaves(dict(options)).items()])
+
+
+def _row(spec: InputSpec | OutputSpec) -> list[object]:
+    return [spec.role if isinstance(spec, InputSpec) else spec.name, spec.dtype, " x ".join(map(str, spec.shape))]

@@ -13,10 +13,19 @@ import tomli_w
 from naflex_deploy.bench.report import comparison_json, histogram_json
 from naflex_deploy.bench.tables import number, spread
 from naflex_deploy.bench.tuning import Tuning, tune
-from naflex_deploy.cli.build import warn_demo
-from naflex_deploy.cli.configuration import DEMO, profile_options, resolve_options
-from naflex_deploy.cli.terminal import Amount, err, json_option, out, print_json, print_table, reports_errors, steps
-from naflex_deploy.core.config import Config
+from naflex_deploy.cli.configuration import model_option, model_or_demo, profile_options, resolve_options
+from naflex_deploy.cli.terminal import (
+    Amount,
+    err,
+    json_option,
+    listed,
+    out,
+    print_json,
+    print_table,
+    reports_errors,
+    steps,
+)
+from naflex_deploy.core.config import Config, leaves
 from naflex_deploy.core.errors import UsageError, needs_extra
 from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.core.profile import Profile
@@ -27,14 +36,28 @@ RELIABLE = 0.10
 
 @click.command()
 @profile_options
-@click.option("--model", metavar="SPEC", help="As for build: adds weights, parameters and memory.")
+@model_option("Without it, memory is unknown; --tune takes demo then.")
 @click.option("--tune", "tuning", is_flag=True, help="Choose budgets for --sizes by what packs cost on this machine.")
-@click.option("--sizes", type=click.Path(path_type=Path), help="A CSV of w,h lines, or a directory of images.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Tune on this bundle instead of building one.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The tuned profile. Default: PROFILE-tuned.toml.")
+@click.option("--sizes", type=click.Path(path_type=Path), metavar="FILE|DIR", help="A CSV of w,h lines, or images.")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), metavar="DIR", help="Tune on this bundle instead of building one."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The tuned profile. Default: PROFILE-tuned.toml.",
+)
 @click.option("--force", is_flag=True, help="Replace the output.")
-@click.option("--seconds", type=Amount(), default=20.0, show_default=True,
-              help="Time for packs; three times as long for the gain.")  # fmt: skip
+@click.option(
+    "--seconds",
+    type=Amount(),
+    metavar="S",
+    default=20.0,
+    show_default=True,
+    help="Time for packs; three times as long for the gain.",
+)
 @json_option
 @reports_errors
 def command(
@@ -81,14 +104,11 @@ def _tune(
     seconds: float,
     step: Callable[[str], None],
 ) -> Tuning:
-    if bundle is None and model in (None, DEMO):
-        warn_demo()
-
     def build(profile: Profile) -> Path:
         with needs_extra("build"):
             from naflex_deploy.build.pipeline import build_bundle
         path = folder / profile.name
-        build_bundle(Config(profile, config.origins), model or DEMO, path, report=step)
+        build_bundle(Config(profile, config.origins), model_or_demo(model), path, report=step)
         return path
 
     return tune(config.profile, sizes, bundle or build(config.profile), build, seconds=seconds, report=step)
@@ -110,7 +130,11 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
         )
         return
     before, after = asdict(found.before), asdict(found.after)
-    print_table("", ["packing", "now", "tuned"], [[name, before[name] or "-", after[name] or "-"] for name in before])
+    print_table(
+        "",
+        ["packing", "now", "tuned"],
+        [[name, listed(before[name] or None), listed(after[name] or None)] for name in before],
+    )
     model = found.cost.model
     out.print(
         f"a pack costs {1e3 * model.call:.3f} ms, {1e3 * model.image:.3f} ms an image, {1e6 * model.token:.3f} us a "
@@ -145,25 +169,17 @@ def _plan(config: Config, model: str | None, as_json: bool) -> None:
     out.print(f"backend {planned.backend}, precision {planned.precision}, outputs {', '.join(planned.outputs)}")
     out.print(f"images: {config.profile.image.fit}, at most {planned.image_tokens} tokens each")
     print_table(
-        "",
-        ["pack budget", "images that fill it", "attention", "memory"],
-        [
-            [
-                f"{b.tokens} tokens",
-                f"{b.full_images} of {planned.image_tokens} tokens",
-                b.attention,
-                _megabytes(b.memory_bytes),
-            ]
-            for b in planned.budgets
-        ],
+        "packs",
+        ["tokens a pack", f"images of {planned.image_tokens} tokens in it", "attention", "memory"],
+        [[b.tokens, b.full_images, b.attention, _megabytes(b.memory_bytes)] for b in planned.budgets],
     )
     if planned.weights_bytes is None:
         out.print("memory is unknown without --model")
     else:
         out.print(f"weights {_megabytes(planned.weights_bytes)}; memory is weights and estimated activations")
     print_table(
-        "",
-        ["page scanned at 300 dpi", "images", "tokens", "seen at"],
+        "pages scanned at 300 dpi",
+        ["page", "images", "tokens", "seen at"],
         [[p.paper, p.images, p.tokens, f"{p.dpi} dpi" if p.images else "refused"] for p in planned.pages],
     )
     coarse = [page.paper for page in planned.pages if page.images and not page.readable]
@@ -175,7 +191,12 @@ def _plan(config: Config, model: str | None, as_json: bool) -> None:
     limit = config.profile.engine.memory_limit
     if limit and any((b.memory_bytes or 0) > limit for b in planned.budgets):
         out.print(f"[bold yellow]warning:[/] above engine.memory_limit = {_megabytes(limit)}")
-    print_table("", ["value", "from"], [[key, origin] for key, origin in config.origins.items()])
+    values = leaves(config.profile.model_dump(by_alias=True))
+    print_table(
+        "settings",
+        ["setting", "value", "from"],
+        [[key, listed(values.get(key)), origin] for key, origin in config.origins.items()],
+    )
 
 
 def _megabytes(count: int | None) -> str:

@@ -15,19 +15,21 @@ _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, metavar="[NAME=]BUNDLE...")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
     default=8000,
     show_default=True,
     type=click.IntRange(0, 65535),
+    metavar="N",
     help="Port to listen on, 0 for a free one.",
 )
-@click.option("--api-keys", type=click.Path(path_type=Path), help="File of accepted keys, one a line.")
+@click.option("--api-keys", type=click.Path(path_type=Path), metavar="FILE", help="File of accepted keys, one a line.")
 @click.option(
     "--queue-tokens",
     default=0,
     type=_NOT_NEGATIVE,
+    metavar="N",
     help="Tokens admitted before 429. Default: 32 packs of the largest budget.",
 )
 @click.option(
@@ -35,15 +37,26 @@ _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click
     default=2.0,
     show_default=True,
     type=_SECONDS,
+    metavar="MS",
     help="Milliseconds an idle engine waits for a fuller pack.",
 )
 @click.option(
-    "--deadline", default=30.0, show_default=True, type=_SECONDS, help="Seconds in which a request is answered."
+    "--deadline",
+    default=30.0,
+    show_default=True,
+    type=_SECONDS,
+    metavar="S",
+    help="Seconds in which a request is answered.",
 )
-@click.option("--max-body", default=32, show_default=True, type=_POSITIVE, help="MiB of a request's body.")
-@click.option("--max-items", default=64, show_default=True, type=_POSITIVE, help="Images of a request.")
+@click.option("--max-body", default=32, show_default=True, type=_POSITIVE, metavar="N", help="MiB of a request's body.")
+@click.option("--max-items", default=64, show_default=True, type=_POSITIVE, metavar="N", help="Images of a request.")
 @click.option(
-    "--notice", default=1.0, show_default=True, type=_SECONDS, help="Seconds between SIGTERM and closing the socket."
+    "--notice",
+    default=1.0,
+    show_default=True,
+    type=_SECONDS,
+    metavar="S",
+    help="Seconds between SIGTERM and closing the socket.",
 )
 @reports_errors
 def command(
@@ -59,6 +72,10 @@ def command(
     notice: float,
 ) -> None:
     """Serve bundles over HTTP: Open Inference Protocol v2, /v1/embeddings, /v1/classify, a page at /.
+
+    \b
+    naflex-deploy serve build/photo
+    curl -F image=@photo.jpg http://127.0.0.1:8000/v1/embeddings
 
     Each bundle is a model, named by its directory or by NAME=. SIGHUP loads them again, SIGTERM drains.
     """

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -68,11 +69,31 @@ def print_json(command: str, **content: Any) -> None:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """A table; as wide as its content where stdout is no terminal, so that nothing is cut in a file or pipe."""
-    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(_plain(str(cell)) for cell in row))
+    """A table, numbers to the right, behind a blank line where it has a title.
+
+    As wide as its content where stdout is no terminal, so that nothing is cut in a file or pipe.
+    """
+    if title:
+        out.print()
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    cells = [[str(cell) for cell in row] for row in rows]
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if _numbers(row[index] for row in cells) else "left")
+    for row in cells:
+        table.add_row(*map(_plain, row))
     (out if out.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)).print(table)
+
+
+def listed(value: object) -> str:
+    """A value for a table: a list without its brackets, ``-`` for none."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "-" if value is None else str(value)
+
+
+def _numbers(cells: Iterable[str]) -> bool:
+    """Whether a column holds numbers alone: ``1,024``, ``97.5%``, ``382 MB``; ``-`` for none."""
+    return all(re.fullmatch(r"-|-?[\d,]+(\.\d+)?(e[+-]?\d+)?( ?(%|MB|dpi))?", cell) for cell in cells)
 
 
 def describe_decisions(gate: Gate) -> str:

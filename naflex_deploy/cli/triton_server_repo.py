@@ -12,8 +12,10 @@ from naflex_deploy.serving.triton_server import write_repository
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The repository's directory.")
-@click.option("--variant", help="Use this variant of the bundle; it need not run on this machine.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The repository's directory."
+)
+@click.option("--variant", metavar="NAME", help="Use this variant of the bundle; it need not run on this machine.")
 @click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Read images in another way. Repeatable.")
 @click.option("--force", is_flag=True, help="Replace a repository that is there.")
 @json_option

@@ -22,7 +22,12 @@ from naflex_deploy.core.errors import GateError, IncompatibleError
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--signature", type=click.Path(path_type=Path), metavar="PUBLIC_KEY", help="Check who signed it, first.")
+@click.option(
+    "--signature",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="First check that the owner of this public key signed it.",
+)
 @json_option
 @reports_errors
 def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
@@ -46,20 +51,22 @@ def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
     else:
         print_table(
             "",
-            ["variant", "gate", "min cosine", "max error", "decisions", "executed on", ""],
+            ["variant", "gate", "min cosine", "max error", "executed on", ""],
             [
                 [
                     name,
                     gate.status,
                     "-" if gate.min_cosine is None else f"{gate.min_cosine:.6f}",
                     "-" if gate.max_error is None else f"{gate.max_error:.1e}",
-                    describe_decisions(gate) or "-",
                     gate.executed.cpu if gate.executed else "-",
                     gate.reason,
                 ]
                 for name, gate in verification.gates.items()
             ],
         )
+        for name, gate in verification.gates.items():
+            if decisions := describe_decisions(gate):
+                out.print(f"{name}: {decisions}")
         where = verification.report or "not written: the bundle is read-only"
         if signature is not None:
             out.print(f"signed with the key of {signature}")

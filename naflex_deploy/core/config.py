@@ -68,7 +68,9 @@ def resolve(
     layers += [("--set", _setting(setting)[1]) for setting in settings]
     for key, value in (overrides or {}).items():
         if value is not None:
-            layers.append((f"--{key.rpartition('.')[2]}", _nested(key, value)))
+            name = key.rpartition(".")[2]
+            # A flag names one entry of a list: --target of targets.
+            layers.append((f"--{name.removesuffix('s') if isinstance(value, list) else name}", _nested(key, value)))
 
     merged: Values = {}
     origins: dict[str, str] = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from naflex_deploy.cli import COMMANDS
+from naflex_deploy.cli.terminal import print_table
 from naflex_deploy.core.config import builtin_profiles
 from naflex_deploy.core.profile import Profile
 from tests.cli.conftest import Run
@@ -23,6 +26,25 @@ def test_every_command_has_help(run: Run, name: str) -> None:
     assert result.exit_code == 0
     # A server has no result to print, and a group prints those of its commands.
     assert name in ("serve", "bundle") or "--json" in result.stdout
+
+
+def test_help_lists_every_command_in_full_and_imports_none(run: Run) -> None:
+    lines = [line.split(maxsplit=1) for line in run("--help").stdout.splitlines()]
+    assert all([name, summary] in lines for name, summary in COMMANDS.items())
+    script = (
+        "import sys\nfrom naflex_deploy.cli import main\nmain(['--help'], standalone_mode=False)\nprint(*sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert not [name for name in printed.split() if name.startswith(("naflex_deploy.runtime", "naflex_deploy.bench"))]
+
+
+def test_numbers_of_a_table_stand_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("", ["name", "tokens", "ms"], [["a", 5, "1 (0.5-2)"], ["bb", "1,024", "-"]])
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "name  tokens  ms",
+        "a          5  1 (0.5-2)",
+        "bb     1,024  -",
+    ]
 
 
 def test_json_is_one_versioned_document(run: Run, bundle: Path) -> None:
@@ -83,7 +105,9 @@ def test_build_refusals_leave_nothing(run: Run, checkpoint: Path, tmp_path: Path
         (("--profile", "photo", "--model", tmp_path / "none"), ("no model at",)),
         (("--profile", "photoo", "--model", checkpoint), ("did you mean 'photo'?",)),
         (("--profile", "photo", "--set", "image.tokens=0"), ("image.tokens", "greater than 0", "found 0")),
-        (("--profile", "photo", "--precision", "int3"), ("engine.precision", "fp32", "found 'int3'")),
+        (("--profile", "photo", "--set", "engine.precision=int3"), ("engine.precision", "fp32", "found 'int3'")),
+        (("--profile", "photo", "--precision", "int3"), ("--precision", "fp32", "'int3'")),
+        (("--profile", "photo", "--target", "86"), ("--target: engine.tensorrt.targets", "found '86'")),
     ):
         result = run("build", *arguments, "-o", output)
         assert result.exit_code == 2, result.stderr
@@ -182,8 +206,11 @@ def test_plan_says_how_fine_pages_are_seen(run: Run) -> None:
 
 def test_plan_shows_where_values_come_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAFLEX_DEPLOY_IMAGE__TOKENS", "100")
-    result = run("plan", "--profile", "photo", "--set", "packing.max_images=3", "--json")
-    document = json.loads(result.stdout)
+    arguments = ("plan", "--profile", "photo", "--set", "packing.max_images=3")
+    rows = [line.rstrip().split(maxsplit=2) for line in run(*arguments).stdout.splitlines()]
+    assert ["image.tokens", "100", "NAFLEX_DEPLOY_IMAGE__TOKENS"] in rows
+    assert ["packing.max_images", "3", "--set"] in rows
+    document = json.loads(run(*arguments, "--json").stdout)
     assert document["image_tokens"] == 100
     assert document["origins"]["image.tokens"] == "NAFLEX_DEPLOY_IMAGE__TOKENS"
     assert document["origins"]["packing.max_images"] == "--set"
