@@ -36,6 +36,17 @@ def test_a_module_in_memory_becomes_an_engine(tmp_path: Path) -> None:
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+def test_errors_are_caught_by_names_of_the_package(tmp_path: Path) -> None:
+    with pytest.raises(nd.NaflexError, match="expected a directory, found a file"):
+        nd.load(Path(__file__))
+    assert issubclass(nd.ImageError, nd.NaflexError)
+
+
+def test_a_setting_alone_is_a_setting(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"image\.tokens: expected greater than 0"):
+        nd.build("photo", "demo", tmp_path / "x", settings="image.tokens=0")
+
+
 def test_build_can_be_called_before_and_after_its_package_is_imported(tmp_path: Path) -> None:
     code = (
         "import naflex_deploy as nd\n"

@@ -45,7 +45,7 @@ def resolve(
     profile: str | Path,
     *,
     config: Path | None = None,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
     overrides: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
@@ -65,7 +65,7 @@ def resolve(
     if config is not None:
         layers.append((str(config), _read(config, str(config))))
     layers += _environment_layers(os.environ if environment is None else environment)
-    layers += [("--set", _setting(setting)[1]) for setting in settings]
+    layers += [("--set", _setting(setting)[1]) for setting in _all(settings)]
     for key, value in (overrides or {}).items():
         if value is not None:
             name = key.rpartition(".")[2]
@@ -86,7 +86,7 @@ ADJUSTABLE = ("image", "video")
 """Sections that say how inputs are read, for which no engine is built."""
 
 
-def adjust(profile: Profile, settings: Sequence[str]) -> Profile:
+def adjust(profile: Profile, settings: str | Sequence[str]) -> Profile:
     """A profile that was built, its inputs read in another way.
 
     Args:
@@ -97,7 +97,7 @@ def adjust(profile: Profile, settings: Sequence[str]) -> Profile:
         UsageError: A setting is of another section, unknown or invalid.
     """
     values = profile.model_dump(by_alias=True)
-    for setting in settings:
+    for setting in _all(settings):
         key, nested = _setting(setting)
         if key.partition(".")[0] not in ADJUSTABLE:
             raise UsageError(
@@ -106,6 +106,10 @@ def adjust(profile: Profile, settings: Sequence[str]) -> Profile:
             )
         _merge(values, nested, "--set", {})
     return Profile.parse(values, source=lambda path: "--set")
+
+
+def _all(settings: str | Sequence[str]) -> Sequence[str]:
+    return (settings,) if isinstance(settings, str) else settings
 
 
 def _setting(text: str) -> tuple[str, Values]:

@@ -208,6 +208,11 @@ class Manifest(Entry):
         path = bundle / FILE_NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+        except NotADirectoryError:
+            raise BundleError(
+                f"{bundle} is no bundle: expected a directory, found a file",
+                hint="give a directory that `naflex-deploy build` made",
+            ) from None
         except FileNotFoundError:
             found = "a directory without one" if bundle.is_dir() else "no such directory"
             raise BundleError(

@@ -23,7 +23,7 @@ from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.classes import Prediction, rank
 from naflex_deploy.runtime.crew import ahead, balanced
 from naflex_deploy.runtime.decode import Source
-from naflex_deploy.runtime.inputs import Input
+from naflex_deploy.runtime.inputs import Input, several
 from naflex_deploy.runtime.isolation import EngineError, run_isolated
 from naflex_deploy.runtime.packer import pack_lengths
 from naflex_deploy.runtime.prepare import Prepared, Preparer
@@ -47,8 +47,8 @@ WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Patches, Input)
 class Engine:
     """A loaded variant of a bundle. Made by `naflex_deploy.load`.
 
-    Images may be paths, bytes, open binary files, Pillow images or [h, w, 3] uint8 arrays, of any size; or `Patches`,
-    which were cut from one already.
+    Images come in a list or any iterable: paths, bytes, open binary files, Pillow images or [h, w, 3] uint8 arrays, of
+    any size; or `Patches`, which were cut from one already. Any thread may call any method.
 
     Args:
         session: Runs packs.
@@ -71,6 +71,9 @@ class Engine:
         self._budget = variant.budgets[-1]
         self._max_images = manifest.config.packing.max_images
         self._open_text = text
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.variant.name} of {self.manifest.model.source}, packs of up to {self._budget} tokens>"
 
     @property
     def labels(self) -> list[str]:
@@ -96,6 +99,7 @@ class Engine:
             [N, D] float32, in order. A document, scan or clip gives a row a frame; one cut into tiles as `join` says.
 
         Raises:
+            UsageError: It is one image and no list.
             ImageError: An input is no image; `stream` reports such without stopping.
             EngineError: The engine failed on an image, which `stream` reports likewise, or altogether.
         """
@@ -118,6 +122,10 @@ class Engine:
             UsageError: A grid does not divide into such blocks, or a value does not fit into ``dtype``.
         """
         self._width(output)
+        if not output.startswith("tokens"):
+            raise UsageError(
+                f"expected an output of tokens, found '{output}', a vector an image", hint="ask stream or embed for it"
+            )
         return self._all(images, output, lambda tokens: narrowed(merge_blocks(tokens, merge), np.dtype(dtype)))
 
     def packed(self, images: Images, output: str = "tokens") -> Iterator[Packed]:
@@ -131,7 +139,7 @@ class Engine:
         """
         self._width(output)
         run = self._session.run_on_device if isinstance(self._session, OnDevice) else self._session.run
-        frames = (frame for index, source in enumerate(images) for frame in self._prepare(index, source))
+        frames = (frame for index, source in enumerate(several(images)) for frame in self._prepare(index, source))
         window = [prepared for frame in frames for prepared in frame]
         for prepared in window:
             if prepared.result.error is not None:
@@ -142,11 +150,18 @@ class Engine:
             yield Packed.of(pack, run(pack, (output,))[output], results, per_token=output.startswith("tokens"))
 
     def classify(self, images: Images, top: int = 5) -> list[list[Prediction]]:
-        """The ``top`` best classes of each image, best first; those below their threshold are left out.
+        """Names and scores of each image's best classes, best first; those below their threshold are left out.
+
+        Args:
+            images: As for `embed`.
+            top: How many, at least 1.
 
         Raises:
             UsageError: The bundle has neither a classifier nor labels.
+            ImageError: An input is no image.
         """
+        if top < 1:
+            raise UsageError(f"top: expected at least 1, found {top}", hint="pass how many classes you want")
         head = self.manifest.head
         if head is None:
             raise UsageError(
@@ -155,7 +170,7 @@ class Engine:
             )
         return self._all(images, "logits", lambda logits: rank(logits, head, top))
 
-    def stream(self, images: Images, outputs: Sequence[str] = ("pooled",)) -> Iterator[Result]:
+    def stream(self, images: Images, outputs: str | Sequence[str] = ("pooled",)) -> Iterator[Result]:
         """Results as packs finish, not in order; memory is bounded by a window of a few packs.
 
         A frame cut into tiles gives a result a tile, and one of the whole; `by_frame` and `join` bring them together.
@@ -163,16 +178,19 @@ class Engine:
 
         Args:
             images: As for `embed`; may be endless.
-            outputs: Names of the outputs wanted.
+            outputs: Name or names of the outputs wanted: ``pooled``, ``tokens``, ``logits``.
 
         Raises:
+            UsageError: The bundle has no such output, or it is one image and no list.
             EngineError: The engine fails on every image, also on a blank one.
         """
-        for name in outputs:
+        names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        for name in names:
             self._width(name)
+        images = several(images)
         with ThreadPoolExecutor(cores(), "naflex") as pool:
             try:
-                yield from self._stream(images, outputs, pool)
+                yield from self._stream(images, names, pool)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -323,7 +341,7 @@ def load_engine(
     path: Path,
     variant: str | None = None,
     session: Callable[[Path, Variant], Session] = open_session,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
 ) -> Engine:
     """Open a bundle, choose a variant, check its files, load its engine: in that order.
 

@@ -1,4 +1,4 @@
-"""What a command line means: files as given, directories by the images, documents and clips in them."""
+"""What callers mean by images: lists in Python; files, directories and patterns on a command line."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError
 from naflex_deploy.core.files import sha256
-from naflex_deploy.runtime.decode import Source
+from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.decode import Source, describe
 from naflex_deploy.runtime.shards import read_parquet, read_tar
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 DOCUMENTS = (".pdf", ".dcm", ".dicom")
 CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
 SUFFIXES = frozenset({*IMAGES, *DOCUMENTS, *CLIPS})
+T = TypeVar("T")
+
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -42,6 +48,23 @@ class Input:
             return sha256(self.source) if isinstance(self.source, Path) else ""
         except OSError:
             return ""
+
+
+def several(images: Iterable[T]) -> Iterable[T]:
+    """Images as they are, where they are several.
+
+    One of them can be iterated over, too: text gives its letters, an open file its lines, an array its rows.
+
+    Raises:
+        UsageError: It is one image, or nothing that can be iterated over.
+    """
+    one = isinstance(images, str | bytes | bytearray | memoryview | Patches) or hasattr(images, "read")
+    if one or (isinstance(images, np.ndarray) and images.ndim < 4) or not isinstance(images, Iterable):
+        raise UsageError(
+            f"expected a list of images, found {describe(images)} alone",
+            hint="put it into a list: [image]; an array of several has the shape [N, H, W, C]",
+        )
+    return images
 
 
 def expand(paths: Iterable[Path]) -> Iterator[Path]:

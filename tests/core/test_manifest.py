@@ -61,7 +61,7 @@ def test_without_a_manifest_it_is_no_bundle(tmp_path: Path) -> None:
         Manifest.read(tmp_path / "nothing")
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(BundleError, match="unreadable"):
+    with pytest.raises(BundleError, match="expected a directory, found a file"):
         Manifest.read(file)
 
 

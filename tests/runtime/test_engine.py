@@ -148,6 +148,39 @@ def test_an_unknown_output_is_refused_with_those_there_are(engine: Engine) -> No
         engine.tokens([], "tokens:-2")
 
 
+@pytest.mark.parametrize("form", ["path", "text", "bytes", "array", "grey", "picture", "file", "patches", "none"])
+def test_one_image_is_not_taken_for_several(engine: Engine, tmp_path: Path, form: str) -> None:
+    """An array would give a vector a row, a path one a letter."""
+    path = tmp_path / "a.png"
+    Image.fromarray(photo(2)).save(path)
+    with path.open("rb") as file:
+        one = {
+            "path": path,
+            "text": str(path),
+            "bytes": path.read_bytes(),
+            "array": photo(2),
+            "grey": photo(2)[:, :, 0],
+            "picture": Image.open(path),
+            "file": file,
+            "patches": Patches(np.zeros((1, 192), np.uint8), (1, 1)),
+            "none": None,
+        }[form]
+        for method in (engine.embed, engine.tokens, engine.classify, lambda images: list(engine.packed(images))):
+            with pytest.raises(UsageError, match="expected a list of images"):
+                method(one)
+    batch = np.stack([photo(2), photo(2)])
+    np.testing.assert_array_equal(engine.embed(batch), engine.embed([photo(2)] * 2))
+
+
+def test_outputs_are_asked_for_where_they_can_be_given(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="found 'pooled', a vector an image"):
+        engine.tokens([photo(0)], "pooled")
+    with pytest.raises(UsageError, match="top: expected at least 1, found -1"):
+        engine.classify([photo(0)], top=-1)
+    (result,) = engine.stream([photo(0)], "tokens")
+    assert list(result.outputs) == ["tokens"]
+
+
 class Means:
     """An engine in numpy: the mean of an image's patches. A white image turns the whole pack into NaN."""
 
