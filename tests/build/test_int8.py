@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -14,7 +13,6 @@ import pytest
 import naflex_deploy as nd
 from naflex_deploy.build import checkpoints, pipeline, rebuild
 from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
-from naflex_deploy.build.model import PackedNaFlexViT
 from naflex_deploy.build.quantize.spec import QuantSpec
 from naflex_deploy.build.quantize.subject import subject_of
 from naflex_deploy.core import machine
@@ -54,14 +52,8 @@ def calibrated(bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _exported_before(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the portable graph of the shared bundle: exporting it again would take seconds a test."""
-
-    def export(model: PackedNaFlexViT, path: Path) -> None:
-        for name in ("portable.onnx", "portable.onnx.data"):
-            shutil.copy(bundle / name, path.with_name(name))
-
-    monkeypatch.setattr(pipeline, "export", export)
+def _named(_exported_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model knows the names of its classes."""
     named = dataclasses.replace(tiny_checkpoint(), labels=NAMES)
     monkeypatch.setattr(checkpoints, "read", lambda model, lora=None: named)
 

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ import numpy as np
 import pytest
 
 from naflex_deploy.build import pipeline
-from naflex_deploy.build.model import PackedNaFlexViT
 from naflex_deploy.core.errors import CheckpointError, GateError, OutputError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.machine import cpu_name
@@ -29,32 +27,20 @@ from naflex_deploy.runtime.golden import Golden
 from naflex_deploy.runtime.verify import verify
 from tests.support.tiny import VARIANT, WIDTH, build_tiny, tiny_checkpoint, tiny_config
 
+pytestmark = pytest.mark.usefixtures("_exported_before")
+
 BUILD = """
 import os, signal, sys
 from pathlib import Path
 from naflex_deploy.build import pipeline
-from tests.support.tiny import build_tiny
-pipeline.export = lambda model, path: [
-    path.with_name(name).write_bytes((Path(sys.argv[2]) / name).read_bytes())
-    for name in ("portable.onnx", "portable.onnx.data")
-]
+from tests.support.tiny import build_tiny, copied
+pipeline.export = copied(Path(sys.argv[2]))
 def kill(step):
     if step.startswith(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
 build_tiny(Path(sys.argv[1]), report=kill)
 """
 """A build in a process of its own, killed at the step whose line begins as told."""
-
-
-@pytest.fixture(autouse=True)
-def _exported_before(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the portable graph of the shared bundle: exporting it again would take seconds a test."""
-
-    def export(model: PackedNaFlexViT, path: Path) -> None:
-        for name in ("portable.onnx", "portable.onnx.data"):
-            shutil.copy(bundle / name, path.with_name(name))
-
-    monkeypatch.setattr(pipeline, "export", export)
 
 
 def names(directory: Path) -> list[str]:

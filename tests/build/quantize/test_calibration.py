@@ -21,7 +21,6 @@ from PIL import Image
 
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.attention import ragged_attention
-from naflex_deploy.build.model import PackedNaFlexViT
 from naflex_deploy.build.quantize import calibration, ranges
 from naflex_deploy.build.quantize.calibration import GATE_EVERY, Calibrated, calibrate
 from naflex_deploy.build.quantize.observation import BINS
@@ -43,12 +42,13 @@ RUN = """
 import os, signal, sys
 from pathlib import Path
 from tests.build.quantize import test_calibration as tests
+from tests.support.tiny import copied
 tests.calibration.ROUND, tests.calibration.KEEP_SECONDS = 5, 0.0
 def count(done, total):
     if done >= int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
-with tests.exported(Path(sys.argv[3])):
-    tests.run(Path(sys.argv[1]), Path(sys.argv[2]), count=count)
+tests.calibration.export = copied(Path(sys.argv[3]))
+tests.run(Path(sys.argv[1]), Path(sys.argv[2]), count=count)
 """
 """A calibration in a process of its own, killed when so many images were observed."""
 
@@ -64,21 +64,9 @@ def run(images: Path, output: Path, settings: Config | None = None, **options: o
         return calibrate(settings or config(), "tiny", images, output, **options)  # type: ignore[arg-type]
 
 
-def exported(bundle: Path) -> object:
-    """Take the portable graph of the shared bundle: exporting it again would take seconds a test."""
-
-    def export(model: PackedNaFlexViT, path: Path) -> None:
-        for name in ("portable.onnx", "portable.onnx.data"):
-            shutil.copy(bundle / name, path.with_name(name))
-
-    return patch.object(calibration, "export", export)
-
-
 @pytest.fixture(autouse=True)
-def _exported_before(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small_rounds(_exported_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "ROUND", 5)
-    with exported(bundle):  # type: ignore[attr-defined]
-        yield
 
 
 @pytest.fixture(scope="module")
