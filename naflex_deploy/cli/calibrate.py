@@ -148,6 +148,8 @@ def _print(found: Calibrated, output: Path, as_json: bool) -> None:
         err.print(f"warning: {line}", markup=False)
     spec = found.spec
     if as_json:
+        from naflex_deploy.build.quantize.ranges import asymmetric
+
         print_json(
             "calibrate",
             output=str(output),
@@ -160,7 +162,7 @@ def _print(found: Calibrated, output: Path, as_json: bool) -> None:
             warnings=found.warnings,
             sensitivity=found.sensitivity.to_json() if found.sensitivity else None,
             sites={
-                names[0]: {"low": seen.low, "high": seen.high, "range": spec.range(names[0])}
+                names[0]: {"low": seen.low, "high": seen.high, "range": asymmetric(seen, spec.method)}
                 for names, seen in spec.groups.items()
             },
         )

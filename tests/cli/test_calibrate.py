@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from naflex_deploy.build.quantize import ranges
 from naflex_deploy.build.quantize.spec import QuantSpec
 from naflex_deploy.demo.draw import draw_page
 from tests.cli.conftest import Run
@@ -63,7 +64,7 @@ def test_the_document_says_what_was_observed(calibrated: tuple[Path, dict[str, o
     sites = document["sites"]
     assert isinstance(sites, dict)
     low, high = sites["blocks.0.mlp.fc2.input"]["range"]
-    assert (low, high) == spec.range("blocks.0.mlp.fc2.input")
+    assert (low, high) == ranges.asymmetric(spec.sites["blocks.0.mlp.fc2.input"], "mse")
     assert "blocks.0.query.input" in sites
     assert "blocks.0.key.input" not in sites
 

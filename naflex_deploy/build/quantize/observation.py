@@ -83,11 +83,6 @@ class SiteObservation:
         return max(0.0, -self.low, self.high)
 
     @property
-    def channel_amax(self) -> Float32:
-        """[C] the largest magnitude of each channel."""
-        return np.maximum(-self.channel_low, self.channel_high)
-
-    @property
     def edges(self) -> Float64:
         """[`BINS` + 1] between which the bins lie."""
         return np.linspace(-self.limit, self.limit, BINS + 1)

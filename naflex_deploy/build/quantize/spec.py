@@ -15,7 +15,6 @@ from typing import Any, get_args
 
 import numpy as np
 
-from naflex_deploy.build.quantize import ranges
 from naflex_deploy.build.quantize.arrays import decode, encode
 from naflex_deploy.build.quantize.observation import BINS, SiteObservation
 from naflex_deploy.build.quantize.subject import Values, differences
@@ -72,22 +71,6 @@ class QuantSpec:
         for name, seen in self.sites.items():
             names.setdefault(id(seen), []).append(name)
         return {tuple(group): self.sites[group[0]] for group in names.values()}
-
-    def range(self, site: str) -> tuple[float, float]:
-        """(low, high) for unsigned integers with a zero point; zero lies inside.
-
-        Raises:
-            KeyError: No such site was observed.
-        """
-        return ranges.asymmetric(self.sites[site], self.method)
-
-    def amax(self, site: str) -> float:
-        """The magnitude for signed integers around zero.
-
-        Raises:
-            KeyError: No such site was observed.
-        """
-        return ranges.symmetric(self.sites[site], self.method)
 
     def check(self, subject: Values) -> None:
         """Refuse what this calibration is not about.

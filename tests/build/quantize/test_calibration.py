@@ -21,7 +21,7 @@ from PIL import Image
 
 from naflex_deploy.build import checkpoints
 from naflex_deploy.build.attention import ragged_attention
-from naflex_deploy.build.quantize import calibration, ranges
+from naflex_deploy.build.quantize import calibration
 from naflex_deploy.build.quantize.calibration import GATE_EVERY, Calibrated, calibrate
 from naflex_deploy.build.quantize.observation import BINS
 from naflex_deploy.build.quantize.observer import Observer
@@ -125,7 +125,6 @@ def test_histograms_are_those_of_what_the_reference_model_reads(drawn: Path, tmp
         atol = 1e-5 * np.abs(values).max()
         np.testing.assert_allclose(seen.channel_low, rows.min(0), atol=atol, rtol=0)
         np.testing.assert_allclose(seen.channel_high, rows.max(0), atol=atol, rtol=0)
-        assert spec.range(site) == ranges.asymmetric(seen, "percentile")
 
 
 def test_the_file_says_what_it_is_about(drawn: Path, tmp_path: Path) -> None:
@@ -177,15 +176,14 @@ def test_the_same_seed_gives_the_same_bytes(drawn: Path, tmp_path: Path) -> None
     assert one.key != other.key
 
 
-def test_another_method_changes_the_ranges_alone(drawn: Path, tmp_path: Path) -> None:
+def test_another_method_changes_its_own_name_alone(drawn: Path, tmp_path: Path) -> None:
     found = config()
     section = found.profile.calibration.model_copy(update={"method": "mse"})
     other = dataclasses.replace(found, profile=found.profile.model_copy(update={"calibration": section}))
     one, two = run(drawn, tmp_path / "a").spec, run(drawn, tmp_path / "b", other).spec
     assert one.key != two.key
-    assert dataclasses.replace(one, method="mse").key == two.key
-    site = "blocks.0.mlp.fc2.input"
-    assert one.range(site) != two.range(site) == dataclasses.replace(one, method="mse").range(site)
+    dataclasses.replace(one, method="mse").write(tmp_path / "c")
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(drawn: Path, bundle: Path, tmp_path: Path) -> None:
