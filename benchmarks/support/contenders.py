@@ -27,8 +27,7 @@ from naflex_deploy.build.quantize.spec import QuantSpec
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack, Patches
-from naflex_deploy.runtime.crew import balanced
-from naflex_deploy.runtime.packer import pack_lengths
+from naflex_deploy.runtime.packer import balanced, pack_lengths
 from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from tests.support.calibrations import observed
 

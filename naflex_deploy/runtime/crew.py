@@ -10,10 +10,6 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-UNEVEN = 1.1
-"""Bins are nearly equal up to this multiple of their mean. Beyond, waiting for the fullest would cost more than
-spreading each pack over all cores."""
-
 
 def ahead(
     pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
@@ -34,26 +30,3 @@ def ahead(
             yield first, future.result()
     for first, future in begun:
         yield first, future.result()
-
-
-def balanced(lengths: list[int], bins: int, room: int, most: int) -> list[list[int]] | None:
-    """Indices in bins of nearly the same sum: the longest first, each to the emptiest bin.
-
-    Args:
-        lengths: Of each item.
-        bins: How many.
-        room: Greatest sum of a bin.
-        most: Greatest number of items of a bin.
-
-    Returns:
-        None where a bin would overflow, or stay so empty that the bins are not nearly equal.
-    """
-    found: list[list[int]] = [[] for _ in range(bins)]
-    loads = [0] * bins
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        emptiest = loads.index(min(loads))
-        found[emptiest].append(index)
-        loads[emptiest] += lengths[index]
-    if max(loads) > min(room, UNEVEN * sum(loads) / bins) or max(map(len, found)) > most:
-        return None
-    return found

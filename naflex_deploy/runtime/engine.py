@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,30 +16,19 @@ from naflex_deploy.core.config import adjust
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
-from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.bundle import Bundle
 from naflex_deploy.runtime.classes import Prediction, rank
-from naflex_deploy.runtime.crew import ahead, balanced
-from naflex_deploy.runtime.decode import Source
-from naflex_deploy.runtime.inputs import Input, several
-from naflex_deploy.runtime.isolation import EngineError, run_isolated
-from naflex_deploy.runtime.packer import pack_lengths
-from naflex_deploy.runtime.prepare import Prepared, Preparer
+from naflex_deploy.runtime.grouping import Room
+from naflex_deploy.runtime.inputs import several
+from naflex_deploy.runtime.pack_stream import Images, PackStream, prepare_ahead
+from naflex_deploy.runtime.prepare import Preparer
 from naflex_deploy.runtime.result import Result, by_frame, join
-from naflex_deploy.runtime.sessions import OnDevice, Session, SideBySide, open_session
+from naflex_deploy.runtime.sessions import OnDevice, Session, open_session
 from naflex_deploy.runtime.text import TextEncoder
 from naflex_deploy.runtime.tokens import Floats, Packed, merge_blocks, narrowed
 
 Float = npt.NDArray[np.float32]
 T = TypeVar("T")
-
-Images = Iterable[Source | Input | Patches]
-
-WINDOW = 4
-"""Packs' worth of images looked at together: more fill packs better, fewer hold less memory."""
-
-WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Patches, Input)
-"""Kinds of sources that any thread may read."""
 
 
 class Engine:
@@ -68,12 +55,13 @@ class Engine:
         self.variant = variant
         self._session = session
         self._prepare = Preparer.of(manifest, variant)
-        self._budget = variant.budgets[-1]
-        self._max_images = manifest.config.packing.max_images
+        self._room = Room(variant.budgets[-1], manifest.config.packing.max_images, manifest.model.prefix)
         self._open_text = text
 
     def __repr__(self) -> str:
-        return f"<Engine {self.variant.name} of {self.manifest.model.source}, packs of up to {self._budget} tokens>"
+        return (
+            f"<Engine {self.variant.name} of {self.manifest.model.source}, packs of up to {self._room.tokens} tokens>"
+        )
 
     @property
     def labels(self) -> list[str]:
@@ -144,8 +132,8 @@ class Engine:
         for prepared in window:
             if prepared.result.error is not None:
                 raise prepared.result.error
-        for number, members in enumerate(self._packs(window)):
-            pack = Pack.of([item.patches for item in members if item.patches], prefix=self.manifest.model.prefix)
+        for number, members in enumerate(self._room.packs(window)):
+            pack = self._room.pack(members)
             results = [replace(item.result, pack=number) for item in members]
             yield Packed.of(pack, run(pack, (output,))[output], results, per_token=output.startswith("tokens"))
 
@@ -190,128 +178,10 @@ class Engine:
         images = several(images)
         with ThreadPoolExecutor(cores(), "naflex") as pool:
             try:
-                yield from self._stream(images, names, pool)
+                frames = prepare_ahead(self._prepare, images, pool)
+                yield from PackStream(self._session, self._room, names, pool).results(frames)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    def _stream(self, images: Images, outputs: Sequence[str], pool: Executor) -> Iterator[Result]:
-        """Packs run while the next images are decoded.
-
-        A stream that fills a window has work for every core, and its packs run side by side. A shorter one gives
-        each pack all cores, unless it divides evenly and the session for packs side by side is there already.
-        """
-        window: list[Prepared] = []
-        running: deque[Future[list[Result]]] = deque()
-        pending, packs = 0, 0
-        for frame in self._prepared(images, pool):
-            for prepared in frame:
-                if prepared.patches is None:
-                    yield prepared.result
-                else:
-                    window.append(prepared)
-                    pending += self._tokens(prepared)
-            if pending >= max(WINDOW, 2 * self._workers) * self._budget:
-                *full, window = self._packs(window)
-                for members in full:
-                    yield from self._start(members, outputs, packs, pool, running)
-                    packs += 1
-                pending = sum(map(self._tokens, window))
-        even = self._workers > 1 and (packs > 0 or self._worker_is_loaded)
-        side_by_side = self._even(window, pending) if even else None
-        for members in side_by_side or self._packs(window):
-            if packs or side_by_side:
-                yield from self._start(members, outputs, packs, pool, running)
-            else:
-                yield from self._run(self._session, members, outputs, packs)
-            packs += 1
-        for future in running:
-            yield from future.result()
-
-    def _prepared(self, images: Images, pool: Executor) -> Iterator[list[Prepared]]:
-        """Every frame of every image, in order, the first frames of the next images being decoded meanwhile."""
-
-        def begin(item: tuple[int, Source | Input | Patches]) -> tuple[list[Prepared] | None, Iterator[list[Prepared]]]:
-            frames = iter(self._prepare(*item))
-            # Reading a stream or a lazy Pillow image is not safe from another thread: the caller may hold it twice.
-            return (next(frames, None) if isinstance(item[1], WHOLE) else None), frames
-
-        for _, (first, frames) in ahead(pool, begin, enumerate(images), depth=cores() + 1):
-            if first is not None:
-                yield first
-            yield from frames
-
-    @property
-    def _workers(self) -> int:
-        """Packs that run at once; 1 where each has the whole machine."""
-        return self._session.workers if isinstance(self._session, SideBySide) else 1
-
-    @property
-    def _worker_is_loaded(self) -> bool:
-        return isinstance(self._session, SideBySide) and self._session.worker_is_loaded
-
-    def _start(
-        self,
-        members: Sequence[Prepared],
-        outputs: Sequence[str],
-        number: int,
-        pool: Executor,
-        running: deque[Future[list[Result]]],
-    ) -> Iterator[Result]:
-        """Run a pack side by side with others; yields the results of one that has to end first."""
-        if not isinstance(self._session, SideBySide):
-            yield from self._run(self._session, members, outputs, number)
-            return
-        if len(running) > self._workers:
-            yield from running.popleft().result()
-        worker = self._session.worker()
-        running.append(pool.submit(lambda: list(self._run(worker, members, outputs, number))))
-
-    def _even(self, window: Sequence[Prepared], tokens: int) -> list[list[Prepared]] | None:
-        """The window as packs of nearly one size, as many for each worker, if it can be so divided."""
-        packs = self._workers * max(1, math.ceil(tokens / (self._workers * self._budget)))
-        groups, rooms = self._groups(window)
-        found = balanced(rooms, packs, self._budget, self._max_images)
-        if found is None or not all(found):
-            return None
-        return [_flat(groups, sorted(pack)) for pack in found]
-
-    def _packs(self, window: Sequence[Prepared]) -> list[list[Prepared]]:
-        """The window as packs, the emptiest last."""
-        groups, rooms = self._groups(window)
-        packs = [_flat(groups, pack) for pack in pack_lengths(rooms, self._budget, self._max_images)]
-        return sorted(packs, key=lambda pack: -sum(map(self._tokens, pack)))
-
-    def _groups(self, window: Sequence[Prepared]) -> tuple[list[list[Prepared]], list[int]]:
-        """Images that go into one pack, those of a frame where it holds them, and how much of it each group takes."""
-        frames: dict[tuple[int, int], list[Prepared]] = {}
-        for item in window:
-            frames.setdefault((item.result.input, item.result.frame), []).append(item)
-        groups: list[list[Prepared]] = []
-        for images in frames.values():
-            fits = sum(map(self._tokens, images)) <= self._budget and len(images) <= self._max_images
-            groups += [images] if fits else [[image] for image in images]
-        rooms = [sum(map(self._tokens, group)) for group in groups]
-        if len(groups) < len(window):
-            # The limit on images as one on tokens, as a group counts as one image below.
-            shares = [math.ceil(len(group) * self._budget / self._max_images) for group in groups]
-            rooms = list(map(max, rooms, shares))
-        return groups, rooms
-
-    def _run(
-        self, session: Session, members: Sequence[Prepared], outputs: Sequence[str], number: int
-    ) -> Iterator[Result]:
-        images = [item.patches for item in members if item.patches]
-        pack = Pack.of(images, prefix=self.manifest.model.prefix)
-        results = run_isolated(session, pack, images, outputs)
-        for item, start, found in zip(members, pack.offsets.tolist(), results, strict=False):
-            if isinstance(found, EngineError):
-                error = EngineError(f"{item.result.name}: {found.message}", hint=found.hint)
-                yield replace(item.result, error=error)
-            else:
-                yield replace(item.result, pack=number, start=start, pack_tokens=pack.tokens, outputs=found)
-
-    def _tokens(self, item: Prepared) -> int:
-        return self.manifest.model.prefix + (len(item.patches) if item.patches else 0)
 
     def _all(self, images: Images, output: str, finish: Callable[[Float], T]) -> list[T]:
         """Of every frame, in order, what ``finish`` makes of an output; it is called as results come."""
@@ -356,7 +226,3 @@ def load_engine(
     chosen = bundle.choose(variant)
     bundle.check(bundle.files_of(chosen))
     return Engine(session(path, chosen), manifest, chosen, partial(TextEncoder, bundle))
-
-
-def _flat(groups: Sequence[Sequence[Prepared]], chosen: Iterable[int]) -> list[Prepared]:
-    return [image for index in chosen for image in groups[index]]

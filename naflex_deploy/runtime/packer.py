@@ -10,6 +10,8 @@ shortest, which are then exchanged for longer ones, each for the longest that st
 that fit into what is left are added. So every pack takes long images together with short ones, where
 first-fit decreasing, which takes long images first, leaves short ones for the end, and the image limit cuts
 packs off half empty there. Both ways of rounding c are tried, and the fewer packs win.
+
+`balanced` makes as many packs as are asked for instead, nearly equal, for workers that run side by side.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ import numpy.typing as npt
 from naflex_deploy.core.errors import ImageError
 
 Int64 = npt.NDArray[np.int64]
+
+UNEVEN = 1.1
+"""Packs are nearly equal up to this multiple of their mean. Beyond, waiting for the fullest would cost more than
+spreading each pack over all cores."""
 
 # One pattern in use: (index into the distinct lengths, copies in a pack), packs that use it.
 _Pattern = tuple[list[tuple[int, int]], int]
@@ -241,3 +247,26 @@ def _big_item_bound(tokens: Int64, budget: int, max_images: int) -> float:
     beside_long = np.minimum(max_images, 1 + (budget - tokens[halves:]) // tokens[0])
     rest = max(0, len(tokens) - int(beside_long.sum()))
     return float(max(by_tokens.max(), len(tokens) - halves + -(-rest // max_images)))
+
+
+def balanced(lengths: Sequence[int], packs: int, budget: int, max_images: int) -> list[list[int]] | None:
+    """Indices of images in packs of nearly the same size: the longest first, each to the emptiest pack.
+
+    Args:
+        lengths: Tokens of each image.
+        packs: How many.
+        budget: Tokens that a pack holds.
+        max_images: Images that a pack holds.
+
+    Returns:
+        ``None`` where a pack would overflow, or stay so empty that they are not nearly equal.
+    """
+    found: list[list[int]] = [[] for _ in range(packs)]
+    loads = [0] * packs
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        emptiest = loads.index(min(loads))
+        found[emptiest].append(index)
+        loads[emptiest] += lengths[index]
+    if max(loads) > min(budget, UNEVEN * sum(loads) / packs) or max(map(len, found)) > max_images:
+        return None
+    return found

@@ -19,8 +19,9 @@ from PIL import Image
 import naflex_deploy as nd
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.pack import Pack, Patches, Role
-from naflex_deploy.runtime.engine import WINDOW, Engine
+from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.isolation import EngineError
+from naflex_deploy.runtime.pack_stream import WINDOW
 from naflex_deploy.runtime.prepare import Prepared
 from naflex_deploy.runtime.result import Result, by_frame
 from naflex_deploy.runtime.sessions import Outputs, open_session

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naflex_deploy.core.errors import ImageError
-from naflex_deploy.runtime.packer import lower_bound, pack_lengths, smallest_budget
+from naflex_deploy.runtime.packer import UNEVEN, balanced, lower_bound, pack_lengths, smallest_budget
 
 
 @st.composite
@@ -136,3 +136,26 @@ def test_smallest_budget():
     assert [smallest_budget(tokens, [4096, 256, 1024]) for tokens in (1, 256, 257, 4096)] == [256, 256, 1024, 4096]
     with pytest.raises(ImageError, match="expected at most 1024 tokens, found 1025"):
         smallest_budget(1025, [256, 1024])
+
+
+@given(
+    lengths=st.lists(st.integers(1, 100), max_size=60),
+    packs=st.integers(1, 8),
+    budget=st.integers(1, 500),
+    max_images=st.integers(1, 20),
+)
+def test_balanced_packs_hold_everything_within_their_limits(lengths, packs, budget, max_images):
+    found = balanced(lengths, packs, budget, max_images)
+    if found is None:
+        return
+    assert len(found) == packs
+    assert sorted(itertools.chain(*found)) == list(range(len(lengths)))
+    loads = [sum(lengths[index] for index in one) for one in found]
+    assert max(loads) <= min(budget, UNEVEN * sum(lengths) / packs)
+    assert max(map(len, found)) <= max_images
+
+
+def test_equal_images_are_divided_where_they_divide():
+    assert sorted(map(len, balanced([36] * 28, 4, 1024, 64) or [])) == [7] * 4
+    assert balanced([256] * 3, 2, 1024, 64) is None
+    assert balanced([1024], 2, 1024, 64) is None

@@ -13,8 +13,9 @@ import pytest
 import naflex_deploy as nd
 from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.pack import Pack
-from naflex_deploy.runtime.engine import WINDOW, Engine
+from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.isolation import EngineError
+from naflex_deploy.runtime.pack_stream import WINDOW
 from naflex_deploy.runtime.sessions import Outputs, SideBySide
 from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession, session_options
 from tests.support.tiny import BUDGET
