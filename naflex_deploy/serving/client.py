@@ -24,6 +24,7 @@ from PIL import Image
 
 from naflex_deploy.core.errors import ImageError, NaflexError
 from naflex_deploy.runtime.classes import Prediction
+from naflex_deploy.runtime.inputs import several
 
 Source = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
@@ -104,6 +105,7 @@ class Client:
         """One vector an image: [N, D] float32, in order; [0, 0] for none.
 
         Raises:
+            UsageError: It is one image and no list.
             ImageError: An image was refused; the message names it by its index.
             ServerError: Anything else went wrong.
         """
@@ -132,7 +134,7 @@ class Client:
         return found
 
     def _batches(self, images: Iterable[Source]) -> Iterable[tuple[int, tuple[Source, ...]]]:
-        rest, start = iter(images), 0
+        rest, start = iter(several(images)), 0
         while batch := tuple(islice(rest, self._batch)):
             yield start, batch
             start += len(batch)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.runtime.decode import read_header
+from naflex_deploy.serving.problems import Problem
 
 Sent = bytes | npt.NDArray[np.uint8]
 """An image as it arrives: encoded, or [h, w, 3] pixels."""
@@ -35,6 +36,16 @@ class Limits:
     aspect: float = 200.0
     receive_seconds: float = 10.0
     deadline_seconds: float = 30.0
+
+    def check_count(self, count: int, param: str, hint: str) -> None:
+        """Count the images of a request, which came in its part ``param``.
+
+        Raises:
+            Problem: There is none, or there are too many.
+        """
+        if not 1 <= count <= self.items:
+            what = f"expected 1 to {self.items} images, found {count}"
+            raise Problem(422, "too_many_items", what, hint=hint if count < 1 else "send fewer at once", param=param)
 
     def check(self, image: Sent) -> None:
         """Look at an image's header.

@@ -26,6 +26,7 @@ from naflex_deploy.serving.problems import Problem
 
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
+_SIGNATURE = "see GET /v2/models/NAME for the signature"
 _DTYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32"}
 
 
@@ -176,7 +177,7 @@ def _binary(tensor: _Tensor, binary: memoryview) -> memoryview | None:
 def _encoded(tensor: _Tensor, content: memoryview | None, limits: Limits) -> list[Sent]:
     count = int(np.prod(tensor.shape, dtype=object))
     _check_type(tensor, "BYTES")
-    _check_count(count, limits)
+    limits.check_count(count, "inputs[0]", _SIGNATURE)
     images: list[Sent] = []
     if content is None:
         for text in _flat(tensor):
@@ -206,7 +207,7 @@ def _pixels(tensor: _Tensor, content: memoryview | None, limits: Limits) -> list
     shape = tensor.shape if len(tensor.shape) == 4 else [1, *tensor.shape]
     if len(shape) != 4 or shape[3] != 3 or 0 in shape:
         raise _wrong(f"expected [N, H, W, 3] or [H, W, 3], found {tensor.shape[:8]}", "inputs[0].shape")
-    _check_count(shape[0], limits)
+    limits.check_count(shape[0], "inputs[0]", _SIGNATURE)
     size = shape[0] * shape[1] * shape[2] * 3
     if content is not None:
         if len(content) != size:
@@ -251,11 +252,6 @@ def _check_type(tensor: _Tensor, expected: Literal["BYTES", "UINT8"]) -> None:
         raise _wrong(f"'{tensor.name}': expected {expected}, found {tensor.datatype[:20]}", "inputs[0].datatype")
 
 
-def _check_count(count: int, limits: Limits) -> None:
-    if not 1 <= count <= limits.items:
-        raise Problem(422, "too_many_items", f"expected 1 to {limits.items} images, found {count}", param="inputs[0]")
-
-
 def _number(parameters: dict[str, Any], name: str) -> int:
     value = parameters.get(name, 0)
     if not isinstance(value, int):
@@ -264,4 +260,4 @@ def _number(parameters: dict[str, Any], name: str) -> int:
 
 
 def _wrong(message: str, param: str | None = None) -> Problem:
-    return Problem(422, "bad_request", message, hint="see GET /v2/models/NAME for the signature", param=param)
+    return Problem(422, "bad_request", message, hint=_SIGNATURE, param=param)

@@ -123,7 +123,7 @@ def parse_json(body: bytes, kind: type[T], limits: Limits) -> tuple[T, list[byte
     except ValidationError as error:
         raise _invalid(error) from None
     texts = [request.input] if isinstance(request.input, str) else request.input
-    _check_count(len(texts), limits)
+    limits.check_count(len(texts), "input", "send images in base64 as `input`")
     return request, [_image(text, index) for index, text in enumerate(texts)]
 
 
@@ -146,7 +146,7 @@ async def parse_multipart(body: bytes, headers: Headers, kind: type[T], limits: 
         raise Problem(422, reason, f"not the multipart form expected: {error.message}") from None
     fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
     files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == FILES]
-    _check_count(len(files), limits)
+    limits.check_count(len(files), "input", f"send each image as a file in the field `{FILES}`")
     try:
         request = kind.model_validate({**fields, "input": []})
     except ValidationError as error:
@@ -219,11 +219,6 @@ def _image(text: str, index: int) -> bytes:
         return base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
         raise Problem(422, "bad_request", "expected an image in base64", param=f"input[{index}]") from None
-
-
-def _check_count(count: int, limits: Limits) -> None:
-    if not 1 <= count <= limits.items:
-        raise Problem(422, "too_many_items", f"expected 1 to {limits.items} images, found {count}", param="input")
 
 
 def _invalid(error: ValidationError) -> Problem:

@@ -6,7 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
-from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.serving.client import Client, ServerError
 from tests.serving.support import pixels, png, running, vector
 from tests.support.bundles import LABELS
@@ -38,6 +38,8 @@ def test_every_kind_of_source_in_order_over_several_requests(url, tmp_path):
         assert len(classes) == 11
         assert all(sorted(p.name for p in found) == sorted(LABELS) for found in classes)
         assert client.embed([]).shape == (0, 0)
+        with pytest.raises(UsageError, match="expected a list of images"):
+            client.embed(str(tmp_path / "x.png"))
 
 
 def test_a_bad_image_is_named_by_its_place_in_all_of_them(url):

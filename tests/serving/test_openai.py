@@ -92,6 +92,12 @@ def test_wrong_requests(http, sent, status, reason, param):
     assert error["message"]
 
 
+def test_files_in_another_field_are_answered_with_the_right_one(http):
+    error = http.post("/v1/embeddings", files={"file": png(IMAGES[0])}).json()["error"]
+    assert error["message"] == "expected 1 to 64 images, found 0"
+    assert "the field `image`" in error["hint"]
+
+
 def test_other_media_types_are_415(http):
     answer = http.post("/v1/embeddings", content=png(IMAGES[0]), headers={"content-type": "image/png"})
     assert (answer.status_code, answer.json()["error"]["type"]) == (415, "unsupported_media_type")
