@@ -1,10 +1,10 @@
 """Everything that runs a NaFlex model on the GPU at hand, held to one reference and timed beside each other.
 
-    python -m benchmarks.gpu_suite [--models siglip2-base siglip2-so400m] [--budgets 1024 4096 16384] [-o DIR]
+    python -m benchmarks.gpu_suite [--models siglip2-so400m siglip2-base] [--budgets 1024 4096 16384] [-o DIR]
     python -m benchmarks.gpu_suite --device cpu --tiny      a test of the suite itself
 
-First results are compared, then packs of each budget are timed, contenders taking turns, inputs and outputs in GPU
-memory. Last come the Triton kernels alone. What cannot run here, or is left out as time runs out, is listed with the
+First results are compared, then packs of each budget are timed, the largest first as goals are set on it, contenders
+taking turns, inputs and outputs in GPU memory. Last come the Triton kernels alone. What cannot run here, or is left out as time runs out, is listed with the
 reason; without a GPU that is all there is. Weights are random, of the true shapes. Writes gpu_suite.json and
 gpu_suite.md; every figure says what it was executed on.
 """
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument(
-        "--models", nargs="+", choices=list(contenders.SIZES), default=["siglip2-base", "siglip2-so400m"]
+        "--models", nargs="+", choices=list(contenders.SIZES), default=["siglip2-so400m", "siglip2-base"]
     )
     parser.add_argument("--budgets", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--rounds", type=int, default=9)
@@ -163,8 +163,8 @@ def _model(run: Run, model: str, budgets: Sequence[int], only: Sequence[str], fo
         if path.variant and path.variant[0].backend == "onnxruntime-cuda"
     ]
     timed = []
-    for mix in chosen:
-        for budget in budgets:
+    for budget in reversed(budgets):
+        for mix in chosen:
             pack = filling(mix, budget)
             if pack.grids and not run.late(f"{model}, {mix.name}, {budget} tokens"):
                 timed += speed(run, model, paths, pack, budget, shape)
