@@ -4,9 +4,9 @@
     python -m benchmarks.gpu_suite --device cpu --tiny      a test of the suite itself
 
 First results are compared, then packs of each budget are timed, the largest first as goals are set on it, contenders
-taking turns, inputs and outputs in GPU memory. Last come the Triton kernels alone. What cannot run here, or is left out as time runs out, is listed with the
-reason; without a GPU that is all there is. Weights are random, of the true shapes. Writes gpu_suite.json and
-gpu_suite.md; every figure says what it was executed on.
+taking turns, inputs and outputs in GPU memory. Last come the Triton kernels alone. What cannot run here, or is left out
+as time runs out, is listed with the reason; without a GPU that is all there is. Weights are random, of the true shapes.
+Writes gpu_suite.json and gpu_suite.md; every figure says what it was executed on.
 """
 
 from __future__ import annotations
