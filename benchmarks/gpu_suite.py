@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.support import contenders
+from benchmarks.support.gpu_checks import sessions
 from benchmarks.support.gpu_parity import parity
 from benchmarks.support.gpu_paths import OUTPUTS, GpuPath, engine_path, packed_path, reference, transformers_path
 from benchmarks.support.gpu_report import render
@@ -38,6 +39,7 @@ from naflex_deploy.build.export import export
 from naflex_deploy.build.lower.registry import LOWERINGS
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.machine import cpu_name, system_name
+from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.sessions import cuda_device
 
 PADDED = "transformers SDPA, padded"
@@ -126,7 +128,16 @@ def leave_all_out(run: Run, models: Sequence[str], only: Sequence[str]) -> dict[
 
 def _nothing_yet(run: Run) -> dict[str, Any]:
     head = {"schema": 1, "executed": executed(run.device), "command": " ".join(sys.argv)}
-    return head | {"rates": {}, "models": {}, "parity": [], "engines": [], "speed": [], "kernels": [], "goals": []}
+    return head | {
+        "rates": {},
+        "models": {},
+        "parity": [],
+        "sessions": [],
+        "engines": [],
+        "speed": [],
+        "kernels": [],
+        "goals": [],
+    }
 
 
 def _closed(run: Run, report: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +145,7 @@ def _closed(run: Run, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(run: Run, model: str, budgets: Sequence[int], only: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The shape of one model, and the rows of ``parity``, ``engines`` and ``speed``."""
+    """The shape of one model, and the rows of ``parity``, ``sessions``, ``engines`` and ``speed``."""
     source = contenders.model(model)
     checkpoint = checkpoints.read(source)
     a = checkpoint.architecture
@@ -157,6 +168,8 @@ def _model(run: Run, model: str, budgets: Sequence[int], only: Sequence[str], fo
     most = max((filling(mix, budgets[0]) for mix in chosen), key=lambda pack: len(pack.grids))
     expect = partial(reference, checkpoint, run.device)
     held = parity(run, model, paths, expect, most.images(a.patch_values), f"{PADDED} bf16")
+    packs = [Pack.of(filling(chosen[0], budget).images(a.patch_values)) for budget in budgets]
+    kept = sessions(run, model, paths, packs)
     engines = [
         {"name": name, **probe(path.variant[1], path.variant[0])}
         for name, path in paths.items()
@@ -170,7 +183,7 @@ def _model(run: Run, model: str, budgets: Sequence[int], only: Sequence[str], fo
                 timed += speed(run, model, paths, pack, budget, shape)
     gc.collect()
     torch.cuda.empty_cache()
-    return {"shape": shape, "parity": held, "engines": engines, "speed": timed}
+    return {"shape": shape, "parity": held, "sessions": kept, "engines": engines, "speed": timed}
 
 
 def _makers(

@@ -60,12 +60,14 @@ class GpuPath:
         ours: Whether it is an engine of this project.
         bind: Images → what runs them.
         variant: The engine's manifest entry, and the bundle it lies in.
+        session: The engine's.
     """
 
     precision: str
     ours: bool
     bind: Callable[[Images], Bound]
     variant: tuple[Variant, Path] | None = None
+    session: Session | None = None
 
 
 def transformers_path(source: Siglip2VisionModel, device: str, precision: str, *, compiled: bool = False) -> GpuPath:
@@ -193,7 +195,7 @@ def engine_path(
         session = OnnxRuntimeCudaSession(folder / variant.model, variant, folder, tuning)
     else:
         session = open_session(folder, variant)
-    return GpuPath(precision, True, lambda images: _bind(session, Pack.of(images)), (variant, folder))
+    return GpuPath(precision, True, lambda images: _bind(session, Pack.of(images)), (variant, folder), session)
 
 
 def _bind(session: Session, pack: Pack) -> Bound:

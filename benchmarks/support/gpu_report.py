@@ -44,6 +44,9 @@ def _parity(report: Report) -> Iterator[str]:
     yield "## Results against the packed model in float32"
     yield ""
     yield from parity_table(report["parity"])
+    for row in report["sessions"]:
+        verdict = "kept" if row["passed"] else "broken"
+        yield f"- {row['model']}, {row['name']}, {row['promise']}: {verdict}, off by {row['max_error']:.1e}"
     for engine in report["engines"]:
         if "reason" in engine:
             yield f"- {engine['model']}, {engine['name']}: {engine['reason']}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ import torch
 
 from benchmarks import gpu_suite
 from benchmarks.gpu_suite import COMPILED, goals, measure
+from benchmarks.support.gpu_checks import sessions
 from benchmarks.support.gpu_parity import parity
 from benchmarks.support.gpu_paths import Bound, GpuPath
 from benchmarks.support.gpu_report import render
@@ -19,6 +22,7 @@ from benchmarks.support.gpu_run import Run
 from benchmarks.support.gpu_speed import filling, speed
 from benchmarks.support.mixes import Mix
 from benchmarks.support.work import useful_gflop
+from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.sessions import cuda_device
 
 
@@ -42,6 +46,11 @@ def test_every_path_that_runs_here_computes_the_same(report: dict) -> None:  # t
         "onnxruntime fp32": True,
     }
     assert all(row["passed"] and row["max_error"] < 1e-5 for row in rows.values())
+
+
+def test_sessions_keep_their_promises(report: dict) -> None:  # type: ignore[type-arg]
+    (row,) = report["sessions"]
+    assert (row["name"], row["promise"], row["passed"]) == ("onnxruntime fp32", "4 threads at once", True)
 
 
 def test_every_budget_and_mix_is_timed(report: dict) -> None:  # type: ignore[type-arg]
@@ -134,6 +143,37 @@ def test_an_engine_in_bf16_is_held_to_the_error_of_torch_in_bf16() -> None:
     assert rows["torch"]["max_error"] == pytest.approx(1e-3, rel=1e-3)
 
 
+class Doubling:
+    """Doubles pixels; leaves results on a device that is this machine."""
+
+    def run(self, pack: Pack, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        return dict.fromkeys(outputs, 2.0 * pack.patches)
+
+    def run_on_device(self, pack: Pack, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        return self.run(pack, outputs)
+
+
+class OneBuffer(Doubling):
+    """Hands out memory that the next run writes to, as a session must not."""
+
+    def __init__(self) -> None:
+        self.buffer = np.zeros((16, 3))
+
+    def run(self, pack: Pack, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        self.buffer[: pack.tokens] = 2.0 * pack.patches
+        time.sleep(1e-3)
+        return dict.fromkeys(outputs, self.buffer[: pack.tokens])
+
+
+@pytest.mark.parametrize(("session", "passed"), [(Doubling(), True), (OneBuffer(), False)])
+def test_a_session_that_shares_memory_between_runs_is_seen(session: Doubling, passed: bool) -> None:
+    packs = [Pack.of(Mix("", "", ((2, 4),)).images(3, seed)) for seed in range(2)]
+    one = GpuPath("fp16", True, lambda images: Bound(list, dict), session=session)
+    rows = sessions(Run("cpu", 1, 1e9), "small", {"one": one}, packs)
+    assert [row["promise"] for row in rows] == ["4 threads at once", "DLPack outputs, kept while others run"]
+    assert [row["passed"] for row in rows] == [passed, passed]
+
+
 def test_nothing_is_begun_when_time_is_up() -> None:
     run = Run("cpu", 1, -1.0)
     shape = {"width": 8, "mlp_width": 8, "depth": 1, "patch_values": 3}
@@ -171,6 +211,7 @@ def test_goals_compare_the_best_of_ours_with_what_was_measured() -> None:
     rates = {"bf16": 800.0}
     found = goals({"models": {"m": {}}, "speed": rows, "rates": rates})
     assert [(one["goal"], one["found"], one["by"]) for one in found] == [(0.6, 0.5, "a, mixed"), (1.5, 2.0, "a")]
+    kept = {"model": "m", "name": "a", "promise": "4 threads at once", "max_error": 0.0, "passed": True}
     executed = {"device": "Test GPU", "cpu": "c", "system": "s", "date": "d", "versions": {}}
     kernel = {"kernel": "attention", "model": "m", "mix": "mixed", "name": "ours", "ms": 1.0, "error": 1e-3}
     whole = SimpleNamespace(
@@ -178,6 +219,7 @@ def test_goals_compare_the_best_of_ours_with_what_was_measured() -> None:
         rates=rates,
         goals=found,
         parity=[],
+        sessions=[kept, kept | {"passed": False, "max_error": 0.5}],
         engines=[{"model": "m", "name": "a", "attention": {"FLASH_ATTENTION": 2}, "placement": {}}],
         speed=rows,
         kernels=[kernel | {"tflops": 2.0, "reason": ""}, kernel | {"tflops": None, "reason": "no Triton"}],
@@ -191,6 +233,8 @@ def test_goals_compare_the_best_of_ours_with_what_was_measured() -> None:
         "goal 1.5: reached",
         "| **a** | 15.00 |",
         "| 50% |",
+        "- m, a, 4 threads at once: kept, off by 0.0e+00",
+        "- m, a, 4 threads at once: broken, off by 5.0e-01",
         "FLASH_ATTENTION 2",
         "no Triton",
     ):
