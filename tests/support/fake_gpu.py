@@ -2,7 +2,8 @@
 
 Every public name of these classes is one of the real classes of the same name (a test holds them to that), and each
 refuses calls that the real one would refuse: a run without shapes, addresses, scratch memory or profile; a copy of
-unequal sizes; a graph launched before it is complete.
+unequal sizes; a graph launched before it is complete; anything but capture on a stream that captures; capture of
+kernels that are still to be replaced.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Machine:
         self.deserialized = 0
         self.capturable = True
         self.broken = False
+        self.refusing: set[str] = set()
+        self.free_memory = 10**9
         self.host_code_allowed: bool | None = None
         self.capturing: dict[int, Any] = {}
         self.session = ort.InferenceSession(str(graph)) if graph else None
@@ -53,6 +56,9 @@ class Machine:
 
         class ExecutionContextAllocationStrategy:
             USER_MANAGED = "user managed"
+
+        class DynamicShapesKernelSpecializationStrategy:
+            EAGER = "eager"
 
         class Runtime(_Runtime):
             def __init__(self, logger: Any) -> None:
@@ -108,14 +114,27 @@ class _Engine:
     def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int:
         return 1000 * (profile_index + 1)
 
-    def create_execution_context(self, strategy: str) -> _Context:
-        assert strategy == "user managed"
-        return _Context(self._machine)
+    def create_runtime_config(self) -> _RuntimeConfig:
+        return _RuntimeConfig()
+
+    def create_execution_context(self, how: str | _RuntimeConfig) -> _Context:
+        """Either a strategy alone, which leaves the rest as it is by default, or a configuration."""
+        config = how if isinstance(how, _RuntimeConfig) else None
+        assert (config._strategy if config else how) == "user managed"
+        return _Context(self._machine, config.dynamic_shapes_kernel_specialization_strategy if config else "lazy")
+
+
+class _RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self._strategy = strategy
 
 
 class _Context:
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, kernels: str) -> None:
         self._machine = machine
+        self._kernels = kernels
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._memory = 0
@@ -127,16 +146,16 @@ class _Context:
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         self._profile = profile_index
-        return True
+        return "set_optimization_profile_async" not in self._machine.refusing
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert self._profile is not None, "shapes belong to a profile"
         self._shapes[name] = shape
-        return True
+        return "set_input_shape" not in self._machine.refusing
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = memory
-        return True
+        return "set_tensor_address" not in self._machine.refusing
 
     def is_stream_capturable(self, stream: int) -> bool:
         return self._machine.capturable
@@ -146,6 +165,9 @@ class _Context:
         assert self._memory >= 1000 * (self._profile + 1)
         addresses, profile = dict(self._addresses), self._profile
         if stream_handle in self._machine.capturing:
+            assert self._kernels == "eager", "the graph would keep kernels that others are to replace"
+            if "capture" in self._machine.refusing:
+                return False
             self._machine.capturing[stream_handle].append(lambda: self._compute(addresses))
         else:
             self._machine.events.append(f"enqueue {profile}")
@@ -175,6 +197,8 @@ class _Device:
         self._machine.events.append("current")
 
     def allocate(self, size: int, *, stream: _Stream) -> _Buffer:
+        if size > self._machine.free_memory:
+            raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: The API call failed because it was unable to allocate enough")
         return _Buffer(size)
 
     def create_stream(self) -> _Stream:
@@ -210,6 +234,7 @@ class _Stream:
         self.handle = id(self)
 
     def sync(self) -> None:
+        assert self.handle not in self._machine.capturing
         self._machine.events.append("sync")
 
     def wait(self, event_or_stream: object) -> None:
@@ -244,7 +269,7 @@ class _GraphBuilder:
         return _Graph(self._machine, self._work)
 
     def close(self) -> None:
-        pass
+        self._machine.capturing.pop(self._stream.handle, None)
 
 
 class _Graph:
@@ -252,6 +277,7 @@ class _Graph:
         self._machine, self._work = machine, work
 
     def launch(self, stream: _Stream) -> None:
+        assert stream.handle not in self._machine.capturing
         self._machine.events.append("launch")
         for step in self._work:
             step()
@@ -267,6 +293,7 @@ REAL = {
     "Runtime": _Runtime,
     "ICudaEngine": _Engine,
     "IExecutionContext": _Context,
+    "IRuntimeConfig": _RuntimeConfig,
     "Device": _Device,
     "LegacyPinnedMemoryResource": _Pinned,
     "Buffer": _Buffer,

@@ -103,6 +103,7 @@ def _lower(
         plugins = registration() if form == "plugin" else None
         request = make_request(backend, graph, plan, inputs, sizes, targets, task.precision, cache, plugins)
         task.report(f"building {name}: {len(sizes)} optimization profiles, {form} attention")
+        asked_for = request.digest(number)
         built = run(request, task.report)
     products = check_products(built.log, quantization)
     check_memory(built.log, sizes, task.profile.engine.memory_limit)
@@ -128,6 +129,7 @@ def _lower(
         build={
             **built.log.to_json(),
             **products,
+            "request_sha256": asked_for,
             "builder_peak_memory_bytes": built.peak_memory,
             "timing_cache": _cache_entry(cache),
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from naflex_deploy.build.lower.tensorrt_log import BuildLog, parse
 from naflex_deploy.core.errors import IncompatibleError
+from naflex_deploy.core.files import sha256
 
 Report = Callable[[str], None]
 
@@ -87,6 +89,17 @@ class Request:
     timing_cache: str | None = None
     plugins: str | None = None
 
+    def digest(self, version: str) -> str:
+        """Of everything that a library of this version builds from, wherever it lies.
+
+        Two plans of one digest compute the same. Their bytes can differ where there are several outputs, which the
+        library lists in the order of their addresses in memory.
+        """
+        graph = Path(self.graph)
+        files = [sha256(path) for path in (graph, graph.with_name(f"{graph.name}.data")) if path.is_file()]
+        fields = asdict(self) | dict.fromkeys(("graph", "plan", "timing_cache"))
+        return hashlib.sha256(json.dumps([version, files, fields]).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Built:
@@ -120,12 +133,7 @@ def run_all(requests: Sequence[Request], report: Report = lambda step: None) -> 
         For each, what was built or why it was refused. A worker that ended refuses all that it had before it.
     """
     backend = requests[0].backend
-    environment = os.environ | {
-        "POLYGRAPHY_USE_TENSORRT_RTX": str(int(backend == "tensorrt-rtx")),
-        # With `tensorrt_worker.fix_addresses`, for plans that are the same to the byte.
-        "MALLOC_ARENA_MAX": "1",
-        "PYTHONHASHSEED": "0",
-    }
+    environment = os.environ | {"POLYGRAPHY_USE_TENSORRT_RTX": str(int(backend == "tensorrt-rtx"))}
     with tempfile.TemporaryDirectory(prefix="naflex-deploy-") as temporary:
         orders = Path(temporary) / "orders.jsonl"
         logs = [Path(temporary) / f"{index}.jsonl" for index in range(len(requests))]

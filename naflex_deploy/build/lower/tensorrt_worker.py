@@ -6,9 +6,7 @@ Called with the path of orders, one JSON document a line: a `tensorrt_process.Re
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +17,7 @@ from polygraphy.backend.trt import (
     CreateConfig,
     EngineBytesFromNetwork,
     NetworkFromOnnxPath,
+    PostprocessConfig,
     SetDecomposableAttentions,
     util,
 )
@@ -29,9 +28,6 @@ from polygraphy.mod.trt_importer import lazy_import_trt
 from naflex_deploy.core.machine import peak_memory
 
 trt: Any = lazy_import_trt()
-
-QUERY, ADDR_NO_RANDOMIZE = 0xFFFFFFFF, 0x0040000
-"""Of Linux's personality(2)."""
 
 
 def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
@@ -53,7 +49,6 @@ def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
     if order["decomposable"]:
         network = SetDecomposableAttentions(network)
     builder, definition, parser = network()
-    builder.max_threads = 1  # threads race for addresses, see `fix_addresses`
     options: dict[str, Any] = {
         "profiles": [_profile(shapes) for shapes in order["profiles"]],
         "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,
@@ -62,12 +57,17 @@ def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
     }
     if order["backend"] == "tensorrt-rtx":
         targets = [(int(target[2:-1]), int(target[-1])) for target in order["targets"]]
-        config = CreateConfigRTX(compute_capabilities=targets or None, **options)
+        config = PostprocessConfig(CreateConfigRTX(compute_capabilities=targets or None, **options), _capturable)
     else:
         config = CreateConfig(**options)
     return bytes(
         EngineBytesFromNetwork((builder, definition, parser), config, save_timing_cache=order["timing_cache"])()
     )
+
+
+def _capturable(builder: Any, network: Any, config: Any) -> None:
+    """Keep the engine from allocating where it runs, which no CUDA graph may hold."""
+    config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def _profile(shapes: dict[str, list[int]]) -> Any:
@@ -108,19 +108,6 @@ def _monitor() -> Any:
     return Monitor()
 
 
-def fix_addresses() -> None:
-    """Start over without randomised addresses, where the system lets us.
-
-    The builder lists outputs in the order of their addresses, so that two plans of one graph could differ.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    persona = libc.personality(QUERY)
-    if persona >= 0 and not persona & ADDR_NO_RANDOMIZE and libc.personality(persona | ADDR_NO_RANDOMIZE) >= 0:
-        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *sys.argv[1:]])
-
-
 def main() -> None:
     for line in Path(sys.argv[1]).read_text().splitlines():
         order = json.loads(line)
@@ -129,8 +116,6 @@ def main() -> None:
         try:
             if order["timing_cache"]:
                 Path(order["timing_cache"]).parent.mkdir(parents=True, exist_ok=True)
-            os.chdir(Path(order["graph"]).parent)  # so that no path's length moves what is allocated after it
-            order["graph"] = Path(order["graph"]).name
             Path(order["plan"]).write_bytes(build(order, messages))
             answer = f"built {peak_memory()}"
         except Exception as error:  # the parent turns whatever it was into one line
@@ -140,5 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    fix_addresses()
     main()

@@ -14,6 +14,9 @@ INSTALL = "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cud
 OLDEST, OLDEST_BF16 = 75, 80
 """Compute capabilities, ten times the number."""
 
+SINCE_BF16 = (1, 24)
+"""First version of ONNX Runtime whose MultiHeadAttention has kernels of bf16 for CUDA."""
+
 
 def no_machine() -> str | None:
     """Why this machine runs no graph on a GPU at all."""
@@ -36,6 +39,11 @@ def cannot_run(variant: Variant) -> str | None:
     device = cuda_device.find()
     if variant.precision == "bf16" and isinstance(device, cuda_device.Device) and _capability(device) < OLDEST_BF16:
         return f"it needs bf16, which {device.sm} ({device.name}) does not have"
+    import onnxruntime
+
+    number = onnxruntime.__version__
+    if variant.precision == "bf16" and tuple(map(int, number.split(".")[:2])) < SINCE_BF16:
+        return f"attention in bf16 needs ONNX Runtime {'.'.join(map(str, SINCE_BF16))} or later, found {number}"
     return None
 
 

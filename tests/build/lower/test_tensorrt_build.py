@@ -7,6 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
@@ -82,12 +83,46 @@ def test_an_engine_comes_with_what_its_builder_told(tmp_path: Path) -> None:
     assert "Building engine" in " ".join(steps)
 
 
-def test_a_rebuild_is_the_same_to_the_byte(tmp_path: Path) -> None:
-    digests = set()
-    for name in ("first", "second-in-a-folder-of-another-length", "third"):
+def test_a_rebuild_holds_the_same(tmp_path: Path) -> None:
+    """Digest of what was asked for, figures, and every byte, but for the order in which outputs are listed."""
+    told, plans = [], []
+    for name in ("first", "second-in-a-folder-of-another-length"):
         variant = tensorrt.lower("tensorrt-rtx", task(tmp_path / name))
-        digests.add(sha256(tmp_path / name / variant.model))
+        told.append({key: value for key, value in variant.build.items() if key != "builder_peak_memory_bytes"})
+        plans.append(np.fromfile(tmp_path / name / variant.model, np.uint8))
+    assert told[0] == told[1]
+    assert len(plans[0]) == len(plans[1])
+    assert (plans[0] != plans[1]).sum() < 500
+    np.testing.assert_array_equal(*(np.bincount(plan, minlength=256) for plan in plans))
+
+
+def test_a_plan_of_one_output_is_the_same_to_the_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, plan = tmp_path / "lowered.onnx", tmp_path / "engine.plan"
+    inputs, _ = write_lowered(exported("siglip2").portable, graph, "segment", "fp16")
+    model = onnx.load(str(graph), load_external_data=False)
+    del model.graph.output[1:]
+    onnx.save(model, str(graph))
+    request = make_request("tensorrt-rtx", graph, plan, inputs, [{"tokens": 64, "images": 8}], ("sm86", "sm89"), "fp16")
+    digests = set()
+    for length in (0, 500, 5000):  # of the environment, which moves what lies behind it
+        monkeypatch.setenv("PADDING", "x" * length)
+        run(request)
+        digests.add(sha256(plan))
     assert len(digests) == 1
+
+
+def test_what_is_asked_for_has_a_digest(tmp_path: Path) -> None:
+    digests = []
+    for folder, precision in (("first", "fp16"), ("elsewhere", "fp16"), ("first", "bf16")):
+        graph = tmp_path / folder / "lowered.onnx"
+        graph.parent.mkdir(exist_ok=True)
+        inputs, _ = write_lowered(exported("siglip2").portable, graph, "segment", precision)
+        sizes = [{"tokens": 64, "images": 8}]
+        digests.append(make_request("tensorrt-rtx", graph, graph, inputs, sizes, ("sm86",), precision).digest("1.7"))
+    assert digests[0] == digests[1] != digests[2]
+    request = make_request("tensorrt-rtx", graph, graph, inputs, sizes, ("sm86",), precision)
+    others = [dataclasses.replace(request, targets=()), dataclasses.replace(request, profiles=[])]
+    assert len({*digests, request.digest("1.8"), *(other.digest("1.7") for other in others)}) == 5
 
 
 def test_a_timing_cache_belongs_to_library_target_and_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,13 +174,18 @@ def test_what_does_not_fit_is_refused(
     assert caught.value.hint
 
 
-def test_bfloat16_needs_ampere(variant: tuple[Path, Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_needs_ampere_and_kernels(variant: tuple[Path, Variant], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     other = variant[1].model_copy(update={"precision": "bf16"})
     for sm, said in (("sm75", "it needs bf16, which sm75"), ("sm80", None)):
         monkeypatch.setattr(cuda_device, "find", lambda sm=sm: Device("T4", sm, 10**10, "13.0"))
         assert said is None or said in (cannot_run(other) or "")
         assert (cannot_run(other) is None) == (said is None)
+        assert cannot_run(variant[1]) is None
+    for version, fits in (("1.23.2", False), ("1.24.0", True), ("2.0.0", True)):
+        monkeypatch.setattr(ort, "__version__", version)
+        said = f"attention in bf16 needs ONNX Runtime 1.24 or later, found {version}"
+        assert cannot_run(other) == (None if fits else said)
         assert cannot_run(variant[1]) is None
 
 

@@ -126,6 +126,38 @@ def test_without_capture_it_enqueues(prepare: Prepare) -> None:
     assert "launch" not in machine.events
 
 
+@pytest.mark.parametrize("call", ["set_optimization_profile_async", "set_input_shape", "set_tensor_address"])
+def test_a_call_that_the_library_refuses_is_not_taken_for_done(prepare: Prepare, call: str) -> None:
+    plan, variant, machine = prepare()
+    machine.refusing.add(call)
+    with pytest.raises(IncompatibleError, match=r"variant 'tensorrt-rtx1\.7-sm89-fp32' does not run"):
+        TensorRTSession(plan, variant).run(exported("siglip2").pack((3, 3)), ("pooled",))
+
+
+def test_a_capture_that_fails_leaves_its_lane_usable(prepare: Prepare) -> None:
+    plan, variant, machine = prepare()
+    session, pack = TensorRTSession(plan, variant), exported("siglip2").pack((3, 3))
+    machine.refusing.add("capture")
+    for _ in range(LANES):
+        with pytest.raises(IncompatibleError, match="does not run"):
+            session.run(pack, ("pooled",))
+    machine.refusing.clear()
+    found = session.run(pack, ("pooled",))["pooled"]
+    assert np.allclose(found, exported("siglip2").reference(pack)["pooled"], atol=1e-4)
+
+
+@pytest.mark.parametrize("when", ["loading", "running"])
+def test_memory_that_other_work_has_taken_is_told_from_a_fault(prepare: Prepare, when: str) -> None:
+    plan, variant, machine = prepare()
+    session = None if when == "loading" else TensorRTSession(plan, variant)
+    machine.free_memory = 100
+    with pytest.raises(
+        IncompatibleError, match=r"needs 0\.0 GB of GPU memory, which other work .* does not leave"
+    ) as caught:
+        (session or TensorRTSession(plan, variant)).run_on_device(exported("siglip2").pack((3, 3)), ("tokens",))
+    assert caught.value.code == 4
+
+
 def test_outputs_can_stay_on_the_device_and_are_not_overwritten(prepare: Prepare) -> None:
     plan, variant, _ = prepare()
     model = exported("siglip2")
@@ -158,6 +190,7 @@ def test_every_name_called_exists_in_the_libraries(name: str) -> None:
     for attribute in (*public, *instance.get(name, [])):
         assert hasattr(real, attribute), attribute
     assert hasattr(tensorrt_rtx.ExecutionContextAllocationStrategy, "USER_MANAGED")
+    assert hasattr(tensorrt_rtx.DynamicShapesKernelSpecializationStrategy, "EAGER")
     assert tensorrt_rtx.ILogger.Severity.ERROR > tensorrt_rtx.ILogger.Severity.INTERNAL_ERROR
 
 
