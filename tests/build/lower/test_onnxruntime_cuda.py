@@ -22,7 +22,7 @@ from naflex_deploy.core.pack import Pack, Role
 from naflex_deploy.core.rows import row_views
 from naflex_deploy.runtime.figures import cosine
 from naflex_deploy.runtime.sessions import cuda_provider
-from tests.support import contrib, graphs
+from tests.support import contrib, cuda_kernels, graphs
 from tests.support.graphs import FAMILIES, assert_equal, pack, portable
 
 SCHEMAS = {schema.name: schema for schema in get_all_operator_schema() if schema.domain == CONTRIB}
@@ -105,6 +105,13 @@ def test_bfloat16_is_the_float16_graph_with_another_type(tmp_path: Path) -> None
     for first, second in zip(half.node, other.node, strict=True):
         if first.op_type == "Cast":
             assert types.get(first.attribute[0].i, first.attribute[0].i) == second.attribute[0].i
+
+
+@pytest.mark.parametrize(("form", "precision"), [("packed", "fp16"), ("rows", "bf16"), ("packed", "fp32")])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_operator_has_a_kernel_on_gpus(name: str, form: str, precision: str, tmp_path: Path) -> None:
+    graph = onnx.load(str(lowered(tmp_path, name, form, precision)), load_external_data=False).graph
+    assert not list(cuda_kernels.without_kernel(graph))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
