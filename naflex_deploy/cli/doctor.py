@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import click
@@ -14,11 +15,10 @@ from naflex_deploy.core.machine import cpu_flags, cpu_name, int8_warning, system
 from naflex_deploy.runtime.bundle import Bundle, Candidate
 from naflex_deploy.runtime.sessions import cuda_device, cuda_provider, tensorrt_compatibility, tensorrt_library
 
-EXTRAS = {
-    "build": ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "polygraphy", "safetensors", "huggingface-hub"),
-    "tensorrt": ("tensorrt", "cuda-core"),
-    "tensorrt-rtx": ("tensorrt-rtx", "cuda-core"),
-}
+PACKAGE = "naflex-deploy"
+
+REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*\bextra == ["']([\w-]+)["']""")
+"""A package of an extra, as the metadata of an installed package has them."""
 
 Row = tuple[str, str, str]
 
@@ -43,7 +43,7 @@ def _system() -> list[Row]:
     flags = cpu_flags()
     gpu = cuda_device.find()
     return [
-        ("naflex-deploy", __version__, ""),
+        (PACKAGE, __version__, ""),
         ("system", system_name(), ""),
         ("cpu", cpu_name(), ""),
         ("cpu instructions", " ".join(flags) or "unknown", int8_warning()),
@@ -104,7 +104,7 @@ def _variant(bundle: Bundle, candidate: Candidate) -> tuple[str, str]:
 
 def _extras() -> list[Row]:
     rows = []
-    for extra, packages in EXTRAS.items():
+    for extra, packages in extras().items():
         found = {package: _version(package) for package in packages}
         missing = [package for package, number in found.items() if number is None]
         present = ", ".join(f"{package} {number}" for package, number in found.items() if number)
@@ -112,6 +112,16 @@ def _extras() -> list[Row]:
             (f"extra {extra}", present or "not installed", f"pip install 'naflex-deploy[{extra}]'" if missing else "")
         )
     return rows
+
+
+def extras() -> dict[str, list[str]]:
+    """The packages that each extra for users brings by itself."""
+    found: dict[str, list[str]] = {}
+    for match in filter(None, map(REQUIREMENT.match, requires(PACKAGE) or ())):
+        package, extra = match.groups()
+        if extra != "dev" and package != PACKAGE:
+            found.setdefault(extra, []).append(package)
+    return found
 
 
 def _version(package: str) -> str | None:

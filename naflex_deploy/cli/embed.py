@@ -106,7 +106,9 @@ def command(
     elif tokens is not None:
         raise UsageError("--tokens writes files that the output lists", hint="name it with -o, for example -o out.npz")
     engine = load(bundle, variant=variant, settings=settings)
-    run = _Run(engine, list(dict.fromkeys(expand(inputs))), tokens, preview)
+    left_out: list[Path] = []
+    run = _Run(engine, list(dict.fromkeys(expand(inputs, left_out.append))), tokens, preview)
+    run.left_out = len(left_out)
     start = time.perf_counter()
     if output is None:
         run.embed_to_nowhere()
@@ -138,7 +140,8 @@ class _Run:
         self.shown: list[list[tuple[Row, int]]] = []
         self.previews: dict[tuple[str, int], tuple[list[Result], npt.NDArray[np.uint8] | None]] = {}
         self.errors: list[Result] = []
-        self.inputs = self.images = self.skipped = self.written = self.tokens = self.packs = 0
+        self.inputs = self.frames = self.images = self.tokens = self.packs = 0
+        self.skipped = self.left_out = self.written = 0
         self.seconds = 0.0
 
     @property
@@ -194,6 +197,7 @@ class _Run:
                     self.errors.append(joined)
                     print_error(joined.error)
                     continue
+                self.frames += 1
                 self.images += len(images)
                 self.tokens += sum(image.grid_hw[0] * image.grid_hw[1] for image in images)
                 self.packs = max(self.packs, *(image.pack + 1 for image in images))
@@ -240,11 +244,13 @@ class _Run:
             "files": self.inputs,
             "images": self.images,
             "skipped_files": self.skipped,
+            "left_out_files": self.left_out,
             "rejected": [{"path": item.name, "frame": item.frame, "error": str(item.error)} for item in self.errors],
             "tokens": self.tokens,
             "packs": self.packs,
             "seconds": round(self.seconds, 3),
             "output": str(output) if output else None,
+            "frames_not_shown": self.frames - len(self.shown),
         }
         if as_json:
             print_json("embed", **summary, rows=[asdict(row) for frame in self.shown for row, _ in frame])
@@ -252,16 +258,32 @@ class _Run:
         named = bool(self.engine.labels)
         columns = ["image", "pixels", "grid", "tokens", "pack", *(["class", "score"] if named else [])]
         frames = sorted(self.shown, key=lambda frame: (frame[0][0].path, frame[0][0].frame))
-        print_table("", columns, [_cells(frame, named) for frame in frames])
-        budget = self.engine.variant.budgets[-1]
-        fill = self.tokens / (self.packs * budget) if self.packs else 0
-        out.print(
-            f"{self.images} images from {self.inputs} files, {len(self.errors)} rejected, {self.skipped} files "
-            f"done by an earlier run; {self.tokens} tokens in {self.packs} packs of up to {budget}, {fill:.0%} full, "
-            f"in {self.seconds:.1f} s"
-        )
+        if frames:
+            print_table("", columns, [_cells(frame, named) for frame in frames])
+        if summary["frames_not_shown"]:
+            out.print(f"… and {summary['frames_not_shown']} more: -o FILE writes all")
+        out.print(self._summary())
         if output:
-            out.print(f"[bold green]wrote[/] {output}: {self.written} vectors of {self.width} float32")
+            out.print(f"[bold green]wrote[/] {output}: {_count(self.written, 'vector')} of {self.width} float32")
+
+    def _summary(self) -> str:
+        parts = [f"{_count(self.images, 'image')} from {_count(self.inputs, 'file')}"]
+        for number, what in (
+            (len(self.errors), "rejected"),
+            (self.skipped, "done by an earlier run"),
+            (self.left_out, "of no known suffix left out"),
+        ):
+            if number:
+                parts.append(f"{number} {what}")
+        if self.packs:
+            budget = self.engine.variant.budgets[-1]
+            packs = f"{_count(self.tokens, 'token')} in {_count(self.packs, 'pack')} of up to {budget:,}"
+            parts.append(f"{packs}, {self.tokens / (self.packs * budget):.0%} full")
+        return f"{'; '.join(parts)}; {self.seconds:.1f} s"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _cells(frame: list[tuple[Row, int]], named: bool) -> list[object]:

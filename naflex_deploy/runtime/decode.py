@@ -175,8 +175,12 @@ def _open(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
         return _TiffFile(stream)
     if start.startswith(b"BM"):
         return BmpImageFile(stream)
-    found = f"data that starts with {start!r}" if start else "an empty file"
-    raise ImageError(f"{name}: expected {_FORMATS} data, found {found}", hint="convert it to one of these formats")
+    if not start:
+        raise ImageError(f"{name}: expected {_FORMATS} data, found an empty file", hint="replace the file")
+    raise ImageError(
+        f"{name}: expected {_FORMATS} data, found data that starts with {start!r}",
+        hint="convert it to one of these formats",
+    )
 
 
 @contextmanager

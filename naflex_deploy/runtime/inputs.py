@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -67,17 +67,26 @@ def several(images: Iterable[T]) -> Iterable[T]:
     return images
 
 
-def expand(paths: Iterable[Path]) -> Iterator[Path]:
+def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path: None) -> Iterator[Path]:
     """Every file meant, in order: files as they are, the matches of patterns such as ``scans/**/*.pdf``, sorted.
 
     A directory gives its files of known suffixes and those below it, sorted; shards and tables are to be named.
+
+    Args:
+        paths: Files, directories and patterns.
+        left_out: Called with each file of a directory that has no known suffix.
 
     Raises:
         UsageError: A path does not exist, a pattern matches nothing, or a directory holds no image.
     """
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            found = []
+            for file in sorted(filter(Path.is_file, path.rglob("*"))):
+                if file.suffix.lower() in SUFFIXES:
+                    found.append(file)
+                else:
+                    left_out(file)
             if not found:
                 raise UsageError(
                     f"{path}: expected images, found none",
@@ -90,7 +99,7 @@ def expand(paths: Iterable[Path]) -> Iterator[Path]:
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
             if not matches:
                 raise UsageError(f"{path}: matches no file", hint="check the pattern")
-            yield from expand(matches)
+            yield from expand(matches, left_out)
         else:
             raise UsageError(f"{path}: no such file or directory", hint="check the path")
 

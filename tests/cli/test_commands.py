@@ -11,9 +11,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+from packaging.requirements import Requirement
 from safetensors.torch import load_file, save_file
 
 from naflex_deploy.cli import COMMANDS
+from naflex_deploy.cli.doctor import extras
 from naflex_deploy.cli.terminal import print_table
 from naflex_deploy.core.config import builtin_profiles
 from naflex_deploy.core.profile import Profile
@@ -45,6 +47,14 @@ def test_numbers_of_a_table_stand_to_the_right(capsys: pytest.CaptureFixture[str
         "a          5  1 (0.5-2)",
         "bb     1,024  -",
     ]
+
+
+def test_doctor_knows_the_packages_of_every_extra() -> None:
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for extra, lines in declared["optional-dependencies"].items():
+        own = {Requirement(line).name for line in lines} - {declared["name"]}
+        assert extra == "dev" or own <= set(extras()[extra])
+    assert "dev" not in extras()
 
 
 def test_json_is_one_versioned_document(run: Run, bundle: Path) -> None:

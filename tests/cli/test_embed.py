@@ -18,6 +18,7 @@ from pyarrow import parquet
 from transformers import Siglip2ForImageClassification
 
 import naflex_deploy
+from naflex_deploy.cli import embed as embed_module
 from naflex_deploy.runtime import journal as journal_module
 from naflex_deploy.runtime.decode import decode
 from naflex_deploy.runtime.fit import apply_fit, plan_fit
@@ -108,6 +109,22 @@ def test_a_page_of_which_a_tile_is_missing_is_done_again(run: Run, pages_bundle:
     assert run("embed", pages_bundle, page, "-o", output, "--resume").exit_code == 0
     with np.load(output) as arrays:
         assert arrays["tiles"].tolist() == list(range(len(recorded)))
+
+
+def test_the_summary_names_what_is_not_in_the_table(
+    run: Run, bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "anim.gif").write_bytes(b"GIF89a")
+    (images / "deeper" / "notes.txt").write_text("none")
+    (images / "bad.jpg").write_text("this is no picture")
+    monkeypatch.setattr(embed_module, "SHOWN", 2)
+    lines = run("embed", bundle, images).stdout.splitlines()
+    assert lines[3] == "… and 4 more: -o FILE writes all"
+    assert lines[4].startswith("6 images from 6 files; 1 rejected; 2 of no known suffix left out; ")
+    document = json.loads(run("embed", bundle, images, "--json").stdout)
+    assert (document["left_out_files"], document["frames_not_shown"], len(document["rows"])) == (2, 4, 2)
+    (line,) = run("embed", bundle, images / "bad.jpg").stdout.splitlines()
+    assert line.startswith("0 images from 1 file; 1 rejected; ")
 
 
 def test_a_bad_image_loses_no_other(run: Run, bundle: Path, images: Path) -> None:

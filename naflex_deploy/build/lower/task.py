@@ -51,6 +51,6 @@ def missing_calibration(precision: str, profile: Profile) -> UsageError:
     """Says how to make one."""
     return UsageError(
         f"precision {precision} needs a calibration, found none",
-        hint=f"make one with `naflex-deploy calibrate --profile {profile.name} --images DIR -o calibration.json`, "
-        "then pass --calibration calibration.json",
+        hint=f"make one with `naflex-deploy calibrate --profile {profile.name} --model SPEC --images DIR "
+        "-o calibration.json`, then pass --calibration calibration.json",
     )

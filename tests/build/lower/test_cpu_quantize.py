@@ -158,7 +158,7 @@ def test_smoothing_beats_plain_ranges() -> None:
 def test_without_a_calibration_the_message_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="precision int8 needs a calibration, found none") as caught:
         lowering.lower(task("siglip2", tmp_path / "variants", None))
-    assert "naflex-deploy calibrate --profile photo --images DIR" in caught.value.hint
+    assert "naflex-deploy calibrate --profile photo --model SPEC --images DIR" in caught.value.hint
 
 
 def test_a_calibration_of_another_graph_is_refused() -> None:
