@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ OPSET = 20
 
 TOKENS, IMAGES, ROWS, TEXTS = "tokens", "images", "images+1", "texts"
 _ROWS = "rows"  # torch wants an identifier; renamed after the export
+
+# It says of each operator of torchvision, which no model here has, that torchvision is not installed.
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 DYNAMIC_AXES = {role: ROWS if role in (Role.GRID_HW, Role.CU_SEQLENS) else TOKENS for role in Role}
 
