@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL.Image import Resampling
 
+from naflex_deploy.bench.wrapping import wrapped
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.decode import Source, decode
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.grouping import Room
 from naflex_deploy.runtime.inputs import Input
 from naflex_deploy.runtime.packer import smallest_budget
 from naflex_deploy.runtime.prepare import Prepared, Preparer
-from naflex_deploy.runtime.sessions import Outputs, Session, SideBySide
+from naflex_deploy.runtime.sessions import Outputs, Session
 
 BASELINES = ("padded", "square", "one-at-a-time")
 
@@ -38,28 +41,9 @@ class TailedSession:
         return {name: values[: pack.tokens] if name.startswith("tokens") else values for name, values in found.items()}
 
 
-class TailedSideBySide(TailedSession):
-    """The same for a session of several workers."""
-
-    def __init__(self, session: SideBySide, tokens: Callable[[Pack], int]) -> None:
-        super().__init__(session, tokens)
-        self._side_by_side = session
-
-    @property
-    def workers(self) -> int:
-        return self._side_by_side.workers
-
-    @property
-    def worker_is_loaded(self) -> bool:
-        return self._side_by_side.worker_is_loaded
-
-    def worker(self) -> Session:
-        return TailedSession(self._side_by_side.worker(), self._tokens)
-
-
 def tailed(session: Session, tokens: Callable[[Pack], int]) -> Session:
     """A session that runs packs with a tail; see `TailedSession`."""
-    return (TailedSideBySide if isinstance(session, SideBySide) else TailedSession)(session, tokens)  # type: ignore[arg-type]
+    return wrapped(session, lambda one: TailedSession(one, tokens))
 
 
 class PaddedEngine(Engine):
@@ -74,10 +58,17 @@ class PaddedEngine(Engine):
 
     def __init__(self, session: Session, manifest: Manifest, variant: Variant, longest: int) -> None:
         super().__init__(tailed(session, lambda pack: pack.images * longest), manifest, variant)
-        self._longest = longest
+        self._room = _PaddedRoom(self._room.tokens, self._room.images, self._room.prefix, longest)
 
-    def _tokens(self, item: Prepared) -> int:
-        return self._longest
+
+@dataclass(frozen=True)
+class _PaddedRoom(Room):
+    """Takes every image for as long as the longest."""
+
+    longest: int = 0
+
+    def taken(self, members: Iterable[Prepared]) -> int:
+        return self.longest * sum(item.patches is not None for item in members)
 
 
 class SquareEngine(Engine):

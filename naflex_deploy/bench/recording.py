@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from naflex_deploy.bench.wrapping import wrapped
 from naflex_deploy.core.pack import Int32, Pack
-from naflex_deploy.runtime.sessions import Outputs, Session, SideBySide
+from naflex_deploy.runtime.sessions import Outputs, Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,25 +62,6 @@ class RecordedSession:
         return found
 
 
-class RecordedSideBySide(RecordedSession):
-    """The same for a session of several workers."""
-
-    def __init__(self, session: SideBySide, note: Note) -> None:
-        super().__init__(session, note)
-        self._side_by_side = session
-
-    @property
-    def workers(self) -> int:
-        return self._side_by_side.workers
-
-    @property
-    def worker_is_loaded(self) -> bool:
-        return self._side_by_side.worker_is_loaded
-
-    def worker(self) -> Session:
-        return RecordedSession(self._side_by_side.worker(), self._note)
-
-
 def recorded(session: Session, note: Note) -> Session:
     """A session that does what ``session`` does, and notes each pack when it ends, from the thread that ran it."""
-    return RecordedSideBySide(session, note) if isinstance(session, SideBySide) else RecordedSession(session, note)
+    return wrapped(session, lambda one: RecordedSession(one, note))

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from naflex_deploy.build.architecture import Positions
 
 
-class PositionTable(nn.Module):
-    """A learned table resized to each token's grid, with antialias.
+class LearnedTable(nn.Module):
+    """An embedding for each place of a grid, which its subclasses resize.
 
     Args:
         positions: Table size and filter.
@@ -37,6 +37,10 @@ class PositionTable(nn.Module):
         self.positions = positions
         rows, columns = positions.grid
         self.table = nn.Parameter(torch.zeros(rows * columns, width))
+
+
+class PositionTable(LearnedTable):
+    """A learned table resized to each token's grid, with antialias."""
 
     def forward(self, coords: Tensor, token_grid: Tensor) -> Tensor:
         """Embeddings of tokens.

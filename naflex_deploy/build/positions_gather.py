@@ -10,25 +10,14 @@ those beyond the edge counting for the edge entry. A 128x128 table costs four ro
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from naflex_deploy.build.architecture import Positions
-from naflex_deploy.build.positions import cubic, scale_of, target_grid, triangle
+from naflex_deploy.build.positions import LearnedTable, cubic, scale_of, target_grid, triangle
 
 
-class GatheredTable(nn.Module):
-    """A learned table resized to each token's grid by its nearest entries.
-
-    Args:
-        positions: Table size and filter.
-        width: D, channels of the table.
-    """
-
-    def __init__(self, positions: Positions, width: int) -> None:
-        super().__init__()
-        self.positions = positions
-        rows, columns = positions.grid
-        self.table = nn.Parameter(torch.zeros(rows * columns, width))
+class GatheredTable(LearnedTable):
+    """A learned table resized to each token's grid by its nearest entries."""
 
     def forward(self, coords: Tensor, token_grid: Tensor) -> Tensor:
         """[T, 2] places and [T, 2] grids → [T, D] embeddings."""

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from naflex_deploy.build.architecture import Positions
-from naflex_deploy.build.positions import target_grid
+from naflex_deploy.build.positions import LearnedTable, target_grid
 from naflex_deploy.build.positions_gather import pair_entries
 
 HIDDEN = 16
 """Hidden channels of the MLP that scores an offset."""
 
 
-class SoftmaxTable(nn.Module):
+class SoftmaxTable(LearnedTable):
     """A learned table whose four nearest entries are weighed by a learned function of their offsets.
 
     Args:
@@ -36,10 +36,7 @@ class SoftmaxTable(nn.Module):
     """
 
     def __init__(self, positions: Positions, width: int) -> None:
-        super().__init__()
-        self.positions = positions
-        rows, columns = positions.grid
-        self.table = nn.Parameter(torch.zeros(rows * columns, width))
+        super().__init__(positions, width)
         self.hidden = nn.Linear(2, HIDDEN)
         self.score = nn.Linear(HIDDEN, 1)
 
