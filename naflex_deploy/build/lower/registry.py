@@ -23,6 +23,7 @@ class Lowering:
         automatic: What precision ``auto`` means under a profile.
         unavailable: Why it cannot be built on this machine, or ``None``.
         cannot_run: Why what it builds cannot run on this machine, or ``None``.
+        refuse: Raises an error where a profile in a precision is known not to build on this machine.
         lower: Makes a variant, with paths relative to the bundle and no gate yet.
     """
 
@@ -30,6 +31,7 @@ class Lowering:
     automatic: Callable[[Profile], str]
     unavailable: Callable[[], str | None]
     cannot_run: Callable[[], str | None]
+    refuse: Callable[[Profile, str], None]
     lower: Callable[[Task], Variant]
 
 
@@ -39,6 +41,7 @@ LOWERINGS = {
         lambda profile: onnxruntime.PRECISIONS[0],
         onnxruntime.unavailable,
         onnxruntime.unavailable,
+        lambda profile, precision: None,
         onnxruntime.lower,
     ),
     cuda_provider.BACKEND: Lowering(
@@ -46,6 +49,7 @@ LOWERINGS = {
         lambda profile: onnxruntime_cuda.PRECISIONS[0],
         onnxruntime_cuda.unavailable,
         cuda_provider.no_machine,
+        lambda profile, precision: None,
         onnxruntime_cuda.lower,
     ),
     **{
@@ -54,6 +58,7 @@ LOWERINGS = {
             tensorrt.automatic,
             partial(tensorrt.unavailable, backend),
             partial(tensorrt.cannot_run, backend),
+            partial(tensorrt.refuse, backend),
             partial(tensorrt.lower, backend),
         )
         for backend in tensorrt.BACKENDS
@@ -65,7 +70,7 @@ def choose(profile: Profile) -> tuple[str, Lowering, str]:
     """The first backend of the profile that can be built and run here, else the first that can be built.
 
     Raises:
-        IncompatibleError: None can be built; says why for each.
+        IncompatibleError: None can be built, says why for each; or the one that can does not build this profile.
         UsageError: The backend does not build that precision.
     """
     reasons = {name: LOWERINGS[name].unavailable() for name in profile.engine.backends}
@@ -77,11 +82,11 @@ def choose(profile: Profile) -> tuple[str, Lowering, str]:
         )
     name = next((name for name in built if LOWERINGS[name].cannot_run() is None), built[0])
     lowering, wanted = LOWERINGS[name], profile.engine.precision
-    if wanted == "auto":
-        return name, lowering, lowering.automatic(profile)
-    if wanted not in lowering.precisions:
+    precision = lowering.automatic(profile) if wanted == "auto" else wanted
+    if precision not in lowering.precisions:
         raise UsageError(
             f"backend {name} builds {', '.join(lowering.precisions)}, found precision {wanted}",
             hint=f"--precision {lowering.precisions[0]}",
         )
-    return name, lowering, wanted
+    lowering.refuse(profile, precision)
+    return name, lowering, precision

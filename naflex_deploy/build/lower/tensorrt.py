@@ -24,10 +24,11 @@ from naflex_deploy.build.lower.tensorrt_plugins import registration
 from naflex_deploy.build.lower.tensorrt_process import Request, run
 from naflex_deploy.build.lower.tensorrt_profiles import check_profile, input_shapes, profile_sizes
 from naflex_deploy.build.lower.tensorrt_quantize import KINDS, quantize
+from naflex_deploy.build.lower.tensorrt_targets import choose_targets, refuse_precision
 from naflex_deploy.build.passes import graphs
 from naflex_deploy.build.quantize.prepare import prepare
 from naflex_deploy.build.quantize.quantization import Quantization
-from naflex_deploy.core.errors import IncompatibleError, UsageError
+from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.manifest import InputSpec, OutputSpec, Variant
 from naflex_deploy.core.profile import Profile
@@ -53,6 +54,17 @@ def unavailable(backend: str) -> str | None:
 def cannot_run(backend: str) -> str | None:
     """Why engines cannot run here."""
     return no_machine(backend)
+
+
+def refuse(backend: str, profile: Profile, precision: str) -> None:
+    """Refuse what is known not to build, before anything is made for it.
+
+    Raises:
+        UsageError, IncompatibleError: Of target, precision or form of attention.
+    """
+    refuse_precision(backend, choose_targets(backend, profile), precision)
+    wanted = profile.engine.tensorrt.attention
+    choose_form(backend, tensorrt_library.installed(backend) or "", profile.budgets(backend), wanted)
 
 
 def lower(backend: str, task: Task) -> Variant:
@@ -134,31 +146,6 @@ def _lower(
             "timing_cache": _cache_entry(cache),
         },
     )
-
-
-def choose_targets(backend: str, profile: Profile) -> tuple[str, ...]:
-    """Architectures to build for; none means the library's default, which is every one from Ampere on.
-
-    Raises:
-        UsageError: One that the library does not build for.
-    """
-    targets = tuple(profile.engine.tensorrt.targets)
-    if backend == "tensorrt":
-        device = cuda_device.find()
-        here = device.sm if isinstance(device, cuda_device.Device) else "no GPU"
-        if targets and targets != (here,):
-            raise UsageError(
-                f"TensorRT builds for the GPU at hand, expected target {here}, found {', '.join(targets)}",
-                hint="build on a machine with that GPU, or take --backend tensorrt-rtx",
-            )
-        return (here,)
-    for target in targets:
-        if target not in tensorrt_plan.TARGETS:
-            raise IncompatibleError(
-                f"TensorRT-RTX has no {target}, expected some of {', '.join(tensorrt_plan.TARGETS)}",
-                hint="--backend tensorrt, on a machine with that GPU" if target in ("sm90", "sm100") else "--target",
-            )
-    return tuple(target for target in tensorrt_plan.TARGETS if target in targets)
 
 
 def write_lowered(

@@ -21,6 +21,8 @@ Report = Callable[[str], None]
 
 WORKER = "naflex_deploy.build.lower.tensorrt_worker"
 
+REINSTALL = "reinstall it: pip install --force-reinstall 'naflex-deploy[{backend}]'"
+
 REFUSALS = (
     (
         r"Cannot compile for target\(s\) (?P<targets>[\w, ]+), because the model contains HW-specific datatypes: b16",
@@ -35,9 +37,13 @@ REFUSALS = (
     (
         r"uses packed \(NHD\) inputs",
         "TensorRT has no fused kernel for packed attention on this target",
-        "take the segment form",
+        "engine.tensorrt.attention = 'auto'",
     ),
-    (r"not supported by a dedicated kernel", "TensorRT has no kernel for this attention", "take the segment form"),
+    (
+        r"not supported by a dedicated kernel",
+        "TensorRT has no kernel for this attention",
+        "engine.tensorrt.attention = 'auto'",
+    ),
     (
         r"cudaError 35|CUDA driver version is insufficient",
         "there is no NVIDIA driver, or it is too old (CUDA error 35)",
@@ -61,7 +67,12 @@ REFUSALS = (
     (
         r"No module named '(?P<module>[\w.]+)'",
         "the library's module {module} is missing",
-        "reinstall it: pip install --force-reinstall 'naflex-deploy[tensorrt-rtx]'",
+        REINSTALL,
+    ),
+    (
+        r"(?P<library>lib[\w.-]+): cannot open shared object file",
+        "the library's file {library} is missing",
+        REINSTALL,
     ),
 )
 
@@ -184,6 +195,8 @@ def refusal(backend: str, errors: Sequence[str], status: int | None) -> Incompat
     for pattern, message, hint in REFUSALS:
         for error in errors:
             if match := re.search(pattern, error):
-                return IncompatibleError(f"{backend}: {message.format(**match.groupdict())}", hint=hint)
+                return IncompatibleError(
+                    f"{backend}: {message.format(**match.groupdict())}", hint=hint.format(backend=backend)
+                )
     said = " ".join(errors[0].split())[:300] if errors else f"it ended with status {status} and no message"
     return IncompatibleError(f"{backend} cannot build this graph: {said}", hint="try --backend onnxruntime")

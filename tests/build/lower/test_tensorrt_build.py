@@ -159,6 +159,23 @@ def test_what_the_library_does_not_build_is_refused_in_a_line(
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (('engine.tensorrt.targets=["sm90"]',), "TensorRT-RTX has no sm90, expected some of sm75"),
+        (('engine.tensorrt.targets=["sm75", "sm86"]', "engine.precision=bf16"), "sm75 has no bf16, expected sm80"),
+        (('engine.tensorrt.targets=["sm75"]', "engine.precision=fp32"), "sm75 has no fp32, expected sm80 or later"),
+        (('engine.tensorrt.targets=["sm80", "sm86", "sm89"]', "engine.precision=fp8"), "sm80, sm86 has no fp8"),
+        (("engine.tensorrt.attention=plugin",), "plugins need TensorRT 10.16 or later, found tensorrt-rtx"),
+    ],
+)
+def test_what_is_known_not_to_build_is_refused_before_anything_is_made(settings: tuple[str, ...], said: str) -> None:
+    with pytest.raises(IncompatibleError, match=said) as caught:
+        choose(resolve("doc-ocr", settings=('engine.backends=["tensorrt-rtx"]', *settings)).profile)
+    assert caught.value.code == 4
+    assert caught.value.hint
+
+
 def test_packed_attention_falls_back_and_the_reason_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,11 +266,18 @@ def test_a_backend_that_runs_here_comes_before_one_that_is_only_built(monkeypatc
         ("Error Code 2: OutOfMemory (Requested size was 999 bytes. out of memory)", "not enough memory"),
         ("ModuleNotFoundError: No module named 'tensorrt_rtx_bindings.plugin'", "module tensorrt_rtx_bindings.plugin"),
         ("Attention operation was not supported by a dedicated kernel", "no kernel for this attention"),
+        (
+            "PolygraphyException: Module: 'tensorrt' is required but could not be imported. "
+            "Note: Error was: libnvinfer.so.11: cannot open shared object file: No such file or directory",
+            "file libnvinfer.so.11 is missing",
+        ),
         ("something\n new", "cannot build this graph: something new"),
     ],
 )
 def test_each_refusal_has_its_own_words(error: str, said: str) -> None:
-    assert said in refusal("tensorrt", [error], 1).message
+    told = refusal("tensorrt", [error], 1)
+    assert said in told.message
+    assert "reinstall" not in told.hint or told.hint.endswith("'naflex-deploy[tensorrt]'")
     assert "status -6 and no message" in refusal("tensorrt", [], -6).message
 
 
