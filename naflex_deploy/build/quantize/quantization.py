@@ -122,7 +122,7 @@ def plain(model: Model, found: Mapping[str, tuple[float, float]], kind: Kind) ->
 
 def _choose(model: Model, group: Group, spec: QuantSpec, kind: Kind, x: Float32) -> Choice:
     if kind == "u8" and pixels_of(model, group.x) is not None:
-        return Choice(PIXELS, None, None, 0.0)
+        return Choice(PIXELS, None, None, np.zeros(0))
     weights = [_float(layer.weight) for layer in group.layers.values()]
     found = absorber(model, group)
     shifts = found is not None and found.shifts

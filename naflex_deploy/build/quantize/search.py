@@ -1,7 +1,8 @@
 """How much to smooth an activation and how far to cover it: what leaves the outputs of its layers closest.
 
 Outputs are compared on activations of calibration images, up to a constant for each channel, as a layer's bias takes
-the mean error in.
+the mean error in. The images are divided into folds, and each is rounded as the others alone would have it: ranges
+that just hold the images they were made of cut off much of those still to come, the more the fewer there were.
 """
 
 from __future__ import annotations
@@ -15,22 +16,30 @@ import numpy.typing as npt
 
 from naflex_deploy.build.quantize import ranges
 from naflex_deploy.build.quantize.levels import Float32, Kind, Levels, quantize_weight, weight_kind
-from naflex_deploy.build.quantize.observation import SiteObservation
+from naflex_deploy.build.quantize.observation import Float64, SiteObservation
 from naflex_deploy.build.quantize.smooth import Smoothing
 from naflex_deploy.core.profile import Method
 
 ALPHAS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+FOLDS = 4
+FEWEST = 8 * FOLDS
+"""Rows: of fewer, nothing is concluded."""
+SMOOTHED = 0.9
+"""Of the error, that which may be left in every fold for a smoothing to be taken."""
 WORTH = 0.5
-"""Of the error, that which has to be left for a smoothing that costs a product for each value."""
+"""The same of one that costs a product for each value."""
 COMPENSATED = 1 / 6
 """Of the error that rounded weights make, about that which `rounding` leaves."""
 NARROWER = 0.7
-"""Of the error, that which has to be left for a range that does not cover all."""
+"""The same for a range that does not cover all."""
 PARTS = (0.95, *(2.0 ** -np.arange(0.15, 10, 0.3)))
 """Of the range, those that are tried until `PATIENCE` in a row do worse."""
 PATIENCE = 3
 COLUMNS = 512
 """Output channels that tell, of each layer."""
+
+Ranges = list[tuple[float, float]]
+"""(low, high) for each fold, as the other folds have it, and last as all images have it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +50,14 @@ class Choice:
         levels: That it is rounded to, once smoothed.
         smoothing: ``None`` where it stays as it is.
         alpha: Of the smoothing.
-        error: Squared error of the layers' outputs over their variance, the mean of the layers.
+        errors: [`FOLDS`] squared error of the layers' outputs over their variance, the mean of the layers, on images
+            that neither smoothing nor range were made of; empty where nothing was measured.
     """
 
     levels: Levels
     smoothing: Smoothing | None
     alpha: float | None
-    error: float
+    errors: Float64
 
 
 def search(
@@ -64,7 +74,7 @@ def search(
 
     Args:
         seen: Over all calibration images.
-        x: [N, D], some of its rows.
+        x: [N, D], some of its rows, image by image.
         weights: [D, E] of each layer that reads it.
         kind: Of its levels.
         method: By which a range follows from a histogram; one that does not cover all that was seen is taken where
@@ -72,75 +82,105 @@ def search(
         free: Whether smoothing costs nothing.
         shifts: Whether it can move channels.
     """
-    read = np.max([np.abs(weight).max(1) for weight in weights], axis=0)
-    some = [weight[:, :: -(-weight.shape[1] // COLUMNS)] for weight in weights]
-    trial = _Trial(x, some, kind)
-    plain = trial.narrowed(trial.all_of(seen), seen, method)
-    smooth: tuple[Choice, _Trial, SiteObservation] | None = None
-    for alpha in ALPHAS:
-        smoothing = Smoothing.of(seen, read, alpha, shifts=shifts)
-        trial = _Trial(smoothing.applied(x), [weight * smoothing.scale[:, None] for weight in some], kind)
-        smoothed = _smoothed(seen, trial.x, smoothing)
-        found = replace(trial.all_of(smoothed), smoothing=smoothing, alpha=alpha)
-        if smooth is None or found.error < smooth[0].error:
-            smooth = found, trial, smoothed
-    assert smooth is not None
-    start, trial, smoothed = smooth
-    best = trial.narrowed(start, smoothed, method)
-    return best if best.error < plain.error * (1 if free else WORTH) else plain
+    if len(x) < FEWEST:
+        return Choice(Levels.of(kind, *ranges.asymmetric(seen, "minmax")), None, None, np.zeros(0))
+    site = _Site(seen, x, weights, kind, shifts=shifts)
+    plain = _Trial(site, None).narrowed(method)
+    trials = (_Trial(site, alpha) for alpha in ALPHAS)
+    best = min(trials, key=lambda trial: trial.errors(trial.covered("minmax")).mean())
+    smooth = best.narrowed(method)
+    return smooth if _less(smooth.errors, plain.errors, SMOOTHED if free else WORTH) else plain
 
 
-def levels_of(seen: SiteObservation, kind: Kind, method: Method) -> Levels:
-    """The levels that a histogram and a method give."""
-    if kind == "u8":
-        return Levels.of(kind, *ranges.asymmetric(seen, method))
-    # The levels of E4M3 lie dense near zero, whatever the largest magnitude.
-    amax = ranges.symmetric(seen, "minmax" if kind == "e4m3" else method)
-    return Levels.of(kind, -amax, amax)
+class _Site:
+    """What some layers read, divided into folds."""
 
+    def __init__(
+        self, seen: SiteObservation, x: Float32, weights: Sequence[Float32], kind: Kind, *, shifts: bool
+    ) -> None:
+        self.x, self.kind, self.shifts = x, kind, shifts
+        self.folds = np.array_split(x, FOLDS)  # of whole images, but for the one at an edge
+        self.seen = [*(SiteObservation.of(self.rows(fold)) for fold in range(FOLDS)), seen]
+        self.read = np.max([np.abs(weight).max(1) for weight in weights], axis=0)
+        self.weights = [weight[:, :: -(-weight.shape[1] // COLUMNS)] for weight in weights]
+        self.power = [_spread(x @ weight) for weight in self.weights]
 
-def _smoothed(seen: SiteObservation, rows: Float32, smoothing: Smoothing) -> SiteObservation:
-    """What would have been seen of a smoothed activation: the histogram of its rows, the range of all images."""
-    low, high = smoothing.applied(seen.channel_low), smoothing.applied(seen.channel_high)
-    return replace(SiteObservation.of(rows), channel_low=low, channel_high=high)
+    def rows(self, fold: int) -> Float32:
+        """What decides about a fold: the rows of the others; all of them for `FOLDS`, what is chosen in the end."""
+        return self.x if fold == FOLDS else np.concatenate(self.folds[:fold] + self.folds[fold + 1 :])
 
 
 class _Trial:
-    """Layers and what they read, smoothed in one way."""
+    """An activation smoothed in one way, or not at all."""
 
-    def __init__(self, x: Float32, weights: Sequence[Float32], kind: Kind) -> None:
-        self.x, self.weights, self.kind = x, weights, kind
-        stored = weight_kind(kind)
-        lost = [quantize_weight(weight, stored, clip=False).dequantized - weight for weight in weights]
-        self.power = [_spread(x @ weight) for weight in weights]
-        self.of_weights = np.mean([_spread(x @ part) / y for part, y in zip(lost, self.power, strict=True)])
+    def __init__(self, site: _Site, alpha: float | None) -> None:
+        self.site, self.alpha = site, alpha
+        self.smoothings = [self._smoothing(seen) for seen in site.seen]
+        self.folds = [smoothing.applied(x) for smoothing, x in zip(self.smoothings, site.folds, strict=False)]
+        stored, scale = weight_kind(site.kind), self.smoothings[-1].scale[:, None]
+        lost = [quantize_weight(w * scale, stored, clip=False).dequantized / scale - w for w in site.weights]
+        self.of_weights = np.mean([_spread(site.x @ part) / y for part, y in zip(lost, site.power, strict=True)])
 
-    def all_of(self, seen: SiteObservation) -> Choice:
-        """Cover all that was seen."""
-        return self._choice(levels_of(seen, self.kind, "minmax"))
+    def covered(self, method: Method) -> Ranges:
+        """What a method covers."""
+        return [self._covered(fold, method) for fold in range(FOLDS + 1)]
 
-    def narrowed(self, start: Choice, seen: SiteObservation, method: Method) -> Choice:
-        """Cover less where that does far better: what is cut off may matter in images that were not seen."""
-        if self.kind == "e4m3":
-            return start
-        chosen = self._choice(levels_of(seen, self.kind, method))
-        best = replace(start, levels=chosen.levels, error=chosen.error) if chosen.error < start.error else start
-        for side in ("both",) if self.kind == "s8" else ("high", "low"):
-            low, high = best.levels.range
-            worse = 0
+    def errors(self, tried: Ranges) -> Float64:
+        """See `Choice`."""
+        parts = zip(self.folds, self.smoothings, tried, strict=False)
+        lost = np.concatenate([(self._levels(*covered).nearest(x) - x) * by.scale for x, by, covered in parts])
+        outputs = [np.array_split(lost @ weight, FOLDS) for weight in self.site.weights]
+        errors = [[_spread(fold) / p for fold in y] for y, p in zip(outputs, self.site.power, strict=True)]
+        return np.asarray(np.mean(errors, axis=0) + COMPENSATED * self.of_weights)
+
+    def narrowed(self, method: Method) -> Choice:
+        """Cover less than all where that does far better: what is cut off may matter in images that were not seen."""
+        full = self.covered("minmax")
+        start = self.errors(full)
+        if self.site.kind == "e4m3":
+            return self._choice(full, start)
+        best, errors = full, start
+        if (found := self.errors(chosen := self.covered(method))).mean() < errors.mean():
+            best, errors = chosen, found
+        for side in ("both",) if self.site.kind == "s8" else ("high", "low"):
+            base, worse = best, 0
             for part in PARTS:
-                covered = (low if side == "high" else part * low, high if side == "low" else part * high)
-                tried = self._choice(Levels.of(self.kind, *covered))
-                if tried.error < best.error:
-                    best, worse = replace(best, levels=tried.levels, error=tried.error), 0
+                low, high = 1.0 if side == "high" else float(part), 1.0 if side == "low" else float(part)
+                tried = [(low * least, high * greatest) for least, greatest in base]
+                if (found := self.errors(tried)).mean() < errors.mean():
+                    best, errors, worse = tried, found, 0
                 elif (worse := worse + 1) == PATIENCE:
                     break
-        return best if best.error < NARROWER * start.error else start
+        return self._choice(best, errors) if _less(errors, start, NARROWER) else self._choice(full, start)
 
-    def _choice(self, levels: Levels) -> Choice:
-        lost = levels.nearest(self.x) - self.x
-        errors = [_spread(lost @ weight) / y for weight, y in zip(self.weights, self.power, strict=True)]
-        return Choice(levels, None, None, float(np.mean(errors) + COMPENSATED * self.of_weights))
+    def _smoothing(self, seen: SiteObservation) -> Smoothing:
+        if self.alpha is None:
+            return Smoothing(np.ones_like(seen.channel_low), np.zeros_like(seen.channel_low))
+        return Smoothing.of(seen, self.site.read, self.alpha, shifts=self.site.shifts)
+
+    def _covered(self, fold: int, method: Method) -> tuple[float, float]:
+        seen, smoothing = self.site.seen[fold], self.smoothings[fold]
+        low, high = smoothing.applied(seen.channel_low), smoothing.applied(seen.channel_high)
+        if method == "minmax":
+            return min(float(low.min()), 0.0), max(float(high.max()), 0.0)
+        if self.alpha is not None:  # the histogram of the rows, the range of all images
+            of_rows = SiteObservation.of(smoothing.applied(self.site.rows(fold)))
+            seen = replace(of_rows, channel_low=low, channel_high=high)
+        if self.site.kind == "u8":
+            return ranges.asymmetric(seen, method)
+        amax = ranges.symmetric(seen, method)
+        return -amax, amax
+
+    def _levels(self, low: float, high: float) -> Levels:
+        return Levels.of(self.site.kind, low, high)
+
+    def _choice(self, found: Ranges, errors: Float64) -> Choice:
+        return Choice(self._levels(*found[-1]), self.smoothings[-1] if self.alpha else None, self.alpha, errors)
+
+
+def _less(errors: Float64, than: Float64, share: float) -> bool:
+    """Whether not more than a share is left, whichever images are held out."""
+    return bool((errors < share * than).all())
 
 
 def _spread(values: npt.NDArray[np.floating[Any]]) -> float:
