@@ -65,6 +65,10 @@ class CheckpointError(UsageError):
     """A checkpoint cannot be read as a NaFlex model: names the tensor, key or option."""
 
 
+class NoCheckpointError(CheckpointError):
+    """There is no checkpoint where or by the name that was given."""
+
+
 class OutputError(UsageError):
     """A result cannot be written: it exists already, the disk is full, the directory is read-only."""
 

@@ -254,8 +254,24 @@ def test_inspect_describes_a_checkpoint_without_building(run: Run, checkpoint: P
     assert "cat, dog, [owl]" in run("inspect", checkpoint).stdout
     demo = json.loads(run("inspect", "demo", "--json").stdout)
     assert (demo["buildable"], len(demo["labels"])) == (True, 10)
-    refused = run("inspect", "random:siglip2-bas")
-    assert (refused.exit_code, "did you mean 'siglip2-base'" in refused.stdout) == (0, True)
+
+
+def test_inspect_tells_a_checkpoint_that_cannot_be_built_from_none(
+    run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "vit"}')
+    refused = run("inspect", foreign)
+    assert (refused.exit_code, "cannot be built" in refused.stdout) == (0, True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    files = (f"bv:{tmp_path}/none.npz", f"timm:naflexvit_base_patch16_gap:{tmp_path}/none.safetensors")
+    for source in ("random:siglip2-bas", "timm:nope", *files, "hf:no/such", tmp_path / "empty"):
+        found = run("inspect", source)
+        assert (found.exit_code, found.stdout) == (2, ""), source
+        assert "Traceback" not in found.stderr
+    assert "did you mean 'siglip2-base'" in run("inspect", "random:siglip2-bas").stderr
 
 
 def test_another_patch_size_is_built_in(run: Run, checkpoint: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ EXIT_CODES = {
     "UsageError": 2,
     "MissingExtraError": 2,
     "CheckpointError": 2,
+    "NoCheckpointError": 2,
     "OutputError": 2,
     "GateError": 3,
     "IncompatibleError": 4,

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.core.errors import CheckpointError, nearest
+from naflex_deploy.core.errors import CheckpointError, NoCheckpointError, nearest
 
 # prefix of SPEC → module:function, imported when used
 READERS = {
@@ -64,7 +64,7 @@ def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
     if Path(spec).is_dir():
         return directory(Path(spec))
     known = ["demo", *(f"{name}:…" for name in READERS)]
-    raise CheckpointError(f"no model at '{spec}'", hint=f"a local directory, or {nearest(spec, known)}")
+    raise NoCheckpointError(f"no model at '{spec}'", hint=f"a local directory, or {nearest(spec, known)}")
 
 
 def _read_merged(model: str | Path | nn.Module, lora: Path) -> Checkpoint:

@@ -18,7 +18,7 @@ from torch import Tensor
 from naflex_deploy.build.architecture import Architecture, Pooling, Positions
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.build.checkpoints.tensors import Tensors
-from naflex_deploy.core.errors import CheckpointError, nearest
+from naflex_deploy.core.errors import CheckpointError, NoCheckpointError, nearest
 from naflex_deploy.core.preprocessing import Preprocessing
 
 POOLINGS: dict[str, Pooling] = {"map": "map", "gap": "mean", "max": "max", "none": "none"}
@@ -66,7 +66,7 @@ def _load(path: Path, source: str) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as file:
             return {key: _tensor(file, key, source) for key in file.files}
     except FileNotFoundError:
-        raise CheckpointError(f"{source}: no file at '{path}'", hint="bv:FILE.npz") from None
+        raise NoCheckpointError(f"{source}: no file at '{path}'", hint="bv:FILE.npz") from None
     except (OSError, BadZipFile, AttributeError, ValueError) as error:
         raise CheckpointError(f"{source}: no readable npz: {error}", hint="save or download it again") from None
 

@@ -12,7 +12,7 @@ from torch import nn
 from naflex_deploy.build.architecture import Architecture
 from naflex_deploy.build.checkpoints import read
 from naflex_deploy.build.checkpoints.random_weights import shape_of, weight_shapes
-from naflex_deploy.core.errors import CheckpointError
+from naflex_deploy.core.errors import CheckpointError, NoCheckpointError
 from naflex_deploy.core.preprocessing import Preprocessing
 
 
@@ -59,6 +59,9 @@ def describe(model: str | Path | nn.Module) -> Description:
     """Describe what `read` would read; takes what it takes.
 
     A checkpoint that is refused is described too, by the reason.
+
+    Raises:
+        NoCheckpointError: There is none.
     """
     source = type(model).__name__ if isinstance(model, nn.Module) else str(model)
     try:
@@ -69,6 +72,8 @@ def describe(model: str | Path | nn.Module) -> Description:
             checkpoint = read(model)
             source, labels = checkpoint.source, checkpoint.labels
             architecture, preprocessing = checkpoint.architecture, checkpoint.preprocessing
+    except NoCheckpointError:
+        raise
     except CheckpointError as error:
         return Description(source, buildable=False, reason=str(error))
     parameters = sum(prod(shape) for shape in weight_shapes(architecture).values())

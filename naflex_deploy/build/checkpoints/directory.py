@@ -7,7 +7,7 @@ from pathlib import Path
 from naflex_deploy.build.checkpoints import hf, timm
 from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.build.checkpoints.files import load_json
-from naflex_deploy.core.errors import CheckpointError, MissingExtraError
+from naflex_deploy.core.errors import MissingExtraError, NoCheckpointError
 
 
 def read_directory(path: Path, source: str | None = None, lora: Path | None = None) -> Checkpoint:
@@ -48,7 +48,7 @@ def download(name: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(
+        raise NoCheckpointError(
             f"hf:{name} could not be downloaded: {type(error).__name__}: {reason}",
             hint="check the name, the network and HF_TOKEN, or download it elsewhere and give the directory",
         ) from None

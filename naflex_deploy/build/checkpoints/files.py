@@ -8,21 +8,22 @@ from typing import Any
 
 from torch import Tensor
 
-from naflex_deploy.core.errors import CheckpointError, MissingExtraError
+from naflex_deploy.core.errors import CheckpointError, MissingExtraError, NoCheckpointError
 
 
 def load_json(path: Path, source: str, *, required: bool = True) -> dict[str, Any]:
     """The object in a JSON file; an empty one where the file is missing and not required.
 
     Raises:
-        CheckpointError: Missing, unreadable, or no object.
+        NoCheckpointError: It is missing.
+        CheckpointError: It is unreadable, or no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if not required:
             return {}
-        raise CheckpointError(
+        raise NoCheckpointError(
             f"{source}: no {path.name} there", hint="give a directory as save_pretrained or save_for_hf writes it"
         ) from None
     except (OSError, ValueError) as error:
@@ -38,19 +39,22 @@ def load_safetensors(path: Path, source: str) -> dict[str, Tensor]:
     """All tensors of a safetensors file, or of every one in a directory.
 
     Raises:
-        CheckpointError: There is none, one is damaged, or there are only pickles.
+        NoCheckpointError: The path is not there.
+        CheckpointError: There are no weights, some are damaged, or there are only pickles.
     """
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
         raise MissingExtraError("safetensors", "build") from None
+    if not path.exists():
+        raise NoCheckpointError(f"{source}: no file at '{path}'", hint="give a *.safetensors file")
     if path.is_dir():
         shards = sorted(path.glob("*.safetensors"))
         others = (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))
     else:
-        shards = [path] if path.suffix == ".safetensors" and path.exists() else []
-        others = (path,) if path.suffix in (".bin", ".pt", ".pth") and path.exists() else ()
+        shards = [path] if path.suffix == ".safetensors" else []
+        others = (path,) if path.suffix in (".bin", ".pt", ".pth") else ()
     if not shards:
         pickles = sorted(p.name for p in others)
         found = f"found only {pickles[0]}, a pickle, which can run code when read" if pickles else "found no weights"

@@ -12,7 +12,7 @@ from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.build.checkpoints.timm_architectures import ARCHITECTURES
 from naflex_deploy.build.checkpoints.timm_config import TimmConfig
 from naflex_deploy.build.model import PackedNaFlexViT
-from naflex_deploy.core.errors import CheckpointError, nearest
+from naflex_deploy.core.errors import NoCheckpointError, nearest
 from naflex_deploy.core.preprocessing import Preprocessing
 
 SHAPES = {
@@ -42,7 +42,7 @@ def shape_of(name: str) -> tuple[Architecture, Preprocessing]:
             patch_size=config.patch_size, mean=registered.mean, std=registered.std, resample="bicubic"
         )
         return config.architecture(registered.classes), preprocessing
-    raise CheckpointError(f"no random weights named '{name}'", hint=nearest(name, [*SHAPES, *ARCHITECTURES]))
+    raise NoCheckpointError(f"no random weights named '{name}'", hint=nearest(name, [*SHAPES, *ARCHITECTURES]))
 
 
 def random_checkpoint(

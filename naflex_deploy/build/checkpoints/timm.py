@@ -16,7 +16,7 @@ from naflex_deploy.build.checkpoints.timm_architectures import ARCHITECTURES, Re
 from naflex_deploy.build.checkpoints.timm_config import TimmConfig
 from naflex_deploy.build.checkpoints.timm_module import options_of
 from naflex_deploy.build.checkpoints.timm_weights import timm_weights
-from naflex_deploy.core.errors import CheckpointError, nearest
+from naflex_deploy.core.errors import CheckpointError, NoCheckpointError, nearest
 from naflex_deploy.core.preprocessing import Preprocessing
 
 FILTERS = ("bilinear", "bicubic")
@@ -94,7 +94,7 @@ def registered_as(name: str, source: str) -> Registered:
     """
     bare = name.removeprefix("timm/").partition(".")[0]
     if bare not in ARCHITECTURES:
-        raise CheckpointError(f"{source}: '{name}' is no NaFlexVit architecture", hint=nearest(bare, ARCHITECTURES))
+        raise NoCheckpointError(f"{source}: '{name}' is no NaFlexVit architecture", hint=nearest(bare, ARCHITECTURES))
     return ARCHITECTURES[bare]
 
 

@@ -6,6 +6,7 @@ import pytest
 from transformers import Siglip2ForImageClassification
 
 from naflex_deploy.build.checkpoints.describe import describe
+from naflex_deploy.core.errors import NoCheckpointError
 from tests.support.naflexvit import configured
 from tests.support.siglip2 import small
 
@@ -41,5 +42,6 @@ def test_what_cannot_be_built(tmp_path):
     found = describe(configured(attn_layer="diff"))
     assert not found.buildable
     assert "attn_layer = DiffAttention is not supported" in found.reason
-    assert describe("nowhere").reason.startswith("no model at 'nowhere'")
-    assert describe("nowhere").options == {}
+    assert found.options == {}
+    with pytest.raises(NoCheckpointError, match="no model at 'nowhere'"):
+        describe("nowhere")

@@ -261,7 +261,7 @@ def test_other_architectures(saved):
     refused(directory, "'vit_base_patch16_224' is no NaFlexVit architecture")
     refused("timm:naflexvit_base_patch16_gab:x", "did you mean 'naflexvit_base_patch16_gap'")
     refused("timm:naflexvit_base_patch16_gap", "names an architecture without weights")
-    refused("timm:naflexvit_base_patch16_gap:nowhere.safetensors", "found no weights")
+    refused("timm:naflexvit_base_patch16_gap:nowhere.safetensors", "no file at 'nowhere.safetensors'")
 
 
 def test_modules_with_unsupported_parts():
