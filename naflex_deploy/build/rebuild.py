@@ -137,7 +137,10 @@ def rebuild(
         others = [one for one in manifest.variants if one.name != variant.name]
         for one in others:
             copy_files(path, partial, _files(path, under=f"variants/{one.name}"), link=True)
-        (partial / FILE_NAME).write_text(with_variant(manifest, variant, partial).to_json(), encoding="utf-8")
+        rebuilt = with_variant(manifest, variant, partial)
+        (partial / FILE_NAME).write_text(rebuilt.to_json(), encoding="utf-8")
+    if any(one.name == variant.name for one in manifest.variants):
+        report(_compared(manifest, rebuilt, variant.name))
     return variant
 
 
@@ -171,6 +174,25 @@ def with_variant(manifest: Manifest, variant: Variant, bundle: Path) -> Manifest
             "config": manifest.config.model_copy(update={"engine": engine}),
         }
     )
+
+
+def _compared(before: Manifest, after: Manifest, name: str) -> str:
+    """Whether a variant that was built again is what it was."""
+    digests = [
+        {path: entry.sha256 for path, entry in one.files.items() if path.startswith(f"variants/{name}/")}
+        for one in (before, after)
+    ]
+    if digests[0] == digests[1]:
+        return f"{name} is the same to the byte as before"
+    old, new = (next(one for one in manifest.variants if one.name == name) for manifest in (before, after))
+    if old.build.get("request_sha256", "") == new.build.get("request_sha256"):
+        return f"{name} is built from what it was built from before; in its file, outputs lie in another order"
+    changed = [
+        f"{tool} {old.versions.get(tool, 'none')} before, {version} now"
+        for tool, version in new.versions.items()
+        if old.versions.get(tool) != version
+    ]
+    return f"{name} differs from before: {'; '.join(changed) or 'other options, or another version of naflex-deploy'}"
 
 
 def _files(root: Path, under: str = "", but: tuple[str, ...] = ()) -> Iterator[str]:

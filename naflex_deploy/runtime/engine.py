@@ -119,8 +119,9 @@ class Engine:
     def packed(self, images: Images, output: str = "tokens") -> Iterator[Packed]:
         """Outputs pack by pack where the engine left them: in GPU memory, or as numpy arrays where it has no GPU.
 
-        Either speaks DLPack, so that ``torch.from_dlpack(found.values)`` copies nothing. All images are prepared
-        first; values are not looked at, and may be NaN.
+        Either speaks DLPack, so that ``torch.from_dlpack(found.values)`` copies nothing. GPU memory is used again once
+        its last tensor is gone: where kernels of a stream of your own read it, wait for them first. All images are
+        prepared first; values are not looked at, and may be NaN.
 
         Raises:
             ImageError: An input is no image.

@@ -101,6 +101,40 @@ def test_a_variant_of_the_same_name_is_replaced(own_bundle: Path) -> None:
     assert not (own_bundle / SIGNATURE).exists()
 
 
+def test_a_rebuild_says_whether_it_is_what_was_there(own_bundle: Path) -> None:
+    steps: list[str] = []
+    rebuild.rebuild(own_bundle, report=steps.append)
+    assert steps[-1] == f"{VARIANT} is the same to the byte as before"
+    manifest = Manifest.read(own_bundle)
+
+    def rewrite(**changes: object) -> str:
+        """Of the variant's manifest entry, and of the file that it runs."""
+        variant = manifest.variants[0].model_copy(update=changes)
+        entry = manifest.files[variant.model].model_copy(update={"sha256": "0" * 64})
+        files = manifest.files | {variant.model: entry}
+        before = manifest.model_copy(update={"variants": [variant], "files": files})
+        (own_bundle / FILE_NAME).write_text(before.to_json())
+        rebuild.rebuild(own_bundle, report=steps.append)
+        return steps[-1]
+
+    number = manifest.variants[0].versions["onnxruntime"]
+    older = manifest.variants[0].versions | {"onnxruntime": "1.0"}
+    assert rewrite(versions=older) == f"{VARIANT} differs from before: onnxruntime 1.0 before, {number} now"
+    assert "differs from before: other options" in rewrite()
+    assert "differs from before" in rewrite(build={"request_sha256": "a"})
+
+
+def test_an_engine_of_the_same_request_is_the_same_but_for_the_order_of_outputs(own_bundle: Path) -> None:
+    manifest = Manifest.read(own_bundle)
+    asked = manifest.variants[0].model_copy(update={"build": {"request_sha256": "a"}})
+    before = manifest.model_copy(update={"variants": [asked]})
+    changed = {name: entry.model_copy(update={"sha256": "0" * 64}) for name, entry in manifest.files.items()}
+    after = before.model_copy(update={"files": changed})
+    assert "what it was built from before" in rebuild._compared(before, after, VARIANT)
+    other = asked.model_copy(update={"build": {"request_sha256": "b"}})
+    assert "differs" in rebuild._compared(before, after.model_copy(update={"variants": [other]}), VARIANT)
+
+
 def test_files_are_shared_not_copied(own_bundle: Path) -> None:
     before = (own_bundle / "portable.onnx.data").stat().st_ino
     rebuild.rebuild(own_bundle)

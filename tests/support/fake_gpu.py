@@ -2,8 +2,9 @@
 
 Every public name of these classes is one of the real classes of the same name (a test holds them to that), and each
 refuses calls that the real one would refuse: a run without shapes, addresses, scratch memory or profile; a copy of
-unequal sizes; a graph launched before it is complete; anything but capture on a stream that captures; capture of
-kernels that are still to be replaced.
+unequal sizes, or into memory of a stream that was not waited for; a graph launched before it is complete; anything but
+capture on a stream that captures; capture of kernels that are still to be replaced. What leaves the session has to be
+given back on the default stream, after whoever reads it there.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Machine:
         self.host_code_allowed: bool | None = None
         self.capturing: dict[int, Any] = {}
         self.session = ort.InferenceSession(str(graph)) if graph else None
+        self.default_stream = _Stream(self)
 
     def tensorrt(self) -> ModuleType:
         module = ModuleType("tensorrt_rtx")
@@ -192,6 +194,7 @@ class _Context:
 class _Device:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self.default_stream = machine.default_stream
 
     def set_current(self) -> None:
         self._machine.events.append("current")
@@ -199,7 +202,7 @@ class _Device:
     def allocate(self, size: int, *, stream: _Stream) -> _Buffer:
         if size > self._machine.free_memory:
             raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: The API call failed because it was unable to allocate enough")
-        return _Buffer(size)
+        return _Buffer(size, stream)
 
     def create_stream(self) -> _Stream:
         return _Stream(self._machine)
@@ -211,19 +214,21 @@ class _Pinned:
 
 
 class _Buffer:
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, stream: _Stream | None = None) -> None:
+        self._stream = stream
         self._memory = np.full(max(size, 1), 0xA5, np.uint8)  # whatever was there before
         self.handle, self.size = self._memory.ctypes.data, size
 
     @classmethod
     def from_handle(cls, ptr: int, size: int, *, owner: Any) -> _Buffer:
         part = cls(0)
-        part._memory, part.handle, part.size = owner, ptr, size
+        part._memory, part.handle, part.size, part._stream = owner, ptr, size, owner._stream
         assert size <= owner.size
         return part
 
     def copy_to(self, dst: _Buffer, *, stream: _Stream) -> _Buffer:
         assert self.size == dst.size
+        assert dst._stream in (None, stream, *stream._waited)
         ctypes.memmove(dst.handle, self.handle, self.size)
         return dst
 
@@ -231,6 +236,7 @@ class _Buffer:
 class _Stream:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._waited: list[object] = []
         self.handle = id(self)
 
     def sync(self) -> None:
@@ -238,7 +244,8 @@ class _Stream:
         self._machine.events.append("sync")
 
     def wait(self, event_or_stream: object) -> None:
-        assert event_or_stream == "event"
+        assert event_or_stream in ("event", self._machine.default_stream)
+        self._waited.append(event_or_stream)
         self._machine.events.append("wait")
 
     def record(self) -> str:
@@ -286,6 +293,8 @@ class _Graph:
 class _StridedMemoryView:
     @classmethod
     def from_buffer(cls, buffer: _Buffer, shape: tuple[int, ...], *, dtype: np.dtype[Any]) -> Any:
+        assert buffer._stream is not None
+        assert buffer._stream is buffer._stream._machine.default_stream
         return buffer._memory.view(dtype).reshape(shape)
 
 

@@ -70,17 +70,27 @@ class Lane:
         return {name: host[: _rows(name, pack)].copy() for name, host in hosts.items()}
 
     def keep(self, outputs: Sequence[str], pack: Pack) -> dict[str, Any]:
-        """Copy outputs into device memory of their own, and wait."""
+        """Copy outputs into device memory of their own, and wait.
+
+        A buffer is given back on the stream that it was allocated on. That is the default stream, where others read it
+        as well: whoever lets go of it right after starting a kernel there still has it read before it is used again.
+        """
         view = import_module("cuda.core.utils").StridedMemoryView
-        kept = {}
-        for name in outputs:
-            spec = self._outputs[name]
-            shape = (_rows(name, pack), *(int(dim) for dim in spec.shape[1:]))
-            buffer = self._device.allocate(_bytes(shape, spec.dtype), stream=self.stream)
+        default = self._device.default_stream
+        specs = {name: self._outputs[name] for name in outputs}
+        shapes = {name: (_rows(name, pack), *map(int, spec.shape[1:])) for name, spec in specs.items()}
+        buffers = {
+            name: self._device.allocate(_bytes(shapes[name], spec.dtype), stream=default)
+            for name, spec in specs.items()
+        }
+        self.stream.wait(default)
+        for name, buffer in buffers.items():
             self._part(self.device_buffers, name, buffer.size).copy_to(buffer, stream=self.stream)
-            kept[name] = view.from_buffer(buffer, shape, dtype=np.dtype(spec.dtype))
         self.stream.sync()
-        return kept
+        return {
+            name: view.from_buffer(buffer, shapes[name], dtype=np.dtype(specs[name].dtype))
+            for name, buffer in buffers.items()
+        }
 
     def _host(self, name: str, spec: InputSpec | OutputSpec, sizes: Sizes) -> Array:
         shape = shape_of(spec, sizes)
