@@ -195,7 +195,8 @@ class Graphs:
     """The exported graphs, made once."""
 
     def __init__(self, source: Siglip2VisionModel) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="naflex-peers-"))
+        self._temporary = tempfile.TemporaryDirectory(prefix="naflex-peers-")  # gone with these graphs
+        self.folder = Path(self._temporary.name)
         checkpoint = checkpoints.read(source)
         self.portable = self.folder / "portable.onnx"
         export(checkpoint.model(("pooled",)), self.portable)
@@ -265,15 +266,14 @@ def naive(source: Siglip2VisionModel, threads: int) -> Contender:
     """The plain export of the transformers model, in ONNX Runtime: its sizes are those of the example."""
     import onnxruntime as ort
 
-    folder = Path(tempfile.mkdtemp(prefix="naflex-naive-"))
-
     def bind(images: Images) -> Callable[[], Pooled]:
         batch = padded(images, torch.float32)
-        path = folder / f"{len(images)}-{batch['pixel_values'].shape[1]}.onnx"
-        torch.onnx.export(source, (), str(path), kwargs=batch, dynamo=True, opset_version=20, verbose=False)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with tempfile.TemporaryDirectory(prefix="naflex-naive-") as folder:
+            path = f"{folder}/naive.onnx"
+            torch.onnx.export(source, (), path, kwargs=batch, dynamo=True, opset_version=20, verbose=False)
+            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()]
         feeds = {name: batch[name].numpy() for name in names}
         return lambda: np.asarray(session.run(None, feeds)[-1])

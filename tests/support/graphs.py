@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -44,13 +44,17 @@ FAMILIES = {
     "tokens alone, patch norm": small(Positions((8, 8)), patch_norm=True, pooling="none"),
 }
 
+_FOLDER = TemporaryDirectory(prefix="naflex-graphs-")
+
 
 @cache
 def portable(name: str) -> Path:
     """The exported graph of a family. Not to be changed."""
     architecture = FAMILIES[name]
     outputs = tuple(output for output in ("tokens", "pooled", "logits") if output in architecture.outputs)
-    path = Path(mkdtemp(prefix="naflex-graphs-")) / "portable.onnx"
+    folder = Path(_FOLDER.name, name.replace(" ", "-"))
+    folder.mkdir()
+    path = folder / "portable.onnx"
     export(random_checkpoint(architecture).model(outputs), path)
     return path
 
