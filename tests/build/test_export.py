@@ -104,6 +104,7 @@ def test_inputs_are_roles_and_dimensions_are_tokens_and_images(graph: Path) -> N
         "pooled": ("float32", ["images", WIDTH]),
         "logits": ("float32", ["images", CLASSES]),
         "tokens:-2": ("float32", ["tokens", WIDTH]),
+        "tokens:-2:norm": ("float32", ["tokens", WIDTH]),
     }
 
 
