@@ -66,7 +66,7 @@ def build(
 
     config = resolve(str(profile), settings=settings)
     with needs_extra("build"):
-        from naflex_deploy.build.pipeline import build_bundle
+        from naflex_deploy.compiler.pipeline import build_bundle
     spec = str(model) if isinstance(model, PathLike) else model
     return build_bundle(
         config,
@@ -80,10 +80,6 @@ def build(
         force=force,
         report=report,
     )
-
-
-# Importing the subpackage of that name hides the function; it is called through the package then.
-_build = build
 
 
 def load(bundle: str | PathLike[str], *, variant: str | None = None, settings: str | Sequence[str] = ()) -> Engine:

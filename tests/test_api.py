@@ -47,14 +47,14 @@ def test_a_setting_alone_is_a_setting(tmp_path: Path) -> None:
         nd.build("photo", "demo", tmp_path / "x", settings="image.tokens=0")
 
 
-def test_build_can_be_called_before_and_after_its_package_is_imported(tmp_path: Path) -> None:
+def test_build_can_be_called_before_and_after_the_compiler_is_imported(tmp_path: Path) -> None:
     code = (
         "import naflex_deploy as nd\n"
         "from naflex_deploy.core.errors import UsageError\n"
         "for _ in range(2):\n"
         "    try: nd.build('no-such-profile', 'demo', 'x')\n"
         "    except UsageError: pass\n"
-        "    import naflex_deploy.build.pipeline\n"
+        "    import naflex_deploy.compiler.pipeline\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     with pytest.raises(UsageError, match="no profile named"):

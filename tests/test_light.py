@@ -55,7 +55,7 @@ print(engine.embed([image]).shape, engine.tokens([image])[0].shape, engine.class
 def test_verifying_needs_nothing_heavy(own_bundle: Path) -> None:
     output, modules = imported(f"""
 from pathlib import Path
-from naflex_deploy.runtime.verify import verify
+from naflex_deploy.runtime.bundle.verify import verify
 print(verify(Path({str(own_bundle)!r})).passed)
 """)
     assert output == "True"

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from naflex_deploy.bench import measure, report
-from naflex_deploy.bench.contenders import (
+from naflex_deploy.bench.compare.contenders import (
     Build,
     Comparison,
     Make,
@@ -17,16 +16,18 @@ from naflex_deploy.bench.contenders import (
     engine_of,
     with_baseline,
 )
-from naflex_deploy.bench.http import Server, embedding_request, served_model
-from naflex_deploy.bench.mixes import choose_mix
-from naflex_deploy.bench.provenance import provenance
-from naflex_deploy.bench.stages import time_stages
-from naflex_deploy.bench.stopping import Stopping
-from naflex_deploy.bench.subject import Subject, open_subject, sound
+from naflex_deploy.bench.cost.stages import time_stages
+from naflex_deploy.bench.load import measure
+from naflex_deploy.bench.load.http import Server, embedding_request, served_model
+from naflex_deploy.bench.load.mixes import choose_mix
+from naflex_deploy.bench.load.stopping import Stopping
+from naflex_deploy.bench.load.subject import Subject, open_subject, sound
+from naflex_deploy.bench.report import report
+from naflex_deploy.bench.report.provenance import provenance
 from naflex_deploy.core.errors import UsageError
-from naflex_deploy.runtime.footprint import run_peak
-from naflex_deploy.runtime.prepare import Prepared
-from naflex_deploy.runtime.result import Result
+from naflex_deploy.runtime.bundle.footprint import run_peak
+from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.results.result import Result
 
 Json = dict[str, Any]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from naflex_deploy.bench.baselines import BASELINES
-from naflex_deploy.bench.compare import gate
-from naflex_deploy.bench.measure import MODES
-from naflex_deploy.bench.mixes import DISTRIBUTIONS
-from naflex_deploy.bench.report import write_page
+from naflex_deploy.bench.compare.baselines import BASELINES
+from naflex_deploy.bench.compare.compare import gate
+from naflex_deploy.bench.load.measure import MODES
+from naflex_deploy.bench.load.mixes import DISTRIBUTIONS
+from naflex_deploy.bench.report.report import write_page
+from naflex_deploy.bench.report.tables import tables
 from naflex_deploy.bench.run import Options, run
-from naflex_deploy.bench.tables import tables
 from naflex_deploy.cli.terminal import (
     Amount,
     err,

@@ -74,8 +74,8 @@ def command(
     path = into or output or Path("build") / resolved.profile.name
     source = model_or_demo(model)
     with needs_extra("build"):
-        from naflex_deploy.build.pipeline import build_bundle
-        from naflex_deploy.build.rebuild import build_into
+        from naflex_deploy.compiler.pipeline import build_bundle
+        from naflex_deploy.compiler.rebuild import build_into
     with steps() as report:
         options: dict[str, Any] = {
             "patch_size": patch_size,

@@ -39,8 +39,8 @@ def rebuild(
 ) -> None:
     """Make a variant on this machine from the bundle's portable graph, replacing its like."""
     with needs_extra("build"):
-        from naflex_deploy.build import rebuild as rebuilding
-    from naflex_deploy.runtime.bundle import Bundle
+        from naflex_deploy.compiler import rebuild as rebuilding
+    from naflex_deploy.runtime.bundle.bundle import Bundle
 
     values: dict[str, Any] = Bundle.open(bundle).manifest.config.model_dump(by_alias=True)
     engine = values["engine"]
@@ -66,7 +66,7 @@ def rebuild(
 @reports_errors
 def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) -> None:
     """Copy a bundle for the edge: one variant, without what only building needs."""
-    from naflex_deploy.runtime import strip as stripping
+    from naflex_deploy.runtime.bundle import strip as stripping
 
     manifest = stripping.strip(bundle, variant, output, force=force)
     size = sum(entry.size for entry in manifest.files.values())
@@ -83,7 +83,7 @@ def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) 
 @reports_errors
 def sign(bundle: Path, key: Path, as_json: bool) -> None:
     """Sign a bundle. Whoever has the public key can check it: verify --signature PUBLIC_KEY."""
-    from naflex_deploy.runtime import signature
+    from naflex_deploy.runtime.bundle import signature
 
     path = signature.sign(bundle, key)
     if as_json:

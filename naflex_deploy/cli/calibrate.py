@@ -20,8 +20,8 @@ from naflex_deploy.core.files import new_file
 from naflex_deploy.core.profile import Method
 
 if TYPE_CHECKING:
-    from naflex_deploy.build.quantize.calibration import Calibrated
-    from naflex_deploy.build.quantize.sensitivity import Sensitivity
+    from naflex_deploy.compiler.quantize.calibration import Calibrated
+    from naflex_deploy.compiler.quantize.sensitivity import Sensitivity
 
 SHOWN = 5
 """Rejected files that are printed; all of them are in the JSON document."""
@@ -93,7 +93,8 @@ def command(
     resolved = resolve(profile, config=config, settings=settings, overrides=overrides)
     source = model_or_demo(model)
     with needs_extra("build"):
-        from naflex_deploy.build.quantize.calibration import calibrate
+        from naflex_deploy.compiler.backends.onnxruntime.lowering import runner
+        from naflex_deploy.compiler.quantize.calibration import calibrate
     with _counter() as count:
         found = calibrate(
             resolved,
@@ -104,7 +105,7 @@ def command(
             labels=labels,
             patch_size=patch_size,
             lora=lora,
-            sensitivity=sensitivity,
+            sensitivity=runner if sensitivity else None,
             resume=resume,
             force=force,
             report=lambda step: err.print(step, markup=False),
@@ -128,7 +129,7 @@ def _counter() -> Iterator[Callable[[int, int], None]]:
 
 def _keep(found: Sensitivity, output: Path) -> None:
     """What a sensitivity analysis found, in numbers and as a picture, beside the calibration."""
-    from naflex_deploy.build.quantize.heat_map import heat_map
+    from naflex_deploy.compiler.quantize.heat_map import heat_map
 
     beside = output.with_name(f"{output.stem}-sensitivity.json")
     for path, text in (
@@ -148,7 +149,7 @@ def _print(found: Calibrated, output: Path, as_json: bool) -> None:
         err.print(f"warning: {line}", markup=False)
     spec = found.spec
     if as_json:
-        from naflex_deploy.build.quantize.ranges import asymmetric
+        from naflex_deploy.compiler.quantize.ranges import asymmetric
 
         print_json(
             "calibrate",

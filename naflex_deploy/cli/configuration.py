@@ -9,8 +9,9 @@ from typing import Any, TypeVar, get_args
 import click
 
 from naflex_deploy.cli.terminal import err
+from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.config import Config, resolve
-from naflex_deploy.core.profile import Backend, Precision
+from naflex_deploy.core.profile import Precision
 
 DEMO = "demo"
 EXAMPLE = "hf:google/siglip2-base-patch16-naflex"
@@ -50,7 +51,7 @@ source_options = _together(
 engine_options = _together(
     click.option(
         "--backend",
-        type=click.Choice(get_args(Backend)),
+        type=click.Choice(list(FOLDERS)),
         help="Build for this one. Default: the first of the profile's that runs here.",
     ),
     click.option("--precision", type=click.Choice(get_args(Precision)), help="Default: the profile's, mostly auto."),

@@ -10,17 +10,17 @@ import click
 
 from naflex_deploy import __version__
 from naflex_deploy.cli.terminal import json_option, print_json, print_table, reports_errors
+from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.errors import BundleError
 from naflex_deploy.core.machine import cpu_flags, cpu_name, int8_warning, system_name
-from naflex_deploy.runtime.bundle import Bundle, Candidate
-from naflex_deploy.runtime.sessions import cuda_device, cuda_provider, tensorrt_compatibility, tensorrt_library
+from naflex_deploy.runtime.backends import cuda_device, find
+from naflex_deploy.runtime.backends.backend import Check
+from naflex_deploy.runtime.bundle.bundle import Bundle, Candidate
 
 PACKAGE = "naflex-deploy"
 
 REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*\bextra == ["']([\w-]+)["']""")
 """A package of an extra, as the metadata of an installed package has them."""
-
-Row = tuple[str, str, str]
 
 
 @click.command()
@@ -39,7 +39,7 @@ def command(bundle: Path | None, as_json: bool) -> None:
         print_table("", ["what", "found", "remedy"], [list(row) for row in rows])
 
 
-def _system() -> list[Row]:
+def _system() -> list[Check]:
     flags = cpu_flags()
     gpu = cuda_device.find()
     return [
@@ -57,39 +57,11 @@ def _gpu_remedy(gpu: cuda_device.Device | str) -> str:
     return "it has no bf16: --precision fp16" if gpu.sm == "sm75" else ""
 
 
-def _runtime() -> list[Row]:
-    import onnxruntime
-
-    providers = ", ".join(onnxruntime.get_available_providers())
-    return [
-        ("onnxruntime", f"{onnxruntime.__version__} ({providers})", ""),
-        (cuda_provider.BACKEND, *_cuda(cuda_provider.no_machine())),
-        *(_tensorrt(backend) for backend in tensorrt_library.MODULES),
-        _plugins(),
-    ]
+def _runtime() -> list[Check]:
+    return [check for name in reversed(FOLDERS) for check in find(name).checks()]
 
 
-def _cuda(reason: str | None) -> tuple[str, str]:
-    return ("unavailable", f"runs no engine here: {reason}") if reason else ("available", "")
-
-
-def _tensorrt(backend: str) -> Row:
-    number, reason = tensorrt_library.installed(backend), tensorrt_compatibility.no_machine(backend)
-    if number is None:
-        return (backend, "not installed", f"pip install 'naflex-deploy[{backend}]'")
-    return (backend, number, f"runs no engine here: {reason}" if reason else "")
-
-
-def _plugins() -> Row:
-    number, compiler = tensorrt_library.installed("tensorrt"), _version("triton")
-    what = "plugins for tensorrt"
-    if number is None or compiler is None:
-        missing = " and ".join(name for name, found in (("tensorrt", number), ("triton", compiler)) if found is None)
-        return (what, "unavailable", f"they need {missing}; without them engine.tensorrt.attention = 'auto' builds")
-    return (what, f"triton {compiler}, tensorrt {number}", "")
-
-
-def _variants(path: Path) -> list[Row]:
+def _variants(path: Path) -> list[Check]:
     bundle = Bundle.open(path)
     return [(f"variant {one.variant.name}", *_variant(bundle, one)) for one in bundle.candidates()]
 
@@ -102,7 +74,7 @@ def _variant(bundle: Bundle, candidate: Candidate) -> tuple[str, str]:
     return ("does not run here", candidate.rejected) if candidate.rejected else ("runs here", "")
 
 
-def _extras() -> list[Row]:
+def _extras() -> list[Check]:
     rows = []
     for extra, packages in extras().items():
         found = {package: _version(package) for package in packages}

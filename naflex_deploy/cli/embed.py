@@ -20,14 +20,14 @@ from naflex_deploy.cli.embed_text import embed_texts
 from naflex_deploy.cli.terminal import err, json_option, out, print_error, print_json, print_table, reports_errors
 from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
 from naflex_deploy.core.files import new_file, refuse_existing
-from naflex_deploy.runtime.classes import rank
 from naflex_deploy.runtime.engine import Engine
-from naflex_deploy.runtime.inputs import Input, expand, open_inputs
-from naflex_deploy.runtime.journal import Done, Journal
-from naflex_deploy.runtime.media.read import read_frames
-from naflex_deploy.runtime.outputs import Provenance, Row
-from naflex_deploy.runtime.preview import draw_preview, principal_colours
-from naflex_deploy.runtime.result import Result, by_frame, join
+from naflex_deploy.runtime.images.inputs import Input, expand, open_inputs
+from naflex_deploy.runtime.images.media.read import read_frames
+from naflex_deploy.runtime.results.classes import rank
+from naflex_deploy.runtime.results.journal import Done, Journal
+from naflex_deploy.runtime.results.outputs import Provenance, Row
+from naflex_deploy.runtime.results.preview import draw_preview, principal_colours
+from naflex_deploy.runtime.results.result import Result, by_frame, join
 
 SHOWN = 40
 """Frames of the table on stdout; the rest is in the file."""

@@ -11,8 +11,8 @@ import numpy as np
 from naflex_deploy.cli.terminal import out, print_json
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import new_file, refuse_existing
-from naflex_deploy.runtime.bundle import Bundle
-from naflex_deploy.runtime.text import Float, TextEncoder
+from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.text_encoder import Float, TextEncoder
 
 FORMATS = (".npz", ".jsonl")
 

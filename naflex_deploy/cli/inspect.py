@@ -14,7 +14,7 @@ from naflex_deploy.cli.terminal import json_option, listed, out, print_json, pri
 from naflex_deploy.core.config import leaves
 from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.manifest import FILE_NAME, InputSpec, OutputSpec, Variant
-from naflex_deploy.runtime.bundle import Bundle
+from naflex_deploy.runtime.bundle.bundle import Bundle
 
 
 @click.command()
@@ -35,7 +35,7 @@ def command(target: str, as_json: bool) -> None:
 
 def _inspect_checkpoint(spec: str, as_json: bool) -> None:
     with needs_extra("build"):
-        from naflex_deploy.build.checkpoints.describe import describe
+        from naflex_deploy.compiler.checkpoints.describe import describe
     found = describe(spec)
     if as_json:
         preprocessing = found.preprocessing.model_dump() if found.preprocessing else None

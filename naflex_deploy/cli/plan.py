@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 import tomli_w
 
-from naflex_deploy.bench.report import comparison_json, histogram_json
-from naflex_deploy.bench.tables import number, spread
-from naflex_deploy.bench.tuning import Tuning, tune
+from naflex_deploy.bench.cost.tuning import Tuning, tune
+from naflex_deploy.bench.report.report import comparison_json, histogram_json
+from naflex_deploy.bench.report.tables import number, spread
 from naflex_deploy.cli.configuration import model_option, model_or_demo, profile_options, resolve_options
 from naflex_deploy.cli.terminal import (
     Amount,
@@ -106,7 +106,7 @@ def _tune(
 ) -> Tuning:
     def build(profile: Profile) -> Path:
         with needs_extra("build"):
-            from naflex_deploy.build.pipeline import build_bundle
+            from naflex_deploy.compiler.pipeline import build_bundle
         path = folder / profile.name
         build_bundle(Config(profile, config.origins), model_or_demo(model), path, report=step)
         return path
@@ -160,7 +160,7 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
 
 def _plan(config: Config, model: str | None, as_json: bool) -> None:
     with needs_extra("build"):
-        from naflex_deploy.build.planning import plan
+        from naflex_deploy.compiler.planning import plan
     planned = plan(config, model)
     if as_json:
         print_json("plan", **planned.to_json(), origins=config.origins)

@@ -80,10 +80,10 @@ def command(
     Each bundle is a model, named by its directory or by NAME=. SIGHUP loads them again, SIGTERM drains.
     """
     with needs_extra("serve"):
-        from naflex_deploy.runtime.queue import Policy
-        from naflex_deploy.serving.limits import Limits
-        from naflex_deploy.serving.metrics import Metrics
-        from naflex_deploy.serving.server import Settings, load_models, serve_models
+        from naflex_deploy.runtime.scheduling.queue import Policy
+        from naflex_deploy.serving.http.limits import Limits
+        from naflex_deploy.serving.http.metrics import Metrics
+        from naflex_deploy.serving.http.server import Settings, load_models, serve_models
     settings = Settings(
         host=host,
         port=port,

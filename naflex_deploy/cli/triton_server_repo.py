@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors
-from naflex_deploy.serving.triton_server import write_repository
+from naflex_deploy.serving.triton_server.repository import write_repository
 
 
 @click.command()

@@ -35,7 +35,7 @@ def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
 
     Needs no torch and no network. Exits 3 where an engine misses its gate, 4 where none can run.
     """
-    from naflex_deploy.runtime.verify import verify
+    from naflex_deploy.runtime.bundle.verify import verify
 
     with steps() as report:
         report(f"verifying {bundle}")

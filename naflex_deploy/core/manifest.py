@@ -18,6 +18,9 @@ from naflex_deploy.core.profile import Profile
 SCHEMA = 2
 FILE_NAME = "manifest.json"
 
+Sizes = dict[str, int]
+"""Sizes of the symbols in an engine's shapes: ``tokens``, ``images``, ``rows``, ``row_tokens``."""
+
 
 class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,7 +100,7 @@ class Variant(Entry):
     model: str
     shares: list[str] = []
     budgets: list[int]
-    profiles: list[dict[str, int]] = []
+    profiles: list[Sizes] = []
     inputs: list[InputSpec]
     outputs: list[OutputSpec]
     passes: list[dict[str, Any]] = []

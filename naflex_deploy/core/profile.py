@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,11 +20,15 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.errors import UsageError, nearest
 
 SCHEMA = 1
 
-Backend = Literal["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]
+if TYPE_CHECKING:
+    Backend = str
+else:
+    Backend = Literal[tuple(FOLDERS)]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 
@@ -151,12 +155,7 @@ class TensorRTSection(Section):
 class EngineSection(Section):
     """Which engines are built, the first backend available on the machine winning."""
 
-    backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_once)] = [
-        "tensorrt",
-        "tensorrt-rtx",
-        "onnxruntime-cuda",
-        "onnxruntime",
-    ]
+    backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_once)] = list(FOLDERS)
     precision: Precision = "auto"
     memory_limit: ByteCount | None = None
     onnxruntime: OnnxRuntimeSection = OnnxRuntimeSection()
@@ -214,7 +213,7 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _image_fits_a_pack(self) -> Self:
-        for backend in ("onnxruntime", "tensorrt"):
+        for backend in FOLDERS:
             largest = self.budgets(backend)[-1]
             if isinstance(self.image.tokens, int) and self.image.tokens > largest:
                 raise ValueError(
@@ -225,7 +224,7 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _tiles_exceed_their_overlap(self) -> Self:
-        side = math.isqrt(min(self.image_tokens(backend) for backend in ("onnxruntime", "tensorrt")))
+        side = math.isqrt(min(self.image_tokens(backend) for backend in FOLDERS))
         if self.image.tiled and self.image.overlap >= side:
             raise ValueError(
                 f"image.overlap = {self.image.overlap} leaves nothing of a tile of {side}x{side} patches, "
@@ -251,8 +250,8 @@ class Profile(Section):
 
     def budgets(self, backend: str) -> tuple[int, ...]:
         """Token budgets of the packs that a backend's engine is built for, ascending."""
-        own = self.engine.onnxruntime.budgets if backend == "onnxruntime" else None
-        return tuple(own or self.packing.budgets)
+        section = getattr(self.engine, backend.replace("-", "_"), None)
+        return tuple(getattr(section, "budgets", None) or self.packing.budgets)
 
     def image_tokens(self, backend: str, prefix: int = 0) -> int:
         """The most patches one image may have: ``image.tokens``, or what the largest pack can hold.

@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from naflex_deploy.build.architecture import Architecture
-from naflex_deploy.build.model import PackedNaFlexViT
+from naflex_deploy.compiler.model.architecture import Architecture
+from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.core.files import new_directory
 
 # Ours → theirs, by the leading part of a tensor's name, and inside a block.

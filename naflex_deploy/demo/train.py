@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from naflex_deploy.build.architecture import Architecture, Positions
-from naflex_deploy.build.model import PackedNaFlexViT
+from naflex_deploy.compiler.model.architecture import Architecture, Positions
+from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.demo.draw import KINDS
 from naflex_deploy.demo.save import save
 from naflex_deploy.demo.training_set import PATCH, Step, Tokens, draw_steps
-from naflex_deploy.runtime.packer import pack_lengths
+from naflex_deploy.runtime.packing.packer import pack_lengths
 
 ARCHITECTURE = Architecture(
     width=192,

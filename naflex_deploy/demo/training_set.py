@@ -14,8 +14,8 @@ from PIL import Image
 
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.demo.draw import KINDS, draw_page
-from naflex_deploy.runtime.fit import apply_fit, plan_fit
-from naflex_deploy.runtime.patchify import patchify
+from naflex_deploy.runtime.images.fit import apply_fit, plan_fit
+from naflex_deploy.runtime.images.patchify import patchify
 
 PATCH = 16
 PAGES_A_STEP = 32

@@ -16,16 +16,17 @@ from naflex_deploy.core.config import adjust
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
-from naflex_deploy.runtime.bundle import Bundle
-from naflex_deploy.runtime.classes import Prediction, rank
-from naflex_deploy.runtime.grouping import Room
-from naflex_deploy.runtime.inputs import several
-from naflex_deploy.runtime.pack_stream import Images, PackStream, prepare_ahead
-from naflex_deploy.runtime.prepare import Preparer
-from naflex_deploy.runtime.result import Result, by_frame, join
-from naflex_deploy.runtime.sessions import OnDevice, Session, open_session
-from naflex_deploy.runtime.text import TextEncoder
-from naflex_deploy.runtime.tokens import Floats, Packed, merge_blocks, narrowed
+from naflex_deploy.runtime.backends import open_session
+from naflex_deploy.runtime.backends.session import OnDevice, Session
+from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.images.inputs import require_list
+from naflex_deploy.runtime.packing.grouping import PackMaker
+from naflex_deploy.runtime.packing.pack_stream import Images, PackStream, prepare_ahead
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.results.classes import Prediction, rank
+from naflex_deploy.runtime.results.result import Result, by_frame, join
+from naflex_deploy.runtime.results.tokens import Floats, Packed, merge_blocks, narrowed
+from naflex_deploy.runtime.text_encoder import TextEncoder
 
 Float = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -55,12 +56,12 @@ class Engine:
         self.variant = variant
         self._session = session
         self._prepare = Preparer.of(manifest, variant)
-        self._room = Room(variant.budgets[-1], manifest.config.packing.max_images, manifest.model.prefix)
+        self._maker = PackMaker(variant.budgets[-1], manifest.config.packing.max_images, manifest.model.prefix)
         self._open_text = text
 
     def __repr__(self) -> str:
         return (
-            f"<Engine {self.variant.name} of {self.manifest.model.source}, packs of up to {self._room.tokens} tokens>"
+            f"<Engine {self.variant.name} of {self.manifest.model.source}, packs of up to {self._maker.tokens} tokens>"
         )
 
     @property
@@ -128,13 +129,13 @@ class Engine:
         """
         self._width(output)
         run = self._session.run_on_device if isinstance(self._session, OnDevice) else self._session.run
-        frames = (frame for index, source in enumerate(several(images)) for frame in self._prepare(index, source))
+        frames = (frame for index, source in enumerate(require_list(images)) for frame in self._prepare(index, source))
         window = [prepared for frame in frames for prepared in frame]
         for prepared in window:
             if prepared.result.error is not None:
                 raise prepared.result.error
-        for number, members in enumerate(self._room.packs(window)):
-            pack = self._room.pack(members)
+        for number, members in enumerate(self._maker.packs(window)):
+            pack = self._maker.pack(members)
             results = [replace(item.result, pack=number) for item in members]
             yield Packed.of(pack, run(pack, (output,))[output], results, per_token=output.startswith("tokens"))
 
@@ -176,11 +177,11 @@ class Engine:
         names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         for name in names:
             self._width(name)
-        images = several(images)
+        images = require_list(images)
         with ThreadPoolExecutor(cores(), "naflex") as pool:
             try:
                 frames = prepare_ahead(self._prepare, images, pool)
-                yield from PackStream(self._session, self._room, names, pool).results(frames)
+                yield from PackStream(self._session, self._maker, names, pool).results(frames)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from naflex_deploy.core.errors import ImageError, NaflexError
-from naflex_deploy.runtime.classes import Prediction
-from naflex_deploy.runtime.inputs import several
+from naflex_deploy.runtime.images.inputs import require_list
+from naflex_deploy.runtime.results.classes import Prediction
 
 Source = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
@@ -134,7 +134,7 @@ class Client:
         return found
 
     def _batches(self, images: Iterable[Source]) -> Iterable[tuple[int, tuple[Source, ...]]]:
-        rest, start = iter(several(images)), 0
+        rest, start = iter(require_list(images)), 0
         while batch := tuple(islice(rest, self._batch)):
             yield start, batch
             start += len(batch)

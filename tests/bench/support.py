@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naflex_deploy.core.pack import Pack
-from naflex_deploy.runtime.sessions import Outputs
+from naflex_deploy.runtime.backends.session import Outputs
 from tests.support.bundles import WIDTH, summing_manifest
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import embed
+from benchmarks.host import embed
 from naflex_deploy import load
 from tests.support.bundles import write_summing_bundle
 
@@ -42,7 +42,7 @@ def test_peers(tmp_path: Path) -> None:
 def test_overhead(tmp_path: Path) -> None:
     """The benchmark itself holds every pack's result to that of the plain transformer."""
     arguments = ("--tokens", "36", "--images", "1", "2", "--threads", "1", "--seconds", "0.1")
-    report = run("overhead", tmp_path / "overhead.json", *arguments)
+    report = run("peers.overhead", tmp_path / "overhead.json", *arguments)
     assert [(row["tokens"], row["images"]) for row in report["rows"]] == [
         (36, "1"),
         (36, "2 equal"),

@@ -10,7 +10,7 @@ import pytest
 
 from naflex_deploy.core.config import resolve
 from tests.cli.conftest import Run
-from tests.serving.browser import PROGRAM, browser
+from tests.serving.http.browser import PROGRAM, browser
 from tests.serving.support import pixels, png, running
 from tests.support.bundles import write_summing_bundle
 

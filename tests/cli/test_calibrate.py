@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from naflex_deploy.build.quantize import ranges
-from naflex_deploy.build.quantize.spec import QuantSpec
+from naflex_deploy.compiler.quantize import ranges
+from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.demo.draw import draw_page
 from tests.cli.conftest import Run
 

@@ -19,10 +19,10 @@ from transformers import Siglip2ForImageClassification
 
 import naflex_deploy
 from naflex_deploy.cli import embed as embed_module
-from naflex_deploy.runtime import journal as journal_module
-from naflex_deploy.runtime.decode import decode
-from naflex_deploy.runtime.fit import apply_fit, plan_fit
-from naflex_deploy.runtime.patchify import patchify
+from naflex_deploy.runtime.images.decode import decode
+from naflex_deploy.runtime.images.fit import apply_fit, plan_fit
+from naflex_deploy.runtime.images.patchify import patchify
+from naflex_deploy.runtime.results import journal as journal_module
 from tests.cli.conftest import Run
 
 ORDER = ["a.png", "b.jpg", "c.bmp", "deeper/d.webp", "e.tiff", "e.tiff"]

@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import naflex_deploy
-from naflex_deploy.runtime.journal import Journal
+from naflex_deploy.runtime.results.journal import Journal
 from tests.cli.conftest import Run
 from tests.support.clips import clip, sound
 from tests.support.dicoms import BIRTH, dicom

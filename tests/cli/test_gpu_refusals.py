@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from naflex_deploy.cli import doctor
 from naflex_deploy.core.manifest import FileEntry, Manifest, Variant
-from naflex_deploy.runtime.sessions import cuda_device, tensorrt_library
-from naflex_deploy.runtime.sessions.cuda_device import Device
+from naflex_deploy.runtime.backends import cuda_device
+from naflex_deploy.runtime.backends.cuda_device import Device
+from naflex_deploy.runtime.backends.tensorrt import backend as tensorrt_backend
+from naflex_deploy.runtime.backends.tensorrt import library as tensorrt_library
 from tests.cli.conftest import Run
 from tests.support.fake_gpu import plan_bytes
 
@@ -131,7 +132,7 @@ def test_doctor_says_of_a_damaged_plan_what_it_found(run: Run, with_engine: Path
 
 def test_doctor_on_a_gpu_that_not_everything_runs_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_library, "installed", {"tensorrt": "11.4.0", "tensorrt-rtx": "1.7.1.116"}.get)
-    monkeypatch.setattr(doctor, "_version", lambda package: "3.5.0")
+    monkeypatch.setattr(tensorrt_backend, "_triton", lambda: "3.5.0")
     monkeypatch.setattr(cuda_device, "find", lambda: Device("H200", "sm90", 10**11, "13.0"))
     found = rows(run)
     assert found["gpu"] == ("H200 (sm90, 93 GiB, driver for CUDA 13.0)", "")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from examples.replace_vision_tower import EngineTower, compare, narrow_model
-from naflex_deploy.build.checkpoints import read
+from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.core.errors import CheckpointError
 from tests.support.weights import reseed
 

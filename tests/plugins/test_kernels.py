@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="Triton has no package for this platform")
 
 ATTENTION = """
 import torch, triton
-from naflex_deploy.build.attention import ragged_attention
+from naflex_deploy.compiler.model.attention import ragged_attention
 from plugins.kernels.packed_attention import packed_attention
 from plugins.launches import attention_constants, attention_grid
 
@@ -42,8 +42,8 @@ print(len(cases))
 
 POSITIONS = """
 import torch, triton
-from naflex_deploy.build.architecture import Positions
-from naflex_deploy.build.positions import PositionTable
+from naflex_deploy.compiler.model.architecture import Positions
+from naflex_deploy.compiler.model.positions.interpolation import PositionTable
 from plugins.kernels.position_interpolation import position_interpolation
 from plugins.launches import position_constants, position_grid
 

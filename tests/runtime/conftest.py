@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from naflex_deploy.runtime.scheduler import Scheduler
+from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 from tests.support.scheduling import BUDGET
 from tests.support.tiny import bundle, own_bundle
 

@@ -19,13 +19,14 @@ from PIL import Image
 import naflex_deploy as nd
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.pack import Pack, Patches, Role
+from naflex_deploy.runtime.backends import open_session
+from naflex_deploy.runtime.backends.onnxruntime.session import OnnxRuntimeSession
+from naflex_deploy.runtime.backends.session import Outputs
 from naflex_deploy.runtime.engine import Engine
-from naflex_deploy.runtime.isolation import EngineError
-from naflex_deploy.runtime.pack_stream import WINDOW
-from naflex_deploy.runtime.prepare import Prepared
-from naflex_deploy.runtime.result import Result, by_frame
-from naflex_deploy.runtime.sessions import Outputs, open_session
-from naflex_deploy.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from naflex_deploy.runtime.packing.isolation import EngineError
+from naflex_deploy.runtime.packing.pack_stream import WINDOW
+from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.results.result import Result, by_frame
 from tests.support.manifests import a_manifest, a_variant
 from tests.support.tiny import BUDGET, CLASSES, WIDTH
 

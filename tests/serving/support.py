@@ -14,15 +14,15 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from naflex_deploy.runtime.patchify import patchify
-from naflex_deploy.runtime.prepare import Preparer
-from naflex_deploy.runtime.queue import Policy
-from naflex_deploy.runtime.scheduler import Scheduler
-from naflex_deploy.serving.app import create_app
-from naflex_deploy.serving.limits import Limits
-from naflex_deploy.serving.metrics import Metrics
-from naflex_deploy.serving.models import Model, Models
-from naflex_deploy.serving.service import Service
+from naflex_deploy.runtime.images.patchify import patchify
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.scheduling.queue import Policy
+from naflex_deploy.runtime.scheduling.scheduler import Scheduler
+from naflex_deploy.serving.http.app import create_app
+from naflex_deploy.serving.http.limits import Limits
+from naflex_deploy.serving.http.metrics import Metrics
+from naflex_deploy.serving.http.models import Model, Models
+from naflex_deploy.serving.http.service import Service
 from tests.support.bundles import PATCH, WIDTH, expected, projection, summing_manifest
 
 

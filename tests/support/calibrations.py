@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from naflex_deploy.build.quantize.observation import SiteObservation
-from naflex_deploy.build.quantize.observer import Observer
-from naflex_deploy.build.quantize.spec import QuantSpec
+from naflex_deploy.compiler.quantize.observation import SiteObservation
+from naflex_deploy.compiler.quantize.observer import Observer
+from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.core.profile import Method
 

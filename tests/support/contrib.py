@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import FunctionProto, parser
 
-from naflex_deploy.build.passes import functions as fused
+from naflex_deploy.compiler.passes import functions as fused
 
 DOMAIN = "test"
 

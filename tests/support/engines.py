@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from naflex_deploy.build.architecture import Architecture, Positions, Rope
-from naflex_deploy.build.attention import ragged_attention
-from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
-from naflex_deploy.build.export import export
+from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
+from naflex_deploy.compiler.export import export
+from naflex_deploy.compiler.model.architecture import Architecture, Positions, Rope
+from naflex_deploy.compiler.model.attention import ragged_attention
 from naflex_deploy.core.pack import Pack, Patches
 
 OUTPUTS = ("tokens", "pooled", "logits")

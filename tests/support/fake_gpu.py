@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from naflex_deploy.runtime.sessions.tensorrt_plan import LENGTH, MAGIC, TARGETS
+from naflex_deploy.runtime.backends.tensorrt.plan import LENGTH, MAGIC, TARGETS
 
 
 def plan_bytes(version: str = "1.7.1.116", targets: tuple[str, ...] = ("sm89",), size: int = 100) -> bytes:

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from naflex_deploy.build.architecture import Architecture, Positions, Rope
-from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
-from naflex_deploy.build.export import export
+from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
+from naflex_deploy.compiler.export import export
+from naflex_deploy.compiler.model.architecture import Architecture, Positions, Rope
 from naflex_deploy.core.pack import Pack, Role
 from tests.support.packs import random_images
 

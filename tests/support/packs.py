@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from naflex_deploy.build.attention import Attention
-from naflex_deploy.build.model import PackedNaFlexViT
+from naflex_deploy.compiler.model.attention import Attention
+from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.core.pack import Pack, Patches
 
 GRIDS = ((1, 37), (29, 1), (17, 23), (70, 3), (3, 66), (16, 16), (5, 9), (1, 1))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from naflex_deploy.build.architecture import Positions
-from naflex_deploy.build.model import position_table
+from naflex_deploy.compiler.model.architecture import Positions
+from naflex_deploy.compiler.model.packed_vit import position_table
 
 
 def place_all(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

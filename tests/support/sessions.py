@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naflex_deploy.core.pack import Pack, Patches
-from naflex_deploy.runtime.sessions import Outputs
+from naflex_deploy.runtime.backends.session import Outputs
 
 POISON = 255
 """An image whose first pixel has this value makes a `FormulaSession` return NaN, for its whole pack."""

@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 import pytest
 
-from naflex_deploy.build import checkpoints
-from naflex_deploy.build.architecture import Architecture, Positions
-from naflex_deploy.build.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.build.checkpoints.random_weights import random_checkpoint
-from naflex_deploy.build.model import PackedNaFlexViT
-from naflex_deploy.build.pipeline import build_bundle
+from naflex_deploy.compiler import checkpoints
+from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
+from naflex_deploy.compiler.model.architecture import Architecture, Positions
+from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
+from naflex_deploy.compiler.pipeline import build_bundle
 from naflex_deploy.core.config import Config, resolve
 from naflex_deploy.core.manifest import Manifest
 

@@ -1,0 +1,1 @@
+"""Every GPU path compared and timed on the card at hand."""

@@ -1,0 +1,115 @@
+"""What sixteen bits cost the graphs that GPUs are given, computed on a CPU.
+
+    python -m benchmarks.gpu_suite.numerics [--models siglip2-base siglip2-so400m] [--small] [-o DIR]
+
+The graphs written for ONNX Runtime's CUDA provider and for TensorRT, each result rounded as a GPU would store it,
+against the packed model in float32; in bf16 beside transformers in bf16. Weights are random, of the true shapes. No
+GPU is used: kernels there add in another order, and fused ones round less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+
+from benchmarks.gpu_suite.parity import parity
+from benchmarks.gpu_suite.paths import OUTPUTS, Bound, GpuPath, Images, Results, reference, transformers_path
+from benchmarks.gpu_suite.report import parity_table
+from benchmarks.gpu_suite.rounded import rounded
+from benchmarks.gpu_suite.run import Run
+from benchmarks.gpu_suite.speed import filling
+from benchmarks.peers import contenders
+from benchmarks.peers.mixes import mixes
+from benchmarks.support.provenance import installed
+from naflex_deploy.compiler import checkpoints
+from naflex_deploy.compiler.backends.onnxruntime_cuda import lowering as onnxruntime_cuda
+from naflex_deploy.compiler.backends.tensorrt.lowering import write_lowered
+from naflex_deploy.compiler.export import export
+from naflex_deploy.compiler.passes import graphs
+from naflex_deploy.core.machine import cpu_name
+from naflex_deploy.core.pack import Pack, Role
+from naflex_deploy.core.rows import row_views
+
+BUDGET = 1024
+TORCH = "transformers SDPA, padded bf16"
+GRAPHS = ("onnxruntime-cuda, rows", "tensorrt, segment", "tensorrt, rows")
+"""What attention is packed or a plugin in has no operators that a CPU could run; sums there are as in these."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    models = list(contenders.SIZES)
+    parser.add_argument("--models", nargs="+", choices=models, default=["siglip2-base", "siglip2-so400m"])
+    parser.add_argument("--small", action="store_true", help="a narrow model: a test of the benchmark")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-numerics"))
+    options = parser.parse_args()
+    run = Run("cpu", rounds=1, limit=float("inf"))
+    rows = [
+        {"model": model, **row}
+        for model in (["small"] if options.small else options.models)
+        for row in measure(run, model)
+    ]
+    executed = {"cpu": cpu_name(), "versions": installed("onnxruntime", "torch", "transformers")}
+    report = {"schema": 1, "executed": executed, "parity": rows, "left_out": run.left_out}
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "gpu_numerics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"Computed on {cpu_name()}, no GPU.\n")
+    print("\n".join(parity_table(rows)))
+
+
+def measure(run: Run, model: str) -> list[dict[str, Any]]:
+    """A row for each graph and precision, as `parity` gives them."""
+    source = contenders.model(model)
+    checkpoint = checkpoints.read(source)
+    pack = max((filling(mix, BUDGET) for mix in mixes()), key=lambda pack: len(set(pack.grids)))
+    images = pack.images(checkpoint.architecture.patch_values)
+    with tempfile.TemporaryDirectory(prefix="naflex-numerics-") as temporary:
+        folder = Path(temporary)
+        export(checkpoint.model(OUTPUTS), folder / "portable.onnx")
+        paths = {TORCH: transformers_path(source, "cpu", "bf16")}
+        for name in GRAPHS:
+            for precision in ("fp16", "bf16"):
+                bind = partial(_bind, folder / "portable.onnx", name, precision)
+                paths[f"{name} {precision}"] = GpuPath(precision, True, bind)
+        return parity(run, model, paths, partial(reference, checkpoint, "cpu"), images, TORCH)
+
+
+def _bind(portable: Path, name: str, precision: str, images: Images) -> Bound:
+    pack = Pack.of(images)
+    with tempfile.TemporaryDirectory(dir=portable.parent) as temporary:
+        lowered, written = Path(temporary) / "lowered.onnx", Path(temporary) / "rounded.onnx"
+        backend, form = name.split(", ")
+        if backend == "tensorrt":
+            write_lowered(portable, lowered, form, precision)
+        else:
+            model = graphs.read(portable)
+            onnxruntime_cuda.rewrite(model, form, precision)
+            model.stored = {}  # the portable graph's weights lie elsewhere
+            graphs.write(model, lowered, lowered.parent)
+        onnx.save(rounded(lowered, precision), str(written), save_as_external_data=True, location="weights")
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        session = ort.InferenceSession(str(written), options, providers=["CPUExecutionProvider"])
+    found: dict[str, Any] = {}
+    return Bound(lambda: found.update(_run(session, pack)), lambda: found)
+
+
+def _run(session: ort.InferenceSession, pack: Pack) -> Results:
+    roles = [Role(value.name) for value in session.get_inputs()]
+    views: Mapping[Role, Any] = row_views(pack, roles)
+    feeds = {role: views[role] if role in views else pack.view(role) for role in roles}
+    found = dict(zip(OUTPUTS, session.run(list(OUTPUTS), feeds), strict=True))
+    return {name: values[: pack.images] if name == "pooled" else values for name, values in found.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the host does beside the engine: decoding, packing, start-up, installation."""

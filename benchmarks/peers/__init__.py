@@ -1,0 +1,1 @@
+"""This engine beside what people run instead, in turns."""

@@ -1,0 +1,1 @@
+"""The HTTP server and its scheduler under load and faults."""

@@ -1,0 +1,319 @@
+"""What the server costs, on engines whose cost is known.
+
+    python -m benchmarks.serving.overhead http       small raw tensors, an engine of 0.3 ms: requests/s, CPU a request
+    python -m benchmarks.serving.overhead decode     JPEG decoding on one and on two threads
+    python -m benchmarks.serving.overhead load       open loop at 0.9x, 1x and 3x of the peak, against a simulation
+    python -m benchmarks.serving.overhead soak       memory over bounded requests, after warm-up
+    python -m benchmarks.serving.overhead bundle B   a real bundle with and without HTTP; health under its full load
+
+The server runs in a process of its own. Its CPU seconds are read from /proc, so that what else the machine does
+changes them little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from benchmarks.serving.load import Outcome, arrivals, closed_loop, open_loop
+from naflex_deploy.bench.load.http import post
+from naflex_deploy.core.machine import cpu_name
+from naflex_deploy.core.manifest import InputSpec, Manifest, OutputSpec, Variant
+from naflex_deploy.core.manifest import Model as ModelEntry
+from naflex_deploy.core.pack import Role
+from naflex_deploy.core.preprocessing import Preprocessing
+from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.scheduling.admission import MARGIN
+from naflex_deploy.runtime.scheduling.queue import PackQueue, Policy, Ticket
+from naflex_deploy.runtime.scheduling.scheduler import Scheduler
+
+WIDTH = 64
+SLO = 0.5
+
+
+class SleepingSession:
+    """Takes a fixed time a pack, and none of the CPU."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def run(self, pack, outputs):
+        time.sleep(self._seconds)
+        return {"pooled": np.zeros((pack.images, WIDTH), np.float32)}
+
+
+def manifest(budget: int, tokens: int) -> Manifest:
+    outputs = [OutputSpec(name="pooled", dtype="float32", shape=["images", WIDTH])]
+    inputs = [InputSpec(role=Role.PATCHES, dtype="uint8", shape=["tokens", 768])]
+    variant = Variant(
+        name="fake", backend="onnxruntime", target="cpu", precision="fp32", model="", budgets=[budget],
+        inputs=inputs, outputs=outputs,
+    )  # fmt: skip
+    profile = {
+        "name": "benchmark",
+        "image": {"tokens": tokens, "fit": "shrink-only"},
+        "packing": {"budgets": [budget], "max_images": 64},
+    }
+    return Manifest(
+        tool="", created="", model=ModelEntry(source="fake", digest="", architecture={}, parameters=0),
+        preprocessing=Preprocessing(patch_size=16), inputs=inputs, outputs=outputs, variants=[variant], files={},
+        config=Profile.parse(profile, source=str), schema=1,
+    )  # fmt: skip
+
+
+def serve_fake(budget: int, seconds: float) -> None:
+    """The server's process."""
+    from naflex_deploy.serving.http.metrics import Metrics
+    from naflex_deploy.serving.http.models import Model, Models
+    from naflex_deploy.serving.http.server import Settings, serve_models
+
+    metrics, bundle = Metrics(), manifest(budget, min(budget, 256))
+
+    def load(name: str, path: Path) -> Model:
+        scheduler = Scheduler(
+            SleepingSession(seconds), budget=budget, max_images=64, on_pack=metrics.pack_observer(name)
+        )
+        return Model(name, bundle, bundle.variants[0], scheduler, Preparer.of(bundle, bundle.variants[0]))
+
+    serve_models(Models({"fake": Path()}, load), Settings(port=0, notice_seconds=0), metrics)
+
+
+@contextmanager
+def server(*arguments: str) -> Iterator[tuple[int, int]]:
+    """A server in a process: its port and its process id."""
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    port = 0
+    for line in process.stderr:
+        if line.startswith("{") and json.loads(line)["event"] == "ready":
+            port = int(json.loads(line)["url"].rpartition(":")[2])
+            break
+    pool = ThreadPoolExecutor(1)
+    pool.submit(lambda: [None for _ in process.stderr or ()])  # the log is written, and read, as in earnest
+    try:
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+        pool.shutdown()
+
+
+def fake_server(budget: int, seconds: float):
+    return server(sys.executable, "-m", "benchmarks.serving.overhead", "fake", str(budget), str(seconds))
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> float:
+    """Resident MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def raw_request(side: int, seconds: float = 0.0) -> bytes:
+    """An image of this side as a raw tensor."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    tensor = {
+        "name": "pixels",
+        "datatype": "UINT8",
+        "shape": list(pixels.shape),
+        "parameters": {"binary_data_size": pixels.size},
+    }
+    output = {"name": "pooled", "parameters": {"binary_data": True}}
+    parameters = {"parameters": {"timeout": int(seconds * 1e6)}} if seconds else {}
+    header = json.dumps({"inputs": [tensor], "outputs": [output], **parameters}).encode()
+    headers = {"inference-header-content-length": str(len(header))}
+    return post("/v2/models/fake/infer", header + pixels.tobytes(), headers)
+
+
+def jpeg(height: int, width: int, seed: int = 0) -> bytes:
+    """Smooth noise, as dense as a photo."""
+    random = np.random.default_rng(seed)
+    small = Image.fromarray(random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+    stream = BytesIO()
+    small.resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=88)
+    return stream.getvalue()
+
+
+def http() -> None:
+    with fake_server(1024, 0.0003) as (port, pid):
+        asyncio.run(closed_loop(port, [raw_request(32)], 32, 2))
+        before, started = cpu_seconds(pid), time.perf_counter()
+        outcome = asyncio.run(closed_loop(port, [raw_request(32)], 32, 8))
+        used, wall = cpu_seconds(pid) - before, time.perf_counter() - started
+    done = outcome.statuses[200]
+    print(f"{done / outcome.seconds:.0f} requests/s; statuses {dict(outcome.statuses)}")
+    print(
+        f"{1e6 * used / done:.0f} us of CPU a request: {done / used:.0f} requests/s per core ({used / wall:.2f} cores)"
+    )
+    print(f"latency p50 {1e3 * outcome.quantile(200, 0.5):.1f} ms, p99 {1e3 * outcome.quantile(200, 0.99):.1f} ms")
+
+
+def decode() -> None:
+    """Through the scheduler, the engine taking no time."""
+    from naflex_deploy.serving.http.limits import Limits
+    from naflex_deploy.serving.http.models import Model
+
+    bundle, limits = manifest(1024, 256), Limits()
+    images = [jpeg(1200, 1600, seed) for seed in range(4)]
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(20):
+        threads = 1 + turn % 2
+        with ThreadPoolExecutor(threads) as pool:
+            scheduler = Scheduler(
+                SleepingSession(0), budget=1024, max_images=64, decoders=pool, policy=Policy(queue_tokens=10**6)
+            )
+            model = Model("fake", bundle, bundle.variants[0], scheduler, Preparer.of(bundle, bundle.variants[0]))
+            started = time.perf_counter()
+            futures = scheduler.submit([model.work(images[i % 4], limits) for i in range(120)], tokens=256)
+            for future in futures:
+                future.result()
+            rates[threads].append(120 / (time.perf_counter() - started))
+            scheduler.close()
+    one, two = (statistics.median(found) for found in rates.values())
+    ratios = sorted(b / a for a, b in zip(*rates.values(), strict=True))
+    low, median, high = ratios[0], statistics.median(ratios), ratios[-1]
+    print(f"1600x1200 JPEG: {one:.1f} images/s on 1 thread, {two:.1f} on 2")
+    print(f"{len(ratios)} pairs of turns: median {median:.2f}x, {low:.2f} to {high:.2f}x")
+
+
+def ideal(rate: float, seconds: float, *, tokens: int, budget: int, cost: float) -> float:
+    """Goodput of the same queue on a clock, with nothing else costing time."""
+    queue = PackQueue(budget, 64, Policy(max_wait=0.002))
+    due = arrivals(rate, seconds, 0)
+    now = free_at = 0.0
+    good = index = admitted = running = 0
+    while index < len(due) or queue.images:
+        if index < len(due) and due[index] <= now:
+            if not admitted or (admitted + tokens) * cost / budget <= (1 - MARGIN) * SLO:
+                queue.put(Ticket(tokens, (), due[index], due[index] + SLO, due[index]), due[index])
+                admitted += tokens
+            index += 1
+            continue
+        admitted -= tokens * len(queue.expired(now))
+        if free_at <= now:
+            admitted -= running
+            running = 0
+        if free_at <= now and (pack := queue.take(now, idle=True)):
+            free_at = now + cost
+            running = tokens * len(pack)
+            good += sum(free_at - ticket.arrival <= SLO for ticket in pack)
+            continue
+        events = [free_at] if free_at > now else [queue.next_event(True)]
+        now = min([*events, due[index] if index < len(due) else math.inf])
+    return good / seconds
+
+
+def load() -> None:
+    """An engine of 20 ms for 64 tokens, images of 16: 200 images/s at most."""
+    budget, cost, tokens, seconds = 64, 0.02, 16, 10.0
+    peak = budget / tokens / cost
+    found: dict[float, tuple[Outcome, float]] = {}
+    with fake_server(budget, cost) as (port, pid):
+        asyncio.run(closed_loop(port, [raw_request(64)], 16, 1))
+        for factor in (0.9, 1.0, 3.0):
+            before = memory(pid)
+            outcome = asyncio.run(open_loop(port, [raw_request(64, SLO)], factor * peak, seconds))
+            found[factor] = outcome, ideal(factor * peak, seconds, tokens=tokens, budget=budget, cost=cost)
+            goodput = outcome.goodput(SLO)
+            print(
+                f"{factor}x of {peak:.0f}/s: goodput {goodput:.1f}/s, ideal {found[factor][1]:.1f}/s "
+                f"({goodput / found[factor][1]:.1%}); statuses {dict(outcome.statuses)}; p99 of 200 "
+                f"{1e3 * outcome.quantile(200, 0.99):.0f} ms; p50, p99, max of 429 "
+                f"{1e3 * outcome.quantile(429, 0.5):.1f}, {1e3 * outcome.quantile(429, 0.99):.1f}, "
+                f"{1e3 * outcome.quantile(429, 1):.1f} ms; memory {before:.0f} to {memory(pid):.0f} MB"
+            )
+    best = max(outcome.goodput(SLO) for outcome, _ in found.values())
+    print(f"goodput at 3x over the peak goodput: {found[3.0][0].goodput(SLO) / best:.1%}")
+
+
+def soak() -> None:
+    requests = [raw_request(side) for side in (16, 48, 96, 240)]
+    with fake_server(1024, 0.0003) as (port, pid):
+        asyncio.run(closed_loop(port, requests, 32, 15))
+        sizes, served = [], 0
+        for _ in range(16):
+            outcome = asyncio.run(closed_loop(port, requests, 32, 2))
+            served += outcome.statuses[200]
+            sizes.append(memory(pid))
+    # The allocator's ups and downs are larger than what is to be seen: halves against each other.
+    growth = statistics.median(sizes[8:]) / statistics.median(sizes[:8]) - 1
+    print(f"{served} requests; resident MB every 2 s: {[round(size, 1) for size in sizes]}: growth {growth:+.2%}")
+
+
+def bundle(path: Path) -> None:
+    """Images of the model's full token count, in process and through HTTP, in turns."""
+    import naflex_deploy
+    from naflex_deploy.serving.client import Client
+
+    images = [jpeg(600, 800, seed) for seed in range(48)]
+    engine = naflex_deploy.load(path)
+    engine.embed(images[:4])
+
+    def direct() -> tuple[float, float]:
+        """Images a second, and CPU seconds an image."""
+        started, used = time.perf_counter(), time.process_time()
+        engine.embed(images)
+        return len(images) / (time.perf_counter() - started), (time.process_time() - used) / len(images)
+
+    arguments = [sys.executable, "-m", "naflex_deploy.cli", "serve", f"m={path}", "--port", "0", "--notice", "0"]
+    with server(*arguments) as (port, pid):
+        url = f"http://127.0.0.1:{port}"
+        health: list[float] = []
+        with Client(url, model="m", batch=4, timeout=120) as client, ThreadPoolExecutor(8) as pool:
+            client.embed(images[:4])
+
+            def through_http() -> tuple[float, float]:
+                started, used = time.perf_counter(), cpu_seconds(pid)
+                done = [pool.submit(client.embed, images[i : i + 4]) for i in range(0, len(images), 4)]
+                with httpx.Client(base_url=url) as http:
+                    while not all(future.done() for future in done):
+                        asked = time.perf_counter()
+                        http.get("/v2/health/ready")
+                        health.append(time.perf_counter() - asked)
+                        time.sleep(0.1)  # oftener, asking would be a load of its own
+                return len(images) / (time.perf_counter() - started), (cpu_seconds(pid) - used) / len(images)
+
+            turns = [(*direct(), *through_http()) for _ in range(5)]
+    print(f"in process and through HTTP, images/s: {[(round(a, 2), round(b, 2)) for a, _, b, _ in turns]}")
+    rate, cpu, rate_http, cpu_http = (statistics.median(turn[i] for turn in turns) for i in range(4))
+    print(f"HTTP has {rate_http / rate:.1%} of the throughput; CPU an image {cpu:.3f} s, by HTTP {cpu_http:.3f} s")
+    p50, p99 = (1e3 * float(np.quantile(health, q)) for q in (0.5, 0.99))
+    print(f"health p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {1e3 * max(health):.1f} ms of {len(health)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["http", "decode", "load", "soak", "bundle", "fake"])
+    parser.add_argument("arguments", nargs="*")
+    options = parser.parse_args()
+    if options.what == "fake":
+        serve_fake(int(options.arguments[0]), float(options.arguments[1]))
+        return
+    print(f"{cpu_name()}, load average {os.getloadavg()[0]:.1f}")
+    {"http": http, "decode": decode, "load": load, "soak": soak, "bundle": bundle}[options.what](
+        *map(Path, options.arguments)
+    )
+
+
+if __name__ == "__main__":
+    main()

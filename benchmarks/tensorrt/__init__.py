@@ -1,0 +1,1 @@
+"""What TensorRT-RTX builds, and what a build takes."""

@@ -1,0 +1,128 @@
+"""What TensorRT-RTX builds: form of attention × precision × target, on a small model, on a machine without a GPU.
+
+    python -m benchmarks.tensorrt.matrix            prints the table
+    python -m benchmarks.tensorrt.matrix --write    puts it into docs/tensorrt.md
+
+A cell says what became of attention: ``fused`` into one kernel that holds no scores in memory, ``unfused``, or that
+the library ``refused`` the graph. Only a build tells; no engine is executed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from naflex_deploy.compiler.backends.tensorrt.lowering import check_header, make_request, write_lowered
+from naflex_deploy.compiler.backends.tensorrt.process import Built, Request, run_all
+from naflex_deploy.compiler.backends.tensorrt.quantize import KINDS
+from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
+from naflex_deploy.compiler.export import export
+from naflex_deploy.compiler.model.architecture import Architecture, Positions
+from naflex_deploy.compiler.passes.graphs import read
+from naflex_deploy.compiler.quantize.layers import groups
+from naflex_deploy.compiler.quantize.quantization import plain
+from naflex_deploy.runtime.backends.tensorrt import library as tensorrt_library
+from naflex_deploy.runtime.backends.tensorrt.plan import TARGETS
+
+BACKEND = "tensorrt-rtx"
+FORMS = ("segment", "rows", "packed")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+DEFAULT = "default"
+COLUMNS = (*TARGETS, DEFAULT)
+BUDGETS = (64, 128, 256)
+PAGE = Path(__file__).parents[2] / "docs" / "tensorrt.md"
+BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
+
+SMALL = Architecture(64, 1, 2, 128, 4, Positions((4, 4)))
+
+Row = tuple[str, str]
+"""Form and precision."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One build."""
+
+    form: str
+    precision: str
+    target: str
+    budgets: int
+
+
+def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
+    """Build every cell, and check the header of every plan."""
+    version = tensorrt_library.installed(BACKEND) or ""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        export(random_checkpoint(SMALL).model(("tokens", "pooled")), folder / "portable.onnx")
+        requests = [_request(cell, folder) for cell in cells]
+        for cell, request, result in zip(cells, requests, run_all(requests), strict=True):
+            if isinstance(result, Built):
+                check_header(Path(request.plan), version, request.targets)
+                fused = {profile.fused_attentions for profile in result.log.profiles}
+                assert len(result.log.profiles) == cell.budgets
+                yield cell, "fused" if fused == {SMALL.depth} else "unfused"
+            else:
+                yield cell, "refused"
+
+
+def _request(cell: Cell, folder: Path) -> Request:
+    graph = folder / f"{cell.form}-{cell.precision}.onnx"
+    portable = folder / "portable.onnx"
+    quantization = None
+    if cell.precision in KINDS:
+        model = read(portable)
+        sites = {group.site: (-8.0, 8.0) for group in groups(model) if group.site.startswith("blocks.")}
+        quantization = plain(model, sites, KINDS[cell.precision])
+    inputs, _ = write_lowered(portable, graph, cell.form, cell.precision, quantization)
+    sizes = [{"tokens": tokens, "images": 8, "rows": 4, "row_tokens": 64} for tokens in BUDGETS[: cell.budgets]]
+    targets = () if cell.target == DEFAULT else (cell.target,)
+    return make_request(BACKEND, graph, folder / "engine.plan", inputs, sizes, targets, cell.precision)
+
+
+def table(found: dict[Cell, str]) -> str:
+    """The table in Markdown; a cell that differs between one budget and three says so."""
+    lines = [f"| attention | precision | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for form in FORMS:
+        for precision in PRECISIONS:
+            cells = []
+            for target in COLUMNS:
+                results = dict.fromkeys(found[Cell(form, precision, target, budgets)] for budgets in (1, len(BUDGETS)))
+                cells.append(", then ".join(results))
+            lines.append(f"| {form} | {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def published(page: str) -> dict[tuple[str, str, str], str]:
+    """(form, precision, target) → cell, as a page has it."""
+    lines = page.partition(BEGIN)[2].partition(END)[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    header, _, *body = rows
+    return {(row[0], row[1], target): cell for row in body for target, cell in zip(header[2:], row[2:], strict=True)}
+
+
+def main() -> None:
+    cells = [
+        Cell(form, precision, target, budgets)
+        for form in FORMS
+        for precision in PRECISIONS
+        for target in COLUMNS
+        for budgets in (1, len(BUDGETS))
+    ]
+    found = {}
+    for cell, result in measure(cells):
+        print(f"{cell}: {result}", file=sys.stderr)
+        found[cell] = result
+    text = table(found)
+    print(text)
+    if "--write" in sys.argv:
+        page = PAGE.read_text(encoding="utf-8")
+        head, _, rest = page.partition(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Two engines against each other: contenders, baselines, paired runs and their intervals."""

@@ -1,0 +1,1 @@
+"""What a pack costs: time by stage, a cost model, and the budgets it suggests."""

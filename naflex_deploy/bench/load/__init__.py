@@ -1,0 +1,1 @@
+"""Offering images to an engine or a server, and recording when each answer came."""

@@ -1,0 +1,219 @@
+"""Requests over kept-alive HTTP/1.1 connections, from one thread with an event loop: little is spent on each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote, urlsplit
+from urllib.request import Request, urlopen
+
+from naflex_deploy.bench.load.load import Status
+from naflex_deploy.core.errors import NaflexError, UsageError
+
+CONNECTIONS = 256
+"""Most requests under way; those beyond wait for a connection, and their latency counts that."""
+
+STATUSES: dict[int, Status] = {200: "ok", 429: "rejected", 503: "rejected", 504: "late"}
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time.
+
+    Args:
+        done: Called with the status of each answer, 0 where the connection was lost.
+    """
+
+    def __init__(self, done: Callable[[Connection, int], None]) -> None:
+        self._done = done
+        self._buffer = bytearray()
+        self._busy = False
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self._busy:
+            self._finish(0)
+
+    def send(self, request: bytes) -> None:
+        """Send a whole request."""
+        self._busy = True
+        if self.transport is None:
+            self._finish(0)
+        else:
+            self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = bytes(self._buffer[:end]).lower() + b"\r\n"
+        start = head.find(b"\r\ncontent-length:")
+        if start < 0:
+            whole = self._buffer.endswith(b"0\r\n\r\n")  # in chunks
+        else:
+            length = int(head[start + 17 : head.find(b"\r\n", start + 2)])
+            whole = len(self._buffer) >= end + 4 + length
+        if whole:
+            self._finish(int(head[9:12]))
+
+    def _finish(self, status: int) -> None:
+        self._buffer.clear()
+        self._busy = False
+        self._done(self, status)
+
+
+def post(path: str, body: bytes, headers: Mapping[str, str], host: str = "127.0.0.1") -> bytes:
+    """A request's bytes."""
+    lines = [f"POST {path} HTTP/1.1", f"host: {host}", f"content-length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def served_model(url: str, name: str, api_key: str = "") -> str:
+    """That of the server's models which has a name, or its first.
+
+    Raises:
+        NaflexError: The server does not answer, or does not list its models.
+    """
+    _address(url)
+    request = Request(f"{url.rstrip('/')}/v1/models", headers=_authorization(api_key))
+    try:
+        with urlopen(request, timeout=30) as answer:
+            models = [str(entry["id"]) for entry in json.load(answer)["data"]]
+        return name if name in models else models[0]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise NaflexError(f"no server lists its models at {url}: {error}", hint="start it, or check --url") from None
+
+
+def _authorization(api_key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _address(url: str) -> tuple[str, int, bool]:
+    """Host, port, and whether it is encrypted."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"expected the URL of a server, found '{url}'", hint="such as http://127.0.0.1:8000")
+    secure = parts.scheme == "https"
+    return parts.hostname, parts.port or (443 if secure else 80), secure
+
+
+def embedding_request(image: bytes, *, url: str, model: str, api_key: str = "") -> bytes:
+    """A request for one image's vector, as a tensor of the Open Inference Protocol: the image is sent as it is."""
+    content = len(image).to_bytes(4, "little") + image
+    tensor = {
+        "name": "images",
+        "datatype": "BYTES",
+        "shape": [1],
+        "parameters": {"binary_data_size": len(content)},
+    }
+    output = {"name": "pooled", "parameters": {"binary_data": True}}
+    header = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
+    headers = {"inference-header-content-length": str(len(header)), **_authorization(api_key)}
+    return post(f"/v2/models/{quote(model)}/infer", header + content, headers, urlsplit(url).netloc)
+
+
+class Server:
+    """Sends requests to a server, in turn; `send` is a `load.Send`.
+
+    Args:
+        url: Of the server.
+        requests: Whole requests; the n-th sent is number n modulo their count.
+    """
+
+    def __init__(self, url: str, requests: Sequence[bytes]) -> None:
+        host, port, secure = _address(url)
+        self._address = host, port
+        self._tls = ssl.create_default_context() if secure else None
+        self._url, self._requests = url, requests
+        self._idle: list[Connection] = []
+        self._line: deque[tuple[bytes, Callable[[Status], None]]] = deque()
+        self._answers: dict[Connection, Callable[[Status], None]] = {}
+        self._count = 0
+        self._opening: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self._connect(), self._loop).result()
+            self._count = 1
+        except OSError as error:
+            self._stop()
+            reason = error.strerror or str(error)
+            raise NaflexError(f"no server answers at {self._url}: {reason}", hint="start it, or check --url") from None
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stop()
+
+    def send(self, number: int, done: Callable[[Status], None]) -> None:
+        """Send a request as soon as a connection is free."""
+        request = self._requests[number % len(self._requests)]
+        self._loop.call_soon_threadsafe(self._enqueue, request, done)
+
+    def _enqueue(self, request: bytes, done: Callable[[Status], None]) -> None:
+        self._line.append((request, done))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Give those in line a connection, or open one for each, while there may be more."""
+        while self._line and self._idle:
+            connection = self._idle.pop()
+            if connection.transport is None:
+                self._count -= 1
+                continue
+            request, self._answers[connection] = self._line.popleft()
+            connection.send(request)
+        while len(self._opening) < len(self._line) and self._count < CONNECTIONS:
+            self._count += 1
+            self._opening.add(self._loop.create_task(self._open()))
+
+    def _done(self, connection: Connection, status: int) -> None:
+        self._answers.pop(connection)(STATUSES.get(status, "error"))
+        if connection.transport is None:
+            self._count -= 1
+        else:
+            self._idle.append(connection)
+        self._advance()
+
+    async def _open(self) -> None:
+        try:
+            await self._connect()
+        except OSError:
+            self._count -= 1
+            if self._line:
+                self._line.popleft()[1]("error")
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._opening.discard(task)
+        self._advance()
+
+    async def _connect(self) -> None:
+        host, port = self._address
+        make = partial(Connection, self._done)
+        _, connection = await self._loop.create_connection(make, host, port, ssl=self._tls)
+        self._idle.append(connection)
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        for connection in [*self._idle, *self._answers]:
+            if connection.transport:
+                connection.transport.abort()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()

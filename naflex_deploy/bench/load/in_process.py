@@ -1,0 +1,72 @@
+"""A bundle asked as a server asks it: images decoded in a pool, packed by the scheduler, a queue of bounded length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from naflex_deploy.bench.load.load import Status
+from naflex_deploy.bench.load.subject import Subject
+from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.images.decode import Source
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.scheduling.admission import QueueFullError
+from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
+from naflex_deploy.runtime.scheduling.queue import DeadlineError, Policy
+from naflex_deploy.runtime.scheduling.scheduler import Scheduler
+
+
+class InProcess:
+    """Sends images to a scheduler, in turn; `send` is a `load.Send`.
+
+    Args:
+        subject: Runs the packs.
+        sources: The n-th sent is number n modulo their count.
+        policy: When packs go, and how much may wait.
+    """
+
+    def __init__(self, subject: Subject, sources: Sequence[Source], policy: Policy | None = None) -> None:
+        manifest = subject.manifest
+        self._sources, self._outputs = sources, subject.outputs
+        self._prepare = Preparer.of(manifest, subject.variant)
+        self._tokens = manifest.config.image_tokens(subject.variant.backend, manifest.model.prefix)
+        self._scheduler = Scheduler(
+            subject.session,
+            budget=subject.variant.budgets[-1],
+            max_images=manifest.config.packing.max_images,
+            prefix=manifest.model.prefix,
+            policy=policy,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._scheduler.close(0)
+
+    def send(self, number: int, done: Callable[[Status], None]) -> None:
+        """Submit an image; a full queue refuses it at once."""
+        work = partial(self._patches, self._sources[number % len(self._sources)])
+        try:
+            (future,) = self._scheduler.submit([work], self._outputs, tokens=self._tokens)
+        except QueueFullError:
+            done("rejected")
+            return
+        future.add_done_callback(lambda future: done(_status(future)))
+
+    def _patches(self, source: Source) -> Patches:
+        prepared, *_ = next(self._prepare(0, source))
+        if prepared.patches is None:
+            raise prepared.result.error or ImageError("expected an image, found none")
+        return prepared.patches
+
+
+def _status(future: Future[ImageOutcome]) -> Status:
+    error = future.exception()
+    if error is None:
+        return "ok"
+    return "late" if isinstance(error, DeadlineError) else "error"

@@ -1,0 +1,291 @@
+"""Measuring one bundle: each mode in turn, and what its packs were made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.bench.compare.statistics import Interval, quantile_interval
+from naflex_deploy.bench.load.accounting import Allocation, allocation, filled_share
+from naflex_deploy.bench.load.in_process import InProcess
+from naflex_deploy.bench.load.latency import Latency, latency_of
+from naflex_deploy.bench.load.load import Clock, Requests, Send, closed_loop, offline, open_loop, single_stream
+from naflex_deploy.bench.load.stopping import Checks, Stopping
+from naflex_deploy.bench.load.subject import Subject
+from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.pack import Pack
+from naflex_deploy.runtime.images.decode import Source
+from naflex_deploy.runtime.packing.packer import pack_lengths
+from naflex_deploy.runtime.packing.prepare import Prepared
+
+MODES = ("single", "offline", "open-loop")
+
+SWEEP = (0.5, 0.7, 0.85, 0.95, 1.1, 1.5)
+"""Rates of the open loop, as shares of the offline throughput: past saturation."""
+
+SLO = 5.0
+"""The service level where none is given, in medians of the latency of one image alone."""
+
+PACKS = 8
+"""That a pass over the mix has at least: results come by packs, and a shorter pass would time what is in one."""
+
+SERVER_REQUESTS = 64
+"""Kept under way to find a server's throughput."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SingleFigures:
+    """One image after another.
+
+    Attributes:
+        latency: Over all images.
+        typical: The median in seconds, however few samples there are.
+        by_image: For each image its tokens and its median seconds; empty where a server was asked.
+    """
+
+    latency: Latency
+    typical: float
+    by_image: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """All images at once.
+
+    Attributes:
+        images: A second; the interval is ``None`` where there were too few passes.
+        images_estimate: The same without an interval.
+        tokens: Useful tokens a second.
+        passes: Over the mix, or over several copies of a small one.
+    """
+
+    images: Interval | None
+    images_estimate: float
+    tokens: float
+    passes: int
+
+
+@dataclass(frozen=True)
+class BudgetFigures:
+    """Packs of one budget, one after another, as full as the mix fills them.
+
+    Attributes:
+        budget: Tokens they may have.
+        fill: Part of it that they have.
+        latency: Of a pack.
+        images, tokens: A second.
+    """
+
+    budget: int
+    fill: float
+    latency: Latency
+    images: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rate of the open loop.
+
+    Attributes:
+        rate: Requests a second asked for.
+        sent: Requests a second that were sent.
+        completed: Results a second, from the first to the last: an overloaded engine's are what it can do.
+        latency: Of those, from when they were due.
+        goodput: Of those within the service level, a second.
+        rejected, late, errors: Shares of all.
+        lag: Seconds by which the load generator was late.
+    """
+
+    rate: float
+    sent: float
+    completed: float
+    latency: Latency
+    goodput: float
+    rejected: float
+    late: float
+    errors: float
+    lag: Latency
+
+
+def measure_single(
+    subject: Subject, sources: Sequence[Source], prepared: Sequence[Prepared], stopping: Stopping, seed: int
+) -> SingleFigures:
+    """Latency of one image after another, each from an encoded image to its result."""
+    found = single_stream(subject.engine, sources, subject.outputs, stopping, seed=seed)
+    tokens = np.zeros(len(sources), np.int64)
+    for image in prepared:
+        tokens[image.result.input] += tokens_of(image, subject)
+    medians = [float(np.median(found.seconds[found.images == index])) for index in np.unique(found.images)]
+    by_image = tuple(zip(tokens[np.unique(found.images)].tolist(), medians, strict=True))
+    return SingleFigures(latency_of(found.seconds), float(np.median(found.seconds)), by_image)
+
+
+def measure_offline(
+    subject: Subject,
+    sources: Sequence[Source],
+    prepared: Sequence[Prepared],
+    stopping: Stopping,
+    *,
+    clock: Clock = time.perf_counter,
+) -> tuple[Throughput, Allocation]:
+    """Throughput of all images at once, and what the packs were made of."""
+    tokens = sum(tokens_of(image, subject) for image in prepared)
+    copies = -(-PACKS * subject.variant.budgets[-1] // tokens)
+    images = copies * len(prepared)
+    subject.take_runs()
+    found = offline(
+        subject.engine, [*sources] * copies, subject.outputs, images, replace(stopping, tail=False), clock=clock
+    )
+    runs = [run for run in subject.take_runs() if found.start <= run.start and run.end <= found.end]
+    median = float(np.median(found.seconds))
+    interval = quantile_interval(found.seconds, 0.5)
+    throughput = Throughput(
+        interval.inverse(images) if interval else None, images / median, copies * tokens / median, len(found.seconds)
+    )
+    return throughput, allocation(runs, subject.variant, patch_share(subject, prepared))
+
+
+def measure_budgets(subject: Subject, prepared: Sequence[Prepared], stopping: Stopping) -> list[BudgetFigures]:
+    """Latency and throughput of full packs of each budget."""
+    lengths = np.array([tokens_of(image, subject) for image in prepared])
+    most = subject.manifest.config.packing.max_images
+    share = replace(stopping, cap=stopping.cap / len(subject.variant.budgets))
+    figures = []
+    for budget in subject.variant.budgets:
+        fitting = np.flatnonzero(lengths <= budget)
+        if not len(fitting):
+            continue
+        groups = [fitting[pack] for pack in pack_lengths(lengths[fitting], budget, most)]
+        groups.sort(key=lambda group: -int(lengths[group].sum()))
+        figures.append(_of_budget(subject, prepared, budget, groups[: max(1, len(groups) // 2)], share))
+    return figures
+
+
+def _of_budget(
+    subject: Subject, prepared: Sequence[Prepared], budget: int, groups: list[np.ndarray], stopping: Stopping
+) -> BudgetFigures:
+    prefix = subject.manifest.model.prefix
+    packs = [Pack.of([p for i in group if (p := prepared[i].patches)], prefix=prefix) for group in groups]
+    for pack in packs:
+        subject.session.run(pack, subject.outputs)
+    subject.take_runs()
+    checks, seconds, number = Checks(stopping), list[float](), 0
+    while not checks.enough(seconds, sum(seconds)):
+        subject.session.run(packs[number % len(packs)], subject.outputs)
+        number += 1
+        seconds += [run.seconds for run in subject.take_runs()]
+    done = [packs[index % len(packs)] for index in range(len(seconds))]
+    total = sum(seconds)
+    return BudgetFigures(
+        budget,
+        float(np.mean([pack.tokens for pack in packs])) / budget,
+        latency_of(np.array(seconds)),
+        sum(pack.images for pack in done) / total,
+        sum(pack.tokens for pack in done) / total,
+    )
+
+
+def measure_open_loop(
+    send: Send, rates: Sequence[float], slo: float, stopping: Stopping, seed: int, report: Report
+) -> list[Step]:
+    """Each rate in turn.
+
+    Args:
+        slo: Seconds within which an answer is good.
+    """
+    steps = []
+    for number, rate in enumerate(rates):
+        report(f"open loop at {rate:.3g} images/s")
+        steps.append(step_of(open_loop(send, rate, stopping, seed=seed + number), rate, slo))
+    return steps
+
+
+def step_of(requests: Requests, rate: float, slo: float) -> Step:
+    """What became of requests at a rate."""
+    ok = requests.ok
+    completed = _a_second(requests.answered)
+    return Step(
+        rate,
+        _a_second(requests.sent),
+        completed,
+        latency_of(ok),
+        completed * float((ok <= slo).mean()) if len(ok) else 0.0,
+        requests.share("rejected"),
+        requests.share("late"),
+        requests.share("error"),
+        latency_of(requests.lag),
+    )
+
+
+def _a_second(times: npt.NDArray[np.float64]) -> float:
+    """How many events a second, of [N] times; 0 for fewer than two."""
+    return (len(times) - 1) / max(float(np.ptp(times)), 1e-9) if len(times) > 1 else 0.0
+
+
+def measure_server_single(send: Send, stopping: Stopping) -> SingleFigures:
+    """Latency of a server, one request after another.
+
+    Raises:
+        NaflexError: It answers none with a result.
+    """
+    alone = closed_loop(send, 1, stopping)
+    if not len(alone.ok):
+        raise NaflexError("the server answered no request with a result", hint="look into its log")
+    return SingleFigures(latency_of(alone.ok), float(np.median(alone.ok)))
+
+
+def measure_server_offline(send: Send, images: int, tokens: int, stopping: Stopping) -> Throughput:
+    """Throughput of a server with `SERVER_REQUESTS` under way.
+
+    Args:
+        images: Of the mix.
+        tokens: Of all of them.
+
+    Raises:
+        NaflexError: It answers none with a result.
+    """
+    found = closed_loop(send, SERVER_REQUESTS, replace(stopping, tail=False))
+    if not len(found.ok):
+        raise NaflexError("the server answered no request with a result", hint="look into its log")
+    rate = len(found.ok) / float(found.answered.max() - found.due[0])
+    return Throughput(None, rate, rate * tokens / images, len(found.due) // images)
+
+
+def sweep(throughput: float) -> tuple[float, ...]:
+    """Rates of the open loop for a throughput."""
+    return tuple(share * throughput for share in SWEEP)
+
+
+def measure_in_process(
+    subject: Subject,
+    sources: Sequence[Source],
+    rates: Sequence[float],
+    slo: float,
+    stopping: Stopping,
+    seed: int,
+    report: Report,
+) -> list[Step]:
+    """The open loop over the scheduler that servers use."""
+    with InProcess(subject, sources) as target:
+        return measure_open_loop(target.send, rates, slo, stopping, seed, report)
+
+
+def tokens_of(image: Prepared, subject: Subject) -> int:
+    """That an image takes up in a pack."""
+    return len(image.patches or ()) + subject.manifest.model.prefix
+
+
+def patch_share(subject: Subject, prepared: Sequence[Prepared]) -> float:
+    """See `filled_share`."""
+    boxes = [image.result.box for image in prepared]
+    sizes = [(right - left, bottom - top) for left, top, right, bottom in boxes]
+    grids = [image.result.grid_hw for image in prepared]
+    enlarged = subject.manifest.config.image.fit == "fill"
+    return filled_share(sizes, grids, subject.manifest.preprocessing.patch_size, enlarged=enlarged)

@@ -1,0 +1,1 @@
+"""Lowering: the portable graph rewritten for one target. One folder a backend, each with a ``lowering.py``."""

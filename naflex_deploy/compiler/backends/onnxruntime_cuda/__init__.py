@@ -1,0 +1,1 @@
+"""Lowering for ONNX Runtime on an NVIDIA GPU."""

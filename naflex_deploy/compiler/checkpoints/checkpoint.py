@@ -1,0 +1,58 @@
+"""A checkpoint in our own terms, whatever it was written by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from naflex_deploy.compiler.model.architecture import Architecture
+from naflex_deploy.compiler.model.attention import Attention, masked_attention
+from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT, fold_normalisation
+from naflex_deploy.core.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model read from somewhere.
+
+    Attributes:
+        source: Where from, for people and the manifest.
+        architecture: Shape and options.
+        weights: State of `PackedNaFlexViT`, float32, the projection taking normalised pixels.
+        preprocessing: How the model wants its pixels.
+        labels: Name of each class, empty where the model has no classifier or no names.
+        scores: Whether the classes exclude one another, or each is there or not for itself.
+    """
+
+    source: str
+    architecture: Architecture
+    weights: dict[str, Tensor]
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] = field(default=())
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+
+    def model(
+        self, outputs: Sequence[str] = ("pooled", "tokens"), attention: Attention = masked_attention
+    ) -> PackedNaFlexViT:
+        """The packed model with these weights, the normalisation folded in, ready to run."""
+        with torch.device("meta"):
+            model = PackedNaFlexViT(self.architecture, outputs, attention)
+        model.load_state_dict(self.weights, assign=True)
+        embed = torch.nn.Linear(model.embed.in_features, model.embed.out_features)
+        embed.load_state_dict(model.embed.state_dict())
+        fold_normalisation(embed, self.preprocessing.mean, self.preprocessing.std)
+        model.embed = embed
+        return model.eval().requires_grad_(False)
+
+    def digest(self) -> str:
+        """sha256 over the weights' names, shapes and values, in name order."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()

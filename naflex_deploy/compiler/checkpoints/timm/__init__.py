@@ -1,0 +1,1 @@
+"""Reading timm's NaFlexVit: its configuration, its weights, and modules in memory."""

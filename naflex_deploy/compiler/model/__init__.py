@@ -1,0 +1,1 @@
+"""The packed reference model in PyTorch."""

@@ -1,0 +1,79 @@
+"""The text tower: a bidirectional transformer over texts of one length, whose last token becomes the vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from naflex_deploy.compiler.model.architecture import Activation, Architecture
+from naflex_deploy.compiler.model.block import Block
+
+
+@dataclass(frozen=True)
+class TextArchitecture:
+    """Shape of a text tower.
+
+    Attributes:
+        width: Channels of a token.
+        depth: Transformer blocks.
+        heads: Attention heads; divides ``width``.
+        mlp_width: Hidden channels of each block's MLP.
+        vocabulary: Token numbers.
+        length: Tokens of every text, padding included; padding is attended to, as in training.
+        outputs: D, channels of the vector.
+        activation, norm_eps: As of the image tower.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    vocabulary: int
+    length: int
+    outputs: int
+    activation: Activation = "gelu_tanh"
+    norm_eps: float = 1e-6
+
+    @property
+    def blocks(self) -> Architecture:
+        """What its blocks are made from, those of the image tower."""
+        return Architecture(
+            self.width,
+            self.depth,
+            self.heads,
+            self.mlp_width,
+            patch_size=1,
+            positions=None,
+            activation=self.activation,
+            norm_eps=self.norm_eps,
+            pooling="none",
+        )
+
+
+class TextTransformer(nn.Module):
+    """Token and place embeddings, pre-norm blocks, a norm, and a projection of the last token."""
+
+    def __init__(self, a: TextArchitecture) -> None:
+        super().__init__()
+        self.length = a.length
+        self.tokens = nn.Embedding(a.vocabulary, a.width)
+        self.positions = nn.Parameter(torch.zeros(a.length, a.width))
+        self.blocks = nn.ModuleList(Block(a.blocks) for _ in range(a.depth))
+        self.norm = nn.LayerNorm(a.width, a.norm_eps)
+        self.head = nn.Linear(a.width, a.outputs)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[N, length] int64 token numbers → [N, D]."""
+        x = (self.tokens(ids) + self.positions).flatten(0, 1)
+        for block in self.blocks:
+            x = block(x, ids, self._attend)
+        vectors: Tensor = self.head(self.norm(x.unflatten(0, (-1, self.length))[:, -1]))
+        return vectors
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, query_segment: Tensor, segment: Tensor) -> Tensor:
+        """Attention inside each text: [N·length, H, d] → the same. Rows say which text a token is of."""
+        q, k, v = (x.view(-1, self.length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)

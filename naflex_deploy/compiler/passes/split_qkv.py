@@ -1,0 +1,55 @@
+"""One linear layer whose columns are split in parts → a linear layer for each part.
+
+Rows of a part's output then lie next to each other, so that the rows of one image are one piece of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from naflex_deploy.compiler.passes.graphs import Array, Model
+from naflex_deploy.compiler.passes.linear import Linear, add_linear, linear_of
+
+
+@dataclass(frozen=True)
+class Found:
+    """A layer and where its columns are cut."""
+
+    layer: Linear
+    split: gs.Node
+    cuts: Array
+
+
+def match(model: Model) -> Iterator[gs.Node]:
+    """Every split into three."""
+    return (node for node in model.graph.nodes if node.op == "Split" and len(node.outputs) == 3)
+
+
+def check(model: Model, node: gs.Node) -> Found | str:
+    """Whether it splits the columns of a linear layer that nothing else uses."""
+    layer = linear_of(node.inputs[0])
+    if layer is None:
+        return "what it splits is not the output of a linear layer"
+    if len(layer.y.outputs) > 1 or layer.y in model.graph.outputs:
+        return "the whole of the layer is used, too"
+    if node.attrs.get("axis", 0) not in (-1, 1):
+        return "it splits rows"
+    width = layer.weight.shape[1]
+    if len(node.inputs) > 1 and not isinstance(node.inputs[1], gs.Constant):
+        return "the sizes of its parts are computed"
+    sizes = node.inputs[1].values if len(node.inputs) > 1 else np.full(3, width // 3)
+    return Found(layer, node, np.cumsum(sizes)[:-1])
+
+
+def rewrite(model: Model, found: Found) -> str:
+    """Put three layers there."""
+    layer, outputs = found.layer, list(found.split.outputs)
+    found.split.outputs.clear()
+    weights, biases = np.split(layer.weight, found.cuts, axis=1), np.split(layer.bias, found.cuts)
+    for y, weight, bias in zip(outputs, weights, biases, strict=True):
+        add_linear(model, layer.x, weight, bias, y, layer.node)
+    return str(layer.node.name)

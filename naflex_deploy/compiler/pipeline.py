@@ -1,0 +1,232 @@
+"""The build: checkpoint in, bundle out, measured on its golden packs before it gets its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+from torch import nn
+
+import naflex_deploy
+from naflex_deploy.compiler import checkpoints
+from naflex_deploy.compiler.backends.registry import choose
+from naflex_deploy.compiler.backends.task import EIGHT_BITS, Task, missing_calibration
+from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.compiler.checkpoints.patch_resize import with_patch_size
+from naflex_deploy.compiler.checkpoints.text_checkpoint import read_text
+from naflex_deploy.compiler.export import export, input_specs, output_specs
+from naflex_deploy.compiler.golden_packs import make_golden
+from naflex_deploy.compiler.head import make_head
+from naflex_deploy.compiler.quantize.spec import QuantSpec, numbered
+from naflex_deploy.compiler.quantize.subject import subject_of
+from naflex_deploy.compiler.text_tower import add_text
+from naflex_deploy.compiler.zero_shot import read_labels, with_labels
+from naflex_deploy.core.config import Config
+from naflex_deploy.core.errors import GateError, UsageError
+from naflex_deploy.core.files import new_directory
+from naflex_deploy.core.machine import peak_memory
+from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, FileEntry, Gate, Head, Manifest, Model, TextTower, Variant
+from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.backends import cannot_run, executed_by, find, open_session
+from naflex_deploy.runtime.bundle.bundle import refuse_replacing
+from naflex_deploy.runtime.bundle.footprint import run_peak
+from naflex_deploy.runtime.bundle.golden import Golden, measure
+
+Report = Callable[[str], None]
+
+GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
+HINT = "use a higher precision, `calibrate --sensitivity`, or a looser [gate] if that loss is acceptable"
+"""What to do about a missed gate."""
+
+
+def build_bundle(
+    config: Config,
+    model: str | Path | nn.Module,
+    output: Path,
+    *,
+    patch_size: int | None = None,
+    lora: Path | None = None,
+    labels: Path | None = None,
+    text: bool = False,
+    calibration: Path | None = None,
+    force: bool = False,
+    report: Report = lambda step: None,
+) -> Manifest:
+    """Build a bundle.
+
+    Args:
+        config: The resolved profile.
+        model: What `checkpoints.read` takes.
+        output: The bundle's directory. It appears when the build has passed its gate.
+        patch_size: Resize the model's patch projection to this many pixels a side.
+        lora: A directory as peft saves an adapter, to be merged into the weights.
+        labels: A file of texts, which become the classes of a two-tower model.
+        text: Put the text tower into the bundle too.
+        calibration: What ``calibrate`` wrote; int8 and fp8 need it.
+        force: Replace a bundle that is there.
+        report: Called with a line at the start of each step.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        UsageError: A calibration is missing, or given for a precision that takes none.
+        CalibrationError: It is damaged, or was made for another model or profile.
+        CheckpointError: The model cannot be read.
+        OutputError: The directory exists, or cannot be written.
+        GateError: The engine misses the gate; what was built is left at ``<output>.rejected``.
+    """
+    refuse_replacing(output, force=force)
+    started = time.perf_counter()
+    lowering, precision = choose(config.profile)
+    backend = lowering.backend.name
+    spec = read_calibration(calibration, precision, config.profile)
+    checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
+    head = make_head(config.profile.head, checkpoint)
+    if spec is not None:
+        spec.check(subject_of(checkpoint, config.profile))
+    outputs = requested_outputs(config.profile, checkpoint)
+    with new_directory(output, force=force) as partial:
+        report("exporting the portable graph")
+        portable = partial / "portable.onnx"
+        export(checkpoint.model(outputs), portable)
+        tower = add_text(read_text(model, lora), partial) if text else None
+        report("running the reference model on the golden packs")
+        prefix = checkpoint.architecture.prefix
+        golden = make_golden(
+            checkpoint,
+            config.profile,
+            outputs,
+            budget=config.profile.budgets(backend)[-1],
+            image_tokens=config.profile.image_tokens(backend, prefix),
+            images=spec.gate_samples if spec else (),
+            labels=numbered(spec.gate_labels, head.labels if head else ()) if spec else (),
+        )
+        golden.write(partial / GOLDEN)
+        if spec is not None:
+            spec.write(partial / CALIBRATION)
+        report(f"lowering for {backend}, {precision}")
+        task = Task(portable, partial / "variants", config.profile, precision, prefix, report, spec)
+        variant = lowering.lower(task)
+        variant = measured(partial, variant, golden, prefix, started, report)
+        manifest = _manifest(config, checkpoint, partial, variant, head, tower)
+        (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        if variant.gate.status == "failed":
+            rejected = output.with_name(f"{output.name}.rejected")
+            shutil.rmtree(rejected, ignore_errors=True)
+            partial.rename(rejected)
+            raise GateError(
+                f"{variant.name} misses its gate: {variant.gate.reason}; what was built is at {rejected}",
+                hint=HINT,
+            )
+    return manifest
+
+
+def read_checkpoint(
+    model: str | Path | nn.Module, patch_size: int | None, lora: Path | None, labels: Path | None, report: Report
+) -> Checkpoint:
+    """The checkpoint that the arguments of `build_bundle` name."""
+    named = read_labels(labels) if labels else []
+    report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
+    checkpoint = checkpoints.read(model, lora)
+    if patch_size is not None:
+        checkpoint = with_patch_size(checkpoint, patch_size)
+    if named:
+        report(f"embedding {len(named)} labels")
+        checkpoint = with_labels(checkpoint, read_text(model, lora), named)
+    return checkpoint
+
+
+def read_calibration(path: Path | None, precision: str, profile: Profile) -> QuantSpec | None:
+    """The calibration of a build, where its precision takes one.
+
+    Raises:
+        UsageError: It is missing, or given for a precision that takes none.
+        CalibrationError: It is damaged.
+    """
+    if precision not in EIGHT_BITS:
+        if path is not None:
+            expected = " or ".join(EIGHT_BITS)
+            raise UsageError(f"a calibration is for {expected}, found precision {precision}", hint="--precision int8")
+        return None
+    if path is None:
+        raise missing_calibration(precision, profile)
+    return QuantSpec.read(path)
+
+
+def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The profile's outputs, and ``logits`` wherever the model has a classifier.
+
+    Raises:
+        UsageError: An output is asked for that the model does not have.
+    """
+    a = checkpoint.architecture
+    names = list(profile.outputs)
+    if a.classes and "logits" not in names:
+        names.append("logits")
+    a.check_outputs(names)
+    return tuple(names)
+
+
+def measured(bundle: Path, variant: Variant, golden: Golden, prefix: int, started: float, report: Report) -> Variant:
+    """A variant with its gate on this machine and the figures of its build.
+
+    Args:
+        bundle: Where its files lie.
+        variant: As lowered.
+        golden: Packs to measure it on.
+        prefix: Prefix tokens of the model.
+        started: `time.perf_counter` when the build began.
+        report: Called with a line at the start of each step.
+    """
+    gate = gate_of(bundle, variant, golden, report)
+    figures = {"seconds": round(time.perf_counter() - started, 2), "peak_memory_bytes": peak_memory()}
+    if not find(variant.backend).on_gpu and gate.status == "passed":
+        figures["run_peak_memory_bytes"] = run_peak(bundle, variant, prefix)
+    return variant.model_copy(update={"gate": gate, "build": {**variant.build, **figures}})
+
+
+def gate_of(bundle: Path, variant: Variant, golden: Golden, report: Report) -> Gate:
+    """How a variant does here; unmeasured, with the reason, where it cannot run."""
+    if reason := cannot_run(variant):
+        return Gate(status="unmeasured", reason=reason)
+    report(f"measuring {variant.name} on the golden packs")
+    return measure(open_session(bundle, variant), golden, variant.precision, executed_by(variant.backend))
+
+
+def _manifest(
+    config: Config,
+    checkpoint: Checkpoint,
+    bundle: Path,
+    variant: Variant,
+    head: Head | None,
+    text: TextTower | None,
+) -> Manifest:
+    graph = onnx.load(str(bundle / "portable.onnx"), load_external_data=False)
+    a = checkpoint.architecture
+    return Manifest(
+        schema=SCHEMA,
+        tool=f"naflex-deploy {naflex_deploy.__version__}",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        model=Model(
+            source=checkpoint.source,
+            digest=checkpoint.digest(),
+            architecture=dataclasses.asdict(a),
+            parameters=sum(tensor.numel() for tensor in checkpoint.weights.values()),
+            prefix=a.prefix,
+        ),
+        preprocessing=checkpoint.preprocessing,
+        head=head,
+        text=text,
+        inputs=input_specs(graph),
+        outputs=output_specs(graph),
+        variants=[variant],
+        files=FileEntry.below(bundle),
+        config=config.profile,
+        origins=config.origins,
+    )

@@ -1,0 +1,105 @@
+"""Which images are observed, and reading them: each file once, so that its digest is that of what was prepared."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
+from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.packing.prepare import Preparer
+
+ONE_COLOUR = 8
+"""Most that values of a channel differ by in an image of one colour: what compression makes of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image file, or why it is none.
+
+    Attributes:
+        path: Relative to the directory of images.
+        stamp: Size in bytes and time of the last change, in nanoseconds.
+        digest: sha256 of the file.
+        size: (width, height) in pixels as decoded.
+        images: Those that the first of its frames becomes: one, or the whole and its tiles.
+    """
+
+    path: str
+    stamp: tuple[int, int] = (0, 0)
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    images: tuple[Patches, ...] = ()
+    error: NaflexError | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Patches of all its images."""
+        return sum(map(len, self.images))
+
+    @property
+    def one_colour(self) -> bool:
+        """Whether it shows nothing."""
+        return all(_spread(image) <= ONE_COLOUR for image in self.images)
+
+
+def shuffled(files: Sequence[str], seed: int) -> list[str]:
+    """The files in an order of the seed's; the first of them are taken."""
+    return [files[index] for index in np.random.default_rng(seed).permutation(len(files))]
+
+
+def load(folder: Path, path: str, prepare: Preparer) -> Sample:
+    """Read and prepare one file."""
+    try:
+        stamp = stamp_of(folder / path)
+        content = (folder / path).read_bytes()
+    except OSError as error:
+        reason = ImageError(f"{folder / path}: cannot be read: {error.strerror}", hint="it was there a moment ago")
+        return Sample(path, error=reason)
+    digest = hashlib.sha256(content).hexdigest()
+    found = next(prepare(0, Input(str(folder / path), content)))
+    first = found[0].result
+    images = tuple(image.patches for image in found if image.patches is not None)
+    return Sample(path, stamp, digest, first.size, images, first.error)
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """What changes when a file does.
+
+    Raises:
+        OSError: It is not there.
+    """
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def read_labels(path: Path, files: Sequence[str]) -> dict[str, str]:
+    """The class of each file from lines of ``path,class``.
+
+    Raises:
+        UsageError: It cannot be read, or a line names no file of the directory.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.reader(stream))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read: {error}", hint="expected lines of path,class") from None
+    known = set(files)
+    for number, row in enumerate(rows, 1):
+        if len(row) != 2 or row[0] not in known:
+            raise UsageError(
+                f"{path}: line {number}: expected path,class with the path of an image, found '{','.join(row)}'",
+                hint="paths are relative to the directory of images",
+            )
+    return {row[0]: row[1] for row in rows}
+
+
+def _spread(image: Patches) -> int:
+    channels = image.pixels.reshape(-1, 3)
+    return int(np.ptp(channels.astype(np.int16), axis=0).max())

@@ -1,0 +1,141 @@
+"""Running a model on packs to see what its linear layers read.
+
+The graph is cut before each block, and the pieces run one after another: memory holds the activations of one block,
+whatever the depth of the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime as ort
+
+from naflex_deploy.compiler.passes import manager
+from naflex_deploy.compiler.passes.attend_by_image import lower_attention
+from naflex_deploy.compiler.passes.graphs import Model, read, sources_of, write
+from naflex_deploy.compiler.quantize.observation import Float32
+from naflex_deploy.core.machine import cores
+from naflex_deploy.core.pack import Pack, Role
+from naflex_deploy.runtime.backends.onnxruntime.session import session_options
+
+PASSES = ("fuse_positions", "fuse_attention")
+BLOCK = re.compile(r"blocks\.(\d+)\.norm1/LayerNormalization")
+
+Sites = tuple[str, ...]
+"""All names of one tensor that linear layers read: ``blocks.0.query.input``, ``blocks.0.key.input``, …"""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the graph that ends where the next begins.
+
+    Attributes:
+        session: Its outputs are the exit, where there is one, then the tensors at its sites.
+        entry: What the piece before hands over, ``None`` for the first.
+        sites: Of the outputs that layers read, in order.
+    """
+
+    session: ort.InferenceSession
+    entry: str | None
+    sites: list[Sites]
+
+    def run(self, pack: Pack, carried: Float32 | None) -> list[Float32]:
+        """Its outputs."""
+        names = [value.name for value in self.session.get_inputs()]
+        feeds = {name: carried if name == self.entry else pack.view(Role(name)) for name in names}
+        found: list[Float32] = self.session.run(None, feeds)
+        return found
+
+
+class Observer:
+    """A portable graph, ready to be run on packs without a tail.
+
+    Args:
+        portable: Of `export`. The pieces share its weights and are opened beside it; no file stays.
+        threads: Of one run, 0 for one a core.
+
+    Raises:
+        PassError: An attention was not recognised.
+    """
+
+    def __init__(self, portable: Path, threads: int = 0) -> None:
+        model = read(portable)
+        manager.run(model, PASSES, complete=("fuse_attention",))
+        model.tidy()
+        sites, cuts = _sites(model), _cuts(model)
+        place = {tensor.name: index for index, node in enumerate(model.graph.nodes) for tensor in node.outputs}
+        self._pieces = []
+        for entry, leave in zip([None, *cuts], [*cuts, None], strict=True):
+            start, end = place[entry] if entry else -1, place[leave] if leave else len(place)
+            own = {name: names for name, names in sites.items() if start < place[name] < end}
+            piece = _cut(model, entry, ([leave] if leave else []) + list(own))
+            self._pieces.append(Piece(_opened(piece, portable.parent, threads or cores()), entry, list(own.values())))
+
+    @property
+    def sites(self) -> list[Sites]:
+        """Every site, in the order of the graph."""
+        return [names for piece in self._pieces for names in piece.sites]
+
+    def activations(self, pack: Pack) -> Iterator[tuple[Sites, Float32]]:
+        """Every site and what is read there, in the order of the graph.
+
+        Args:
+            pack: Without a tail, whose tokens are no image's.
+
+        Yields:
+            [T, C], or [M, C] behind the pooling. Do not keep them: that is what bounds memory.
+        """
+        carried: Float32 | None = None
+        for piece, following in zip(self._pieces, [*self._pieces[1:], None], strict=True):
+            found = piece.run(pack, carried)
+            if following is not None:
+                carried = found.pop(0)
+            for names in piece.sites:
+                yield names, found.pop(0)
+
+
+def _cut(model: Model, entry: str | None, tensors: list[str]) -> Model:
+    """The part of a graph that computes some tensors, from another one on where there is an entry."""
+    piece = Model(model.graph.copy(), model.functions, model.stored)
+    named = piece.graph.tensors()
+    if entry is not None:
+        named[entry].inputs.clear()
+        named[entry].dtype = np.dtype(np.float32)
+        piece.graph.inputs.append(named[entry])
+    piece.graph.outputs = [named[name] for name in tensors]
+    for tensor in piece.graph.outputs:
+        tensor.dtype = np.dtype(np.float32)
+    piece.tidy()
+    lower_attention(piece)
+    return piece
+
+
+def _opened(piece: Model, root: Path, threads: int) -> ort.InferenceSession:
+    """Load a part of a graph whose weights lie in ``root``, leaving no file there."""
+    options = session_options(root)
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # every session would keep its peak
+    with TemporaryDirectory(dir=root) as folder:
+        path = Path(folder) / "piece.onnx"
+        write(piece, path, root)
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+def _sites(model: Model) -> dict[str, Sites]:
+    """The sites of each tensor that follows from pixels and that a linear layer reads."""
+    found: dict[str, list[str]] = {}
+    for node in model.graph.nodes:
+        if node.op == "Gemm" and Role.PATCHES in sources_of(model, node.inputs[0]):
+            found.setdefault(node.inputs[0].name, []).append(f"{node.name.rpartition('/')[0]}.input")
+    return {tensor: tuple(names) for tensor, names in found.items()}
+
+
+def _cuts(model: Model) -> list[str]:
+    """The tensor that each block but the first begins with."""
+    found = {int(match[1]): node for node in model.graph.nodes if (match := BLOCK.fullmatch(node.name))}
+    return [found[index].inputs[0].name for index in sorted(found) if index > 0]

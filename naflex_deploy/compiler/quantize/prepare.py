@@ -1,0 +1,100 @@
+"""From a portable graph and its calibration to a quantised model: which layers, and on what activations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.compiler.passes import graphs
+from naflex_deploy.compiler.quantize.layers import groups
+from naflex_deploy.compiler.quantize.levels import Float32, Kind
+from naflex_deploy.compiler.quantize.observer import Observer
+from naflex_deploy.compiler.quantize.quantization import Quantization, quantize
+from naflex_deploy.compiler.quantize.spec import QuantSpec
+from naflex_deploy.core.errors import CalibrationError
+from naflex_deploy.core.pack import Pack, Patches
+
+ROWS = 16384
+"""Of each activation, at most."""
+BYTES = 2**30
+"""Of all activations, at most."""
+OUTSIDE_BLOCKS = frozenset({"embed", "pool.out", "pool.mlp.fc1", "pool.mlp.fc2", "representation", "classifier"})
+"""Layers that run in eight bits only where a sensitivity analysis found that they may. The pool's projections of query,
+key and value are not among them: lowerings fold them into other products."""
+
+
+def prepare(
+    portable: Path, spec: QuantSpec, kind: Kind, prefix: int, sites: Collection[str] | None = None
+) -> Quantization:
+    """Quantise a model.
+
+    Args:
+        portable: The portable graph.
+        spec: Its calibration.
+        kind: What activations become.
+        prefix: Prefix tokens of the model.
+        sites: To quantise. If not given, `default_sites`, or, where a sensitivity analysis found what has to stay
+            float, all other `possible_sites`.
+
+    Raises:
+        CalibrationError: It has no samples, nothing about a site, or wants all of them float.
+    """
+    if not spec.tuning_samples:
+        raise CalibrationError("the calibration holds no images to tune on", hint="calibrate again with this version")
+    model = graphs.read(portable)
+    if sites is not None:
+        chosen = set(sites)
+    elif spec.float_sites is not None:
+        chosen = possible_sites(model) - set(spec.float_sites)
+    else:
+        chosen = default_sites(model)
+    found = [group for group in groups(model) if group.site in chosen]
+    if not found:
+        raise CalibrationError("the calibration leaves nothing to quantise", hint="build in a higher precision")
+    rows = min(ROWS, BYTES // (4 * sum(len(next(iter(group.layers.values())).weight) for group in found)))
+    activations = gather(portable, [group.site for group in found], spec.tuning_samples, prefix, rows)
+    return quantize(model, spec, kind, chosen, activations)
+
+
+def default_sites(model: graphs.Model) -> set[str]:
+    """The inputs of every linear layer that runs once a token in a block: nearly all of the work."""
+    return {group.site for group in groups(model) if group.site.startswith("blocks.")}
+
+
+def possible_sites(model: graphs.Model) -> set[str]:
+    """`default_sites`, and the inputs of `OUTSIDE_BLOCKS`."""
+    outside = {group.site for group in groups(model) if OUTSIDE_BLOCKS.issuperset(group.layers)}
+    return default_sites(model) | outside
+
+
+def gather(
+    portable: Path, sites: Collection[str], images: Sequence[Patches], prefix: int, rows: int
+) -> dict[str, Float32]:
+    """Run images through the float graph and keep rows of what linear layers read, as many from each image.
+
+    Args:
+        portable: The portable graph.
+        sites: Of the activations, by the name of any layer that reads one.
+        images: To run, one by one.
+        prefix: Prefix tokens of the model.
+        rows: To keep of each activation, at most, but for one an image.
+
+    Returns:
+        [N, D] by site.
+    """
+    observer = Observer(portable)
+    kept: dict[str, list[Float32]] = {site: [] for site in sites}
+    rng = np.random.default_rng(0)
+    for image in images:
+        for names, values in observer.activations(Pack.of([image], prefix=prefix)):
+            for site in kept.keys() & names:
+                kept[site].append(values[_some(rng, len(values), max(1, rows // len(images)))])
+    # One by one, so that nothing is held twice.
+    return {site: np.concatenate(kept.pop(site)) for site in sites}
+
+
+def _some(rng: np.random.Generator, count: int, most: int) -> npt.NDArray[np.int64]:
+    return np.sort(rng.choice(count, min(count, most), replace=False))

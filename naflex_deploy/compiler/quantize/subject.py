@@ -1,0 +1,80 @@
+"""What a calibration is about: other weights, another graph or other pixels make it worthless."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from naflex_deploy.core.manifest import Manifest
+from naflex_deploy.core.preprocessing import Preprocessing
+from naflex_deploy.core.profile import Profile
+
+if TYPE_CHECKING:
+    from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+
+Values = Mapping[str, Any]
+
+BACKEND = "onnxruntime"
+"""The backend whose token limit bounds the images that are observed."""
+
+
+def subject_of(checkpoint: Checkpoint, profile: Profile) -> Values:
+    """What a calibration of a checkpoint under a profile is about."""
+    architecture = dataclasses.asdict(checkpoint.architecture)
+    return _subject(checkpoint.digest(), architecture, checkpoint.preprocessing, profile)
+
+
+def subject_of_bundle(manifest: Manifest) -> Values:
+    """The same for the model of a bundle."""
+    return _subject(manifest.model.digest, manifest.model.architecture, manifest.preprocessing, manifest.config)
+
+
+def _subject(weights: str, architecture: Mapping[str, Any], preprocessing: Preprocessing, profile: Profile) -> Values:
+    """Values as JSON has them, so that what was read from a file compares equal to what was not.
+
+    Budgets are left out: an image's activations do not depend on the images that share its pack.
+    """
+    prefix = int(architecture["class_token"]) + int(architecture["registers"])
+    values: Values = _plain(
+        {
+            "weights": weights,
+            "architecture": architecture,
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "image": {
+                **profile.image.model_dump(mode="json", exclude={"max_pixels"}),
+                "tokens": profile.image_tokens(BACKEND, prefix),
+            },
+        }
+    )
+    return values
+
+
+def differences(expected: Values, found: Values) -> list[str]:
+    """What differs between two subjects, a clause each: ``image.tokens: expected 256, found 1024``."""
+    wanted, had = dict(_flat(expected)), dict(_flat(found))
+    names = [*wanted, *(name for name in had if name not in wanted)]
+    return [
+        f"{name}: expected {_short(wanted.get(name))}, found {_short(had.get(name))}"
+        for name in names
+        if wanted.get(name) != had.get(name)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(values: Values, path: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text

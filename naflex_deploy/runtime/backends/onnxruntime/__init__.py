@@ -1,0 +1,1 @@
+"""Running packs on ONNX Runtime on a CPU."""

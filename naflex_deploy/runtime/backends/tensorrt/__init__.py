@@ -1,0 +1,1 @@
+"""Running packs on TensorRT and TensorRT-RTX."""

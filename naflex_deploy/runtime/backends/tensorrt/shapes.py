@@ -1,0 +1,45 @@
+"""The fixed shapes of an engine: what its symbols stand for, and which set of them a pack runs in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.manifest import InputSpec, OutputSpec, Sizes
+from naflex_deploy.core.pack import Pack
+
+
+def symbol(dim: int | str) -> tuple[str, int]:
+    """``images+1`` → (``images``, 1); a number → ("", 0)."""
+    found = re.fullmatch(r"([A-Za-z_]+)(?:\+(\d+))?", str(dim))
+    return (found[1], int(found[2] or 0)) if found else ("", 0)
+
+
+def shape_of(spec: InputSpec | OutputSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of an input or output."""
+    named = [(symbol(dim), dim) for dim in spec.shape]
+    return tuple(sizes[name] + more if name else int(dim) for (name, more), dim in named)
+
+
+def choose_profile(pack: Pack, profiles: Sequence[Sizes]) -> int:
+    """The first profile that a pack fits into.
+
+    Args:
+        pack: Its tail, if it has one, counts.
+        profiles: The smallest first.
+
+    Raises:
+        UsageError: It fits into none.
+    """
+    longest = int(np.diff(pack.offsets).max())
+    for index, sizes in enumerate(profiles):
+        fits = pack.tokens <= sizes["tokens"] and pack.images <= sizes["images"]
+        if fits and longest <= sizes.get("row_tokens", longest):
+            return index
+    raise UsageError(
+        f"a pack of {pack.images} images and {pack.tokens} tokens, the longest of {longest}, fits no budget",
+        hint="the engine was built for " + "; ".join(map(str, profiles)),
+    )

@@ -1,0 +1,1 @@
+"""A bundle on disk: opening, checking, verifying, stripping and signing it."""

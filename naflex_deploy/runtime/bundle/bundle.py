@@ -1,0 +1,120 @@
+"""Opening a bundle: what it holds, which variant fits this machine, whether its files are the ones that were built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputError, nearest
+from naflex_deploy.core.files import refuse_existing, sha256
+from naflex_deploy.core.manifest import FILE_NAME, Manifest, Variant
+from naflex_deploy.runtime.backends import cannot_run
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant and why it cannot be used here; ``None`` where it can."""
+
+    variant: Variant
+    rejected: str | None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's directory and its manifest. Nothing else has been read yet."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Read the manifest.
+
+        Raises:
+            BundleError, IncompatibleError: See `Manifest.read`.
+        """
+        return cls(path, Manifest.read(path))
+
+    def candidates(self) -> list[Candidate]:
+        """Every variant, accepted or rejected, the profile's preferred backends first."""
+        order: dict[str, int] = {name: rank for rank, name in enumerate(self.manifest.config.engine.backends)}
+        variants = sorted(self.manifest.variants, key=lambda variant: order.get(variant.backend, len(order)))
+        return [Candidate(variant, _rejection(variant)) for variant in variants]
+
+    def choose(self, name: str | None = None) -> Variant:
+        """The first variant that fits this machine, or the one named.
+
+        Raises:
+            IncompatibleError: There is none of that name, or none fits; gives each one's reason.
+        """
+        candidates = self.candidates()
+        if name is not None:
+            self.variant(name)
+            candidates = [candidate for candidate in candidates if candidate.variant.name == name]
+        for candidate in candidates:
+            if candidate.rejected is None:
+                return candidate.variant
+        reasons = "; ".join(f"{c.variant.name}: {c.rejected}" for c in candidates) or "it has no variants"
+        raise IncompatibleError(f"no variant of {self.path} fits this machine ({reasons})", hint="build one here")
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name, whether it fits this machine or not.
+
+        Raises:
+            IncompatibleError: There is none.
+        """
+        try:
+            return self.manifest.variant(name)
+        except KeyError:
+            names = [variant.name for variant in self.manifest.variants]
+            raise IncompatibleError(f"{self.path} has no variant '{name}'", hint=nearest(name, names)) from None
+
+    def check(self, names: Iterable[str]) -> None:
+        """Compare files with the digests of the manifest.
+
+        Raises:
+            BundleError: One is missing or changed; the first is named.
+        """
+        for name in names:
+            expected, path = self.manifest.files.get(name), self.path / name
+            if expected is None:
+                raise BundleError(f"{path} is not listed in the manifest", hint="copy or build the bundle again")
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                raise BundleError(f"{path} lies outside the bundle", hint="copy or build the bundle again")
+            if not path.is_file():
+                raise BundleError(f"{path} is missing from the bundle", hint="copy or build the bundle again")
+            size = path.stat().st_size
+            if size != expected.size:
+                raise BundleError(
+                    f"{path}: expected {expected.size} bytes, found {size}", hint="copy or build the bundle again"
+                )
+            found = sha256(path)
+            if found != expected.sha256:
+                raise BundleError(
+                    f"{path} was changed: expected sha256 {expected.sha256[:12]}…, found {found[:12]}…",
+                    hint="copy or build the bundle again",
+                )
+
+    def files_of(self, variant: Variant) -> list[str]:
+        """The files that a variant needs to run: its engine, what lies beside it, what it shares."""
+        folder = f"{Path(variant.model).parent.as_posix()}/"
+        beside = [name for name in self.manifest.files if name.startswith(folder) and name != variant.model]
+        return [variant.model, *beside, *variant.shares]
+
+
+def refuse_replacing(path: Path, *, force: bool) -> None:
+    """Refuse to write a bundle over something; ``force`` replaces a bundle, and nothing else.
+
+    Raises:
+        OutputError: There is something.
+    """
+    refuse_existing(path, force=force)
+    if path.exists() and not (path / FILE_NAME).is_file():
+        raise OutputError(f"{path} is no bundle, so --force does not replace it", hint="choose another name")
+
+
+def _rejection(variant: Variant) -> str | None:
+    if variant.gate.status == "failed":
+        return f"it failed its gate: {variant.gate.reason}"
+    return cannot_run(variant)

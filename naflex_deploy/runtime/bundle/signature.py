@@ -1,0 +1,101 @@
+"""Who made a bundle: a signature over all its files, by the OpenSSF's model-signing, with a key pair.
+
+Digests in a manifest show that nothing changed by accident; whoever changes a file can change them too.
+``reports/`` is left out of the signature, because verifying writes there.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from naflex_deploy.core.errors import BundleError, MissingExtraError, UsageError
+from naflex_deploy.core.files import new_file
+from naflex_deploy.runtime.bundle.bundle import Bundle
+
+SIGNATURE = "model.sig"
+UNSIGNED = (SIGNATURE, "reports")
+
+KEYS = "make a pair: openssl ecparam -name prime256v1 -genkey -noout -out key.pem; openssl ec -in key.pem -pubout"
+
+
+def sign(path: Path, private_key: Path) -> Path:
+    """Sign a bundle, after its files were checked; an earlier signature is replaced.
+
+    Args:
+        path: Of the bundle.
+        private_key: An elliptic-curve key in PEM: P-256, P-384 or P-521, not encrypted.
+
+    Returns:
+        Where the signature was written, a Sigstore bundle.
+
+    Raises:
+        UsageError: The key cannot be used.
+        BundleError: A file of the bundle is missing or changed.
+        OutputError: It cannot be written.
+    """
+    config = _module("signing").Config().set_hashing_config(_hashing())
+    bundle = Bundle.open(path)
+    bundle.check(bundle.manifest.files)
+    try:
+        config.use_elliptic_key_signer(private_key=private_key)
+    except Exception as error:  # cryptography raises many kinds
+        raise _unusable(private_key, "an EC private key", error) from None
+    with TemporaryDirectory() as folder:
+        try:
+            config.sign(path.resolve(), Path(folder) / SIGNATURE)
+        except ValueError as error:
+            raise UsageError(f"{path} cannot be signed: {_line(error)}", hint="copy the bundle without links") from None
+        with new_file(path / SIGNATURE) as partial:
+            partial.write_bytes((Path(folder) / SIGNATURE).read_bytes())
+    return path / SIGNATURE
+
+
+def verify_signature(path: Path, public_key: Path) -> None:
+    """Check that the owner of a key signed a bundle, and that every file is as it was then, none added.
+
+    Args:
+        path: Of the bundle.
+        public_key: In PEM.
+
+    Raises:
+        UsageError: The key cannot be used.
+        BundleError: The bundle is not signed, was signed with another key, or has changed since.
+    """
+    config = _module("verifying").Config().set_hashing_config(_hashing())
+    try:
+        config.use_elliptic_key_verifier(public_key=public_key)
+    except Exception as error:  # cryptography raises many kinds
+        raise _unusable(public_key, "an EC public key", error) from None
+    if not (path / SIGNATURE).is_file():
+        raise BundleError(
+            f"{path} is not signed: expected {SIGNATURE}", hint="sign it with `naflex-deploy bundle sign`"
+        )
+    try:
+        config.verify(path.resolve(), path / SIGNATURE)
+    except Exception as error:  # on damaged signatures nearly any kind
+        raise BundleError(
+            f"{path}: the signature does not hold: {_line(error)}", hint="do not use it; get it from its maker again"
+        ) from None
+
+
+def _hashing() -> Any:
+    # By itself the library leaves out what git keeps in a directory, unsigned and unseen.
+    return _module("hashing").Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_module(f"model_signing.{name}")
+    except ImportError:
+        raise MissingExtraError("model_signing", "sign") from None
+
+
+def _unusable(key: Path, expected: str, error: Exception) -> UsageError:
+    return UsageError(f"{key}: expected {expected} in PEM: {_line(error)}", hint=KEYS)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,46 @@
+"""An edge copy of a bundle: one variant, and what it needs to run and to be verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from naflex_deploy.core.files import copy_files, new_directory
+from naflex_deploy.core.manifest import FILE_NAME, Manifest
+from naflex_deploy.runtime.bundle.bundle import Bundle, refuse_replacing
+
+REBUILDING = frozenset({"portable.onnx", "portable.onnx.data", "calibration.json"})
+"""Files that only building another variant needs, unless a variant shares them."""
+
+
+def strip(path: Path, variant: str, output: Path, *, force: bool = False) -> Manifest:
+    """Copy a bundle without its other variants and without what only rebuilding needs.
+
+    Args:
+        path: Of the bundle.
+        variant: To keep; it need not run here.
+        output: The copy's directory.
+        force: Replace a bundle that is there.
+
+    Returns:
+        The copy's manifest.
+
+    Raises:
+        BundleError: A file of it is missing or changed.
+        IncompatibleError: It has no such variant.
+        OutputError: The directory exists, or cannot be written.
+    """
+    refuse_replacing(output, force=force)
+    bundle = Bundle.open(path)
+    chosen = bundle.variant(variant)
+    needed = set(bundle.files_of(chosen))
+    files = {
+        name: entry
+        for name, entry in bundle.manifest.files.items()
+        if name in needed or not (name in REBUILDING or name.startswith("variants/"))
+    }
+    bundle.check(files)
+    manifest: Manifest = bundle.manifest.model_copy(update={"variants": [chosen], "files": files})
+    with new_directory(output, force=force) as partial:
+        copy_files(path, partial, files)
+        (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest

@@ -1,0 +1,90 @@
+"""Verifying a bundle on the machine at hand: its files, and every engine that runs here on the golden packs."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from naflex_deploy.core.errors import IncompatibleError, OutputError
+from naflex_deploy.core.files import new_file
+from naflex_deploy.core.machine import cpu_flags
+from naflex_deploy.core.manifest import FILE_NAME, Executed, Gate, Manifest
+from naflex_deploy.runtime.backends import cannot_run, executed_by, open_session
+from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.bundle.golden import Golden, measure
+from naflex_deploy.runtime.bundle.signature import SIGNATURE, verify_signature
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        gates: Of each variant; those that cannot run here are unmeasured, with the reason.
+        report: Where the hardware report was written, ``None`` where the bundle is read-only.
+    """
+
+    gates: dict[str, Gate]
+    report: Path | None
+
+    @property
+    def passed(self) -> bool:
+        """At least one variant was measured, and none failed."""
+        statuses = {gate.status for gate in self.gates.values()}
+        return "failed" not in statuses and "passed" in statuses
+
+
+def verify(path: Path, public_key: Path | None = None) -> Verification:
+    """Check every digest, run the golden packs, write the outcome into the bundle where it is writable.
+
+    The manifest of a signed bundle stays as it was signed: the outcome is in the report alone.
+
+    Args:
+        path: Of the bundle.
+        public_key: Whose owner must have signed it, which is checked before anything else; see `verify_signature`.
+
+    Raises:
+        BundleError: A file is missing or changed.
+        IncompatibleError: A newer tool wrote the bundle.
+    """
+    if public_key is not None:
+        verify_signature(path, public_key)
+    bundle = Bundle.open(path)
+    bundle.check(bundle.manifest.files)
+    golden = Golden.read(path / "golden.npz")
+    executed = executed_by("onnxruntime")
+    gates = {}
+    for variant in bundle.manifest.variants:
+        try:
+            if reason := cannot_run(variant):
+                raise IncompatibleError(reason)
+            gates[variant.name] = measure(
+                open_session(path, variant), golden, variant.precision, executed_by(variant.backend)
+            )
+        except IncompatibleError as error:
+            gates[variant.name] = Gate(status="unmeasured", reason=error.message)
+    return Verification(gates, _record(bundle, gates, executed))
+
+
+def _record(bundle: Bundle, gates: dict[str, Gate], executed: Executed) -> Path | None:
+    measured = {name: gate for name, gate in gates.items() if gate.status != "unmeasured"}
+    variants = [v.model_copy(update={"gate": measured.get(v.name, v.gate)}) for v in bundle.manifest.variants]
+    manifest: Manifest = bundle.manifest.model_copy(update={"variants": variants})
+    report = bundle.path / "reports" / f"verify-{platform.node() or 'host'}.json"
+    content = {
+        "schema": 1,
+        "executed": executed.model_dump(),
+        "cpu_flags": cpu_flags(),
+        "gates": {name: gate.model_dump(exclude={"executed"}) for name, gate in gates.items()},
+    }
+    try:
+        with new_file(report) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if not (bundle.path / SIGNATURE).exists():
+            with new_file(bundle.path / FILE_NAME) as partial:
+                partial.write_text(manifest.to_json(), encoding="utf-8")
+    except OutputError:
+        return None
+    return report

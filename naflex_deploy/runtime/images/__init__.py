@@ -1,0 +1,1 @@
+"""Image files to patches: reading, fitting to a grid, tiling, patchifying."""

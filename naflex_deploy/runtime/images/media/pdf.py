@@ -1,0 +1,142 @@
+"""Pages of PDF documents, drawn by PDFium at the size at which they are wanted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from PIL.Image import Resampling
+
+from naflex_deploy.core.errors import ImageError, needs_extra
+from naflex_deploy.core.profile import ImageSection
+from naflex_deploy.runtime.images.decode import check_size
+from naflex_deploy.runtime.images.media.frame import Frame
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfDocument
+
+POINTS = 72
+"""Of a page, per inch."""
+
+_ONE_AT_A_TIME = threading.RLock()
+"""PDFium keeps its state in globals. Reentrant, as the garbage collector may close a document anywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """A page that is drawn when its size is known.
+
+    Attributes:
+        size: (width, height) in pixels at the density of the profile.
+    """
+
+    document: PdfDocument
+    number: int
+    size: tuple[int, int]
+    name: str
+
+    def resize(self, size: tuple[int, int], resample: Resampling) -> Image.Image:
+        """Draw it on white, form fields filled in, at (width, height) ``size``. Nothing is resampled.
+
+        Raises:
+            ImageError: It is damaged.
+        """
+        from pypdfium2 import PdfBitmap, raw
+
+        name = f"{self.name}, page {self.number + 1}"
+        with _ONE_AT_A_TIME, _damage(name):
+            page = self.document[self.number]
+            bitmap = PdfBitmap.new_native(*size, raw.FPDFBitmap_BGR, rev_byteorder=True)
+            bitmap.fill_rect((255, 255, 255, 255), 0, 0, *size)
+            place = (bitmap, page, 0, 0, *size, 0, raw.FPDF_ANNOT | raw.FPDF_REVERSE_BYTE_ORDER)
+            raw.FPDF_RenderPageBitmap(*place)
+            if self.document.formenv:
+                raw.FPDF_FFLDraw(self.document.formenv, *place)
+            pixels = np.array(bitmap.to_numpy())
+            bitmap.close()
+            page.close()
+        return Image.fromarray(pixels)
+
+
+def read_pdf(source: Path | bytes, *, name: str, image: ImageSection, done: Collection[int] = ()) -> Iterator[Frame]:
+    """The pages of a document. One that is damaged is a frame with an error.
+
+    Args:
+        source: Path, or content.
+        name: In messages.
+        image: Of the profile: the density at which pages are drawn, and the most pixels of one.
+        done: Numbers of pages that are left out.
+
+    Raises:
+        ImageError: It needs a password, is damaged, or has no pages.
+        MissingExtraError: pypdfium2 is not installed.
+    """
+    document = _open(source, name)
+    try:
+        with _ONE_AT_A_TIME:
+            count = len(document)
+        for number in range(count):
+            if number not in done:
+                yield _frame(document, number, count, name, image)
+    finally:
+        with _ONE_AT_A_TIME:
+            document.close()
+
+
+def _frame(document: PdfDocument, number: int, count: int, name: str, image: ImageSection) -> Frame:
+    last = number == count - 1
+    try:
+        page_name = f"{name}, page {number + 1}"
+        with _ONE_AT_A_TIME, _damage(page_name):
+            width, height = document.get_page_size(number)
+        size = (round(width * image.dpi / POINTS), round(height * image.dpi / POINTS))
+        check_size(*size, page_name, image.max_pixels)
+        return Frame(number, Page(document, number, size, name), dpi=image.dpi, last=last)
+    except ImageError as error:
+        return Frame(number, last=last, error=error)
+
+
+def _open(source: Path | bytes, name: str) -> PdfDocument:
+    """Not by `PdfDocument` itself, which takes an error of an earlier document for that of one without pages."""
+    with needs_extra("pdf"):
+        from pypdfium2 import PdfDocument, raw
+    with _ONE_AT_A_TIME:
+        if isinstance(source, bytes):
+            handle = raw.FPDF_LoadMemDocument64(source, len(source), None)
+        else:
+            handle = raw.FPDF_LoadDocument(os.fsencode(source), None)
+        if not handle:
+            raise _refusal(raw.FPDF_GetLastError(), name)
+        document = PdfDocument(handle)
+        if not len(document):
+            document.close()
+            raise ImageError(f"{name}: expected pages, found a PDF without any", hint="leave it out")
+        document.init_forms()
+        return document
+
+
+def _refusal(code: int, name: str) -> ImageError:
+    from pypdfium2 import raw
+
+    if code == raw.FPDF_ERR_PASSWORD:
+        return ImageError(f"{name}: the PDF needs a password", hint="save it without one")
+    if code == raw.FPDF_ERR_FILE:
+        return ImageError(f"{name}: cannot be opened", hint="check its name and permissions")
+    return ImageError(f"{name}: damaged PDF", hint="replace the file")
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    from pypdfium2 import PdfiumError
+
+    try:
+        yield
+    except PdfiumError:
+        raise ImageError(f"{name}: damaged", hint="replace the file") from None

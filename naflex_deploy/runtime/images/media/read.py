@@ -1,0 +1,95 @@
+"""Read the frames of one input of any kind, told by its first bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.profile import ImageSection, Profile
+from naflex_deploy.runtime.images.decode import Source, content_of, decode
+from naflex_deploy.runtime.images.media.dicom import read_dicom
+from naflex_deploy.runtime.images.media.frame import Frame, mark_last
+from naflex_deploy.runtime.images.media.pdf import read_pdf
+from naflex_deploy.runtime.images.media.video import read_video
+
+PLAUSIBLE = (50, 2400)
+"""Pixels per inch that are believed: cameras and editors write any number."""
+
+START = 1024
+"""Bytes that tell what a file is: a PDF may begin anywhere in them."""
+
+
+VIDEOS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"0&\xb2u\x8ef\xcf\x11")
+"""Matroska and WebM, Flash, Ogg, MPEG, Windows Media."""
+
+STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+"""Brands of images in the container of MP4."""
+
+
+def read_frames(source: Source, *, name: str, profile: Profile, done: Collection[int] = ()) -> Iterator[Frame]:
+    """The frames of one input, lazily, as far as they can be read: the last one may be an error.
+
+    Args:
+        source: See `decode`; also paths and contents of PDF documents, DICOM files and clips.
+        name: Of the input in messages.
+        profile: Its sections image and video.
+        done: Numbers of frames that are left out.
+    """
+    number = 0
+    try:
+        for frame in _read(source, name, profile, done):
+            yield frame
+            number = frame.number + 1
+    except (ImageError, MissingExtraError) as error:
+        yield Frame(number, last=True, error=error)
+
+
+def _read(source: Source, name: str, profile: Profile, done: Collection[int]) -> Iterator[Frame]:
+    image = profile.image
+    if isinstance(source, Image.Image | np.ndarray):
+        return mark_last(_images(source, name, image, done))
+    file = Path(source) if isinstance(source, str | Path) else content_of(source, name)
+    start = _start(file)
+    if b"%PDF-" in start:
+        return read_pdf(file, name=name, image=image, done=done)
+    if start[128:132] == b"DICM":
+        return read_dicom(file, name=name, image=image, done=done)
+    if _is_video(start):
+        return read_video(file, name=name, image=image, video=profile.video, done=done)
+    return mark_last(_images(file, name, image, done))
+
+
+def _start(file: Path | bytes) -> bytes:
+    """The first bytes; none where a path cannot be read, which decoding it explains."""
+    if isinstance(file, bytes):
+        return file[:START]
+    try:
+        if not file.is_file():
+            return b""
+        with file.open("rb") as stream:
+            return stream.read(START)
+    except OSError:
+        return b""
+
+
+def _is_video(start: bytes) -> bool:
+    if start[4:8] == b"ftyp":
+        return start[8:12] not in STILLS
+    transport = start[:1] == start[188:189] == start[376:377] == b"G"
+    return start.startswith(VIDEOS) or (start[:4] == b"RIFF" and start[8:12] == b"AVI ") or transport
+
+
+def _images(source: Source, name: str, image: ImageSection, done: Collection[int]) -> Iterator[Frame]:
+    for number, picture in enumerate(decode(source, max_pixels=image.max_pixels, name=name)):
+        if number not in done:
+            yield Frame(number, picture, _dpi(picture))
+
+
+def _dpi(image: Image.Image) -> float | None:
+    """Pixels per inch as the file has it; ``None`` where it has none to believe, or two for its two sides."""
+    across, down = (float(value) for value in image.info.get("dpi", (0, 0)))
+    return across if PLAUSIBLE[0] <= across <= PLAUSIBLE[1] and abs(across - down) <= 0.01 * across else None

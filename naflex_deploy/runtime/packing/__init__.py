@@ -1,0 +1,1 @@
+"""Patches to packs, and packs to results."""

@@ -1,0 +1,137 @@
+"""A stream of images, pack by pack: packs run while the next images are decoded.
+
+images ─▶ prepare_ahead (thread pool) ─▶ window ─▶ packs ─▶ session, or its workers side by side ─▶ results
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from naflex_deploy.core.machine import cores
+from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.backends.session import Session, SideBySide
+from naflex_deploy.runtime.images.decode import Source
+from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.packing.grouping import PackMaker
+from naflex_deploy.runtime.packing.isolation import EngineError, run_isolated
+from naflex_deploy.runtime.packing.prefetch import prefetch
+from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.results.result import Result
+
+Image = Source | Input | Patches
+Images = Iterable[Image]
+
+WINDOW = 4
+"""Packs' worth of images looked at together: more fill packs better, fewer hold less memory."""
+
+WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Patches, Input)
+"""Kinds of sources that any thread may read."""
+
+
+def prepare_ahead(
+    prepare: Callable[[int, Image], Iterable[list[Prepared]]], images: Images, pool: Executor
+) -> Iterator[list[Prepared]]:
+    """Every frame of every image, in order, the first frames of the next images being prepared meanwhile.
+
+    Args:
+        prepare: An image and its number → its frames, each with the images that it became.
+    """
+
+    def begin(item: tuple[int, Image]) -> tuple[list[Prepared] | None, Iterator[list[Prepared]]]:
+        frames = iter(prepare(*item))
+        # Reading a stream or a lazy Pillow image is not safe from another thread: the caller may hold it twice.
+        return (next(frames, None) if isinstance(item[1], WHOLE) else None), frames
+
+    for _, (first, frames) in prefetch(pool, begin, enumerate(images), depth=cores() + 1):
+        if first is not None:
+            yield first
+        yield from frames
+
+
+class PackStream:
+    """Runs one stream.
+
+    A stream that fills a window has work for every core, and its packs run side by side. A shorter one gives its
+    first pack all cores, unless it divides evenly and the session for packs side by side is there already.
+
+    Args:
+        session: Runs packs.
+        maker: Lays images out in packs.
+        outputs: Names of those wanted.
+        pool: Runs packs side by side.
+    """
+
+    def __init__(self, session: Session, maker: PackMaker, outputs: Sequence[str], pool: Executor) -> None:
+        self._session, self._maker, self._outputs, self._pool = session, maker, outputs, pool
+        self._side_by_side = session if isinstance(session, SideBySide) else None
+        self._running: deque[Future[list[Result]]] = deque()
+        self._packs = 0
+
+    def results(self, frames: Iterable[list[Prepared]]) -> Iterator[Result]:
+        """A result for each image, as packs finish.
+
+        Args:
+            frames: The images of each; may be endless.
+
+        Raises:
+            EngineError: The engine fails on every image, also on a blank one.
+        """
+        workers = self._side_by_side.workers if self._side_by_side else 1
+        enough = max(WINDOW, 2 * workers) * self._maker.tokens
+        window: list[Prepared] = []
+        pending = 0
+        for frame in frames:
+            yield from (prepared.result for prepared in frame if prepared.patches is None)
+            images = [prepared for prepared in frame if prepared.patches is not None]
+            window += images
+            pending += self._maker.taken(images)
+            if pending >= enough:
+                *full, window = self._maker.packs(window)
+                for members in full:
+                    yield from self._start(members)
+                pending = self._maker.taken(window)
+        yield from self._last(window, workers)
+        for future in self._running:
+            yield from future.result()
+
+    def _last(self, window: Sequence[Prepared], workers: int) -> Iterator[Result]:
+        """Run what is left when no more images come."""
+        loaded = self._side_by_side is not None and self._side_by_side.worker_is_loaded
+        even = self._maker.even_packs(window, workers) if workers > 1 and (self._packs or loaded) else None
+        for members in even or self._maker.packs(window):
+            if not self._packs and even is None:
+                yield from self._run(self._session, members, self._next_number())
+            else:
+                yield from self._start(members)
+
+    def _start(self, members: Sequence[Prepared]) -> Iterator[Result]:
+        """Run a pack side by side with others; yields the results of one that has to end first."""
+        number = self._next_number()
+        if self._side_by_side is None:
+            yield from self._run(self._session, members, number)
+            return
+        if len(self._running) > self._side_by_side.workers:
+            yield from self._running.popleft().result()
+        worker = self._side_by_side.worker()
+        self._running.append(self._pool.submit(lambda: list(self._run(worker, members, number))))
+
+    def _run(self, session: Session, members: Sequence[Prepared], number: int) -> Iterator[Result]:
+        pack = self._maker.pack(members)
+        images = [item.patches for item in members if item.patches]
+        results = run_isolated(session, pack, images, self._outputs)
+        for item, start, found in zip(members, pack.offsets.tolist(), results, strict=False):
+            if isinstance(found, EngineError):
+                error = EngineError(f"{item.result.name}: {found.message}", hint=found.hint)
+                yield replace(item.result, error=error)
+            else:
+                yield replace(item.result, pack=number, start=start, pack_tokens=pack.tokens, outputs=found)
+
+    def _next_number(self) -> int:
+        self._packs += 1
+        return self._packs - 1

@@ -1,0 +1,127 @@
+"""From one input to patches: decode, fit, patchify, as the profile and the model want it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.manifest import Manifest, Variant
+from naflex_deploy.core.pack import Patches
+from naflex_deploy.core.preprocessing import Preprocessing
+from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.images.decode import Source, decode, describe
+from naflex_deploy.runtime.images.fit import Fit, apply_fit
+from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.images.media.frame import Picture
+from naflex_deploy.runtime.images.media.read import read_frames
+from naflex_deploy.runtime.images.patchify import patchify
+from naflex_deploy.runtime.images.tiles import Layout, plan_layout
+from naflex_deploy.runtime.results.result import Result
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One image ready to be packed, or why it cannot be.
+
+    Attributes:
+        result: What is known of it before it runs.
+        patches: ``None`` where the result has an error.
+    """
+
+    result: Result
+    patches: Patches | None = None
+
+
+class Preparer:
+    """Prepares images for one model.
+
+    Args:
+        model: How it wants its pixels.
+        profile: Gives the sections image and video.
+        backend: Whose budgets bound one image.
+        prefix: Prefix tokens of the model.
+    """
+
+    def __init__(self, model: Preprocessing, profile: Profile, backend: str, prefix: int = 0) -> None:
+        self._model = model
+        self._profile = profile
+        self._tokens = profile.image_tokens(backend, prefix)
+        red, green, blue = (round(255 * mean) for mean in self._model.mean)
+        self._background = (red, green, blue)
+
+    @classmethod
+    def of(cls, manifest: Manifest, variant: Variant) -> Preparer:
+        """That of a variant of a bundle."""
+        return cls(manifest.preprocessing, manifest.config, variant.backend, manifest.model.prefix)
+
+    def __call__(self, index: int, source: Source | Input | Patches) -> Iterator[list[Prepared]]:
+        """For each frame of one input its images: one, or the whole and its tiles.
+
+        A frame that cannot be prepared is one image with its error.
+        """
+        if isinstance(source, Patches):
+            yield [self._cut(index, source)]
+            return
+        item = source if isinstance(source, Input) else Input(describe(source), source)
+        name = item.name
+        if isinstance(item.source, ImageError | MissingExtraError):
+            yield [Prepared(Result(index, 0, name, error=item.source))]
+            return
+        for frame in read_frames(item.source, name=name, profile=self._profile, done=item.done):
+            result = Result(index, frame.number, name, dpi=frame.dpi, time=frame.time, last=frame.last)
+            try:
+                if frame.picture is None:
+                    raise frame.error or ImageError(f"{name}: expected pixels, found none")
+                result = replace(result, size=frame.picture.size)
+                yield self._images(frame.picture, result)
+            except (ImageError, MissingExtraError) as error:
+                yield [Prepared(replace(result, error=error))]
+
+    def pixels(self, image: npt.NDArray[np.uint8]) -> Patches:
+        """The patches of one [h, w, 3] uint8 image; where it is a whole grid already, nothing but cut.
+
+        Raises:
+            ImageError: It cannot be prepared.
+        """
+        fit = self._layout((image.shape[0], image.shape[1])).whole
+        if fit.size == fit.canvas == image.shape[:2]:
+            return patchify(image, self._model.patch_size)
+        return self._patches(next(decode(image, max_pixels=self._profile.image.max_pixels)), fit)
+
+    def _cut(self, index: int, patches: Patches) -> Prepared:
+        """Patches that the caller cut."""
+        side, (h, w), name = self._model.patch_size, patches.grid_hw, describe(patches)
+        size = (w * side, h * side)
+        result = Result(index, 0, name, size=size, box=(0, 0, *size), grid_hw=(h, w))
+        values, found = 3 * side**2, patches.pixels
+        error = None
+        if found.dtype != np.uint8 or found.shape[1] != values:
+            what = f"expected {values} values of uint8 each, found {found.shape[1]} of {found.dtype}"
+            error = ImageError(f"{name}: {what}", hint=f"cut it into patches of {side}x{side} RGB pixels")
+        elif len(patches) > self._tokens:
+            error = ImageError(f"{name}: expected at most {self._tokens} patches", hint="raise image.tokens")
+        return Prepared(replace(result, error=error), None if error else patches)
+
+    def _images(self, picture: Picture, frame: Result) -> list[Prepared]:
+        width, height = frame.size
+        name = frame.name if frame.last and not frame.frame else f"{frame.name}, frame {frame.frame + 1}"
+        layout = self._layout((height, width), frame.dpi, name)
+        images = [self._patches(picture, layout.whole)]
+        if layout.page:
+            page = self._patches(picture, layout.page)
+            images += [tile.cut(page) for tile in layout.tiles]
+        return [
+            Prepared(replace(frame, tile=tile, tiles=len(images), box=box, grid_hw=patches.grid_hw), patches)
+            for tile, (box, patches) in enumerate(zip(layout.boxes((height, width)), images, strict=True))
+        ]
+
+    def _layout(self, size: tuple[int, int], dpi: float | None = None, name: str = "<pixels>") -> Layout:
+        return plan_layout(size, image=self._profile.image, model=self._model, tokens=self._tokens, dpi=dpi, name=name)
+
+    def _patches(self, picture: Picture, fit: Fit) -> Patches:
+        pixels = apply_fit(picture, fit, resample=self._model.resample, background=self._background)
+        return patchify(pixels, self._model.patch_size)

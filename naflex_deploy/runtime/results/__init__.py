@@ -1,0 +1,1 @@
+"""What comes out: results of images, their files, classes, tokens and previews."""

@@ -1,0 +1,122 @@
+"""Texts in, vectors in the space of the image vectors out: a SigLIP2 text tower on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.core.errors import IncompatibleError, MissingExtraError, UsageError
+from naflex_deploy.core.manifest import TextTower, Tokenization
+from naflex_deploy.runtime.bundle.bundle import Bundle
+
+Float = npt.NDArray[np.float32]
+
+BATCH = 64
+"""Texts of one call, which bounds memory."""
+
+
+class Tokenizer:
+    """Texts as rows of token numbers, as SigLIP2 was trained: in lower case, cut and padded to one length.
+
+    Args:
+        path: A ``tokenizer.json``.
+        spec: Length and padding.
+
+    Raises:
+        MissingExtraError: The package ``tokenizers`` is not installed.
+        UsageError: The file is missing, no tokenizer, or one without the padding token.
+    """
+
+    def __init__(self, path: Path, spec: Tokenization) -> None:
+        try:
+            import tokenizers
+        except ImportError:
+            raise MissingExtraError("tokenizers", "text") from None
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises bare exceptions
+            raise UsageError(f"{path} is no tokenizer: {error}", hint="save or copy it again") from None
+        pad = self._tokenizer.token_to_id(spec.pad_token)
+        if pad is None:
+            raise UsageError(f"{path} has no token '{spec.pad_token}', which texts are padded with")
+        self._tokenizer.enable_truncation(spec.length)
+        self._tokenizer.enable_padding(direction=spec.side, pad_id=pad, pad_token=spec.pad_token, length=spec.length)
+        self._lowercase = tokenizers.normalizers.Lowercase()
+        self._length = spec.length
+
+    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """[N, length] int64."""
+        encoded = self._tokenizer.encode_batch([self._lowercase.normalize_str(text) for text in texts])
+        return np.array([row.ids for row in encoded], np.int64).reshape(-1, self._length)
+
+
+class TextEncoder:
+    """The text tower of a bundle.
+
+    Args:
+        bundle: Built with its text tower; its files are checked before they are read.
+
+    Raises:
+        UsageError: It has none.
+        BundleError: A file of it is missing or changed.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        spec = bundle.manifest.text
+        if spec is None:
+            raise UsageError(f"{bundle.path} has no text tower", hint="build it again with --text")
+        bundle.check(spec.files)
+        self.spec: TextTower = spec
+        self._tokenize = Tokenizer(bundle.path / spec.tokenizer, spec.tokens)
+        self._session = open_tower(bundle.path / spec.model)
+
+    def embed(self, texts: Sequence[str]) -> Float:
+        """One vector a text, in order: [N, D] float32, of any length, as `Engine.embed` gives for images."""
+        width = int(self._session.get_outputs()[0].shape[-1])
+        rows = [np.zeros((0, width), np.float32)]
+        for start in range(0, len(texts), BATCH):
+            rows += self._session.run(None, {"ids": self._tokenize(texts[start : start + BATCH])})
+        return np.concatenate(rows)
+
+    def logits(self, images: Float, texts: Float) -> Float:
+        """How well images and texts belong together; the sigmoid of it is a probability.
+
+        ``scale · cos(image, text) + bias``, as SigLIP is trained.
+
+        Args:
+            images: [N, D] vectors of images.
+            texts: [M, D] vectors of texts.
+
+        Returns:
+            [N, M] float32.
+        """
+        cosines: Float = _unit(images) @ _unit(texts).T
+        return np.float32(self.spec.scale) * cosines + np.float32(self.spec.bias)
+
+
+def open_tower(path: Path) -> Any:
+    """An ONNX Runtime session of a text tower's graph: ``ids`` [N, length] int64 → ``vectors`` [N, D] float32.
+
+    Raises:
+        IncompatibleError: ONNX Runtime cannot load it.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises bare exceptions of its own
+        raise IncompatibleError(
+            f"ONNX Runtime {ort.__version__} cannot load {path}: {str(error).splitlines()[0]}",
+            hint="upgrade onnxruntime, or build the bundle again",
+        ) from None
+
+
+def _unit(vectors: Float) -> Float:
+    unit: Float = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return unit

@@ -1,0 +1,238 @@
+"""The HTTP application: routes of the Open Inference Protocol, of OpenAI's shape, health, metrics, the page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+import naflex_deploy
+from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
+from naflex_deploy.serving.http import oip, openai
+from naflex_deploy.serving.http.gate import LEFT, Gate, answer
+from naflex_deploy.serving.http.infer_route import InferRoute
+from naflex_deploy.serving.http.keys import Keys
+from naflex_deploy.serving.http.limits import Limits
+from naflex_deploy.serving.http.metrics import Metrics
+from naflex_deploy.serving.http.models import Model, Models
+from naflex_deploy.serving.http.problems import Problem, problem_of
+from naflex_deploy.serving.http.service import Service, work
+
+
+def create_app(
+    models: Models, *, limits: Limits | None = None, keys: Collection[str] = (), metrics: Metrics | None = None
+) -> Gate:
+    """The application.
+
+    Args:
+        models: Loaded already: it is ready at once.
+        limits: Of requests.
+        keys: API keys; none means that no key is asked for, and that models are not reloaded over HTTP.
+        metrics: The counters that the models' schedulers were given.
+    """
+    app = FastAPI(title="naflex-deploy", version=naflex_deploy.__version__, docs_url=None, redoc_url=None)
+    service = Service(models, limits or Limits(), Keys(keys), metrics or Metrics())
+    service.metrics.watch(models)
+    _add_errors(app)
+    _add_health(app, service)
+    _add_oip(app, service)
+    _add_openai(app, service)
+    infer = InferRoute(service)
+    _describe(app, infer)
+    return Gate(app, infer, service)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(NaflexError)
+    async def on_problem(request: Request, error: NaflexError) -> Response:
+        return answer(problem_of(error), request.scope)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        return answer(Problem(error.status_code, "not_found", str(error.detail)), request.scope)
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_left(request: Request, error: ClientDisconnect) -> Response:
+        request.scope["state"]["fields"]["reason"] = "client_left"
+        return Response(status_code=LEFT)
+
+    @app.exception_handler(Exception)
+    async def on_bug(request: Request, error: Exception) -> Response:
+        return answer(problem_of(error), request.scope)
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    page = files("naflex_deploy.serving.http").joinpath("page.html").read_text(encoding="utf-8")
+
+    @app.get("/v2/health/live", summary="The process answers")
+    async def live() -> Response:
+        return Response(status_code=200)
+
+    @app.get("/v2/health/ready", summary="Models are warm and the server is not draining")
+    async def ready() -> Response:
+        return Response(status_code=503 if service.draining else 200)
+
+    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        policy = "default-src 'none'; img-src blob: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+        return HTMLResponse(page, headers={"content-security-policy": f"{policy}; connect-src 'self'"})
+
+
+def _add_oip(app: FastAPI, service: Service) -> None:
+    def versioned(path: str) -> list[str]:
+        return [f"/v2/models/{{name}}{path}", f"/v2/models/{{name}}/versions/{oip.VERSION}{path}"]
+
+    @app.get("/v2", summary="The server")
+    async def server() -> dict[str, Any]:
+        return {
+            "name": "naflex-deploy",
+            "version": naflex_deploy.__version__,
+            "extensions": ["binary_tensor_data", "model_repository"],
+        }
+
+    async def model_metadata(name: str) -> dict[str, Any]:
+        return oip.metadata(service.model(name))
+
+    async def model_ready(name: str) -> Response:
+        service.model(name)
+        return Response(status_code=503 if service.draining else 200)
+
+    for path in versioned("/ready"):
+        app.add_api_route(path, model_ready, summary="The model is loaded")
+    for path in versioned(""):
+        app.add_api_route(path, model_metadata, summary="Inputs and outputs of a model")
+
+    @app.post("/v2/repository/index", summary="Loaded models")
+    async def repository() -> list[dict[str, str]]:
+        return [{"name": model.name, "version": oip.VERSION, "state": "READY"} for model in service.models.all()]
+
+    @app.post("/v2/repository/models/{name}/load", summary="Load a bundle again; needs API keys to be set")
+    async def load(name: str) -> Response:
+        if not service.keys:
+            raise Problem(
+                403, "forbidden", "models are reloaded over HTTP only where API keys are set", hint="or SIGHUP"
+            )
+        service.model(name)
+        await asyncio.to_thread(service.models.reload, name)
+        return Response(status_code=200)
+
+
+def _describe(app: FastAPI, infer: InferRoute) -> None:
+    """Add the route that FastAPI does not know to the OpenAPI document."""
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    responses = {"200": {"description": "Tensors, in JSON or after it as bytes"}}
+    operation = {"summary": "Infer", "parameters": [name], "responses": responses, **_body(oip.InferRequest)}
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document["paths"][infer.path] = {"post": operation}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_openai(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", summary="Loaded models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_described(model) for model in service.models.all()]}
+
+    @app.post(
+        "/v1/embeddings",
+        summary="One vector an image",
+        response_model=openai.EmbeddingsResponse,
+        openapi_extra=_body(openai.EmbeddingsRequest, multipart=True),
+    )
+    async def embeddings(request: Request) -> Response:
+        return await answered(request, openai.EmbeddingsRequest, "pooled", openai.embeddings)
+
+    @app.post(
+        "/v1/classify",
+        summary="The most probable classes of each image",
+        response_model=openai.ClassifyResponse,
+        openapi_extra=_body(openai.ClassifyRequest, multipart=True),
+    )
+    async def classify(request: Request) -> Response:
+        return await answered(request, openai.ClassifyRequest, "logits", openai.classes)
+
+    async def answered(
+        request: Request,
+        kind: type[openai.T],
+        output: str,
+        write: Callable[[openai.T, Model, list[ImageOutcome]], BaseModel],
+    ) -> Response:
+        service.check_ready()
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media not in ("application/json", "multipart/form-data"):
+            expected = "expected application/json or multipart/form-data"
+            raise Problem(415, "unsupported_media_type", f"{expected}, found {media[:60]!r}")
+        async with service.buffers.body(dict(request.scope["headers"]), request.receive) as body:
+            if media == "application/json":
+                parsed, images = await work(len(body), openai.parse_json, body, kind, service.limits)
+            else:
+                parsed, images = await openai.parse_multipart(body, request.headers, kind, service.limits)
+            model = service.model(parsed.model)
+            if output not in model.outputs:
+                raise Problem(422, "no_such_output", f"model '{model.name}' has no output '{output}'", param="model")
+            model, served = await service.run(
+                request.scope,
+                request.receive,
+                model.name,
+                images,
+                (output,),
+                seconds=parsed.timeout,
+                priority=parsed.priority,
+            )
+            size = 8 * sum(item.outputs[output].nbytes for item in served)
+            content = await work(size, lambda: write(parsed, model, served).model_dump_json(exclude_none=True))
+            return Response(content, media_type="application/json")
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "owned_by": model.manifest.model.source,
+        "variant": model.variant.name,
+        "outputs": list(model.outputs),
+        "classes": len(model.labels),
+        "budget": model.variant.budgets[-1],
+    }
+
+
+def _body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
+    """The OpenAPI description of a body that the route itself parses."""
+    schema = _inlined(model.model_json_schema())
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if multipart:
+        fields = {name: value for name, value in schema["properties"].items() if name != "input"}
+        images = {"type": "array", "items": {"type": "string", "format": "binary"}}
+        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {openai.FILES: images, **fields}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema with its definitions put where they are used."""
+    definitions = schema.pop("$defs", {})
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                return resolved(definitions[value["$ref"].rpartition("/")[2]])
+            return {key: resolved(part) for key, part in value.items()}
+        return [resolved(part) for part in value] if isinstance(value, list) else value
+
+    result: dict[str, Any] = resolved(schema)
+    return result

@@ -1,0 +1,149 @@
+"""Around every request: its id, its key, its line in the log, its counts."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import re
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.serving.http.problems import Problem, problem_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from naflex_deploy.serving.http.infer_route import InferRoute
+    from naflex_deploy.serving.http.service import Service
+
+log = logging.getLogger("naflex_deploy.serving")
+
+OPEN = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
+"""What needs no key: the page (it asks for one) and the checks of a load balancer."""
+
+LEFT = 499
+"""Status in logs and metrics where nobody was there to answer."""
+
+_REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        content: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            content["exception"] = self.formatException(record.exc_info)
+        return json.dumps(content)
+
+
+class BufferedLines(logging.Handler):
+    """Lines on stderr: those of requests when `flush` is called, others at once, with all before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonLines())
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record) + "\n")
+        if record.msg != "request":
+            self.flush()
+
+    def flush(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, []
+        if lines:
+            sys.stderr.write("".join(lines))
+            sys.stderr.flush()
+
+
+class Gate:
+    """The outermost layer.
+
+    Args:
+        app: What answers.
+        infer: What answers its own path instead.
+        service: That both belong to.
+    """
+
+    def __init__(self, app: FastAPI, infer: InferRoute, service: Service) -> None:
+        self.app, self.service = app, service
+        self._infer, self._metrics = infer, service.metrics
+        self._routes: dict[tuple[str, int], Any] = {}
+        self._prefix, self._number = secrets.token_hex(12), itertools.count()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, path, headers = time.perf_counter(), scope["path"], dict(scope["headers"])
+        request_id = self._request_id(headers)
+        # What the handlers add to the line in the log.
+        fields: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": path}
+        scope["state"] = {**scope.get("state", {}), "fields": fields}
+        status = LEFT
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"x-request-id", request_id.encode()))
+            await send(message)
+
+        try:
+            if self.service.keys and path not in OPEN and not self.service.keys.accept(headers):
+                raise Problem(401, "no_key", "expected a valid API key", hint="send Authorization: Bearer KEY")
+            await (self._infer if self._infer.takes(path) else self.app)(scope, receive, sending)
+        except ClientDisconnect:
+            fields["reason"] = "client_left"
+        except Exception as error:
+            if not isinstance(error, NaflexError):
+                log.exception("failed", extra={"fields": {"request_id": request_id}})
+            if status == LEFT:
+                await answer(problem_of(error), scope)(scope, receive, sending)
+        finally:
+            self._note(scope, status, time.perf_counter() - started, fields)
+
+    def _request_id(self, headers: Mapping[bytes, bytes]) -> str:
+        """The sender's, if it is fit to be printed, or a new one."""
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        return given if _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._number):08x}"
+
+    def _note(self, scope: Scope, status: int, seconds: float, fields: dict[str, Any]) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        counters = self._routes.get((route, status))
+        if counters is None:
+            metrics = self._metrics
+            counters = (metrics.requests.labels(route, status), metrics.request_seconds.labels(route))
+            self._routes[route, status] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
+        if "reason" in fields:
+            self._metrics.rejections.labels(fields["reason"]).inc()
+        if log.isEnabledFor(logging.INFO) and not fields["path"].startswith("/v2/health"):
+            level = logging.ERROR if status == 500 else logging.INFO
+            log.log(level, "request", extra={"fields": {**fields, "status": status, "ms": round(1000 * seconds, 2)}})
+
+
+def answer(problem: Problem, scope: Scope) -> JSONResponse:
+    """The response to a problem; notes its reason for the log."""
+    fields = scope["state"]["fields"]
+    fields["reason"] = problem.reason
+    fields["message"] = problem.message
+    return JSONResponse(problem.content(scope["path"], fields["request_id"]), problem.status, problem.headers())

@@ -1,0 +1,68 @@
+"""``POST /v2/models/NAME/infer`` as a bare ASGI application.
+
+FastAPI's way to a route and back costs more than all else that a small tensor needs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.types import Receive, Scope, Send
+
+from naflex_deploy.serving.http import oip
+from naflex_deploy.serving.http.problems import Problem
+from naflex_deploy.serving.http.service import Service, work
+
+_PATH = re.compile(rf"/v2/models/([^/]+)(?:/versions/{oip.VERSION})?/infer")
+
+
+class InferRoute:
+    """The route.
+
+    Attributes:
+        path: As the OpenAPI document and the metrics name it.
+    """
+
+    path = "/v2/models/{name}/infer"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def takes(self, path: str) -> bool:
+        """Whether a request's path is this route's."""
+        return _PATH.fullmatch(path) is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer.
+
+        Raises:
+            Problem: Nothing was sent.
+            ClientDisconnect: The sender left.
+        """
+        scope["route"] = self
+        if scope["method"] != "POST":
+            raise Problem(405, "not_found", "expected POST")
+        service, name = self._service, scope["path"].split("/")[3]
+        model = service.model(name)
+        service.check_ready(model)
+        headers = dict(scope["headers"])
+        async with service.buffers.body(headers, receive) as body:
+            length = headers.get(oip.HEADER_LENGTH.encode())
+            inference = await work(
+                len(body), oip.parse, body, None if length is None else length.decode("latin-1"), model, service.limits
+            )
+            model, served = await service.run(
+                scope,
+                receive,
+                name,
+                inference.images,
+                inference.wanted,
+                seconds=inference.seconds,
+                priority=inference.priority,
+            )
+            size = sum(values.nbytes for item in served for values in item.outputs.values())
+            content, kind = await work(size, oip.answer, inference, model, served)
+        kind["content-length"] = str(len(content))
+        raw = [(name.encode(), value.encode()) for name, value in kind.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,24 @@
+"""API keys of a server."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Collection, Mapping
+
+
+class Keys:
+    """API keys, kept as digests; none: no key is asked for."""
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request bears one: ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(given).digest()
+        return any(hmac.compare_digest(digest, known) for known in self._digests)

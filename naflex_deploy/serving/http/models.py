@@ -1,0 +1,181 @@
+"""The bundles a server has loaded, by name; each can be replaced while requests run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from naflex_deploy.core.errors import ImageError, UsageError, nearest
+from naflex_deploy.core.manifest import Manifest, OutputSpec, Variant
+from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.runtime.backends import open_session
+from naflex_deploy.runtime.backends.session import Session
+from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.results.result import Result
+from naflex_deploy.runtime.scheduling.outcome import PackReport
+from naflex_deploy.runtime.scheduling.queue import Policy
+from naflex_deploy.runtime.scheduling.scheduler import Scheduler
+from naflex_deploy.serving.http.limits import Limits, Sent
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded bundle and the scheduler that runs it."""
+
+    name: str
+    manifest: Manifest
+    variant: Variant
+    scheduler: Scheduler
+    prepare: Preparer
+
+    @property
+    def image_tokens(self) -> int:
+        """The most patches of one image."""
+        return self.manifest.config.image_tokens(self.variant.backend, self.manifest.model.prefix)
+
+    @property
+    def outputs(self) -> dict[str, OutputSpec]:
+        return {spec.name: spec for spec in self.variant.outputs}
+
+    @property
+    def labels(self) -> list[str]:
+        """Name of each class, empty where there is neither a classifier nor labels."""
+        return self.manifest.head.labels if self.manifest.head else []
+
+    @property
+    def tiled(self) -> bool:
+        """Whether an image may become several, as `frame` gives them, instead of one, as `work` does."""
+        return self.manifest.config.image.tiled
+
+    def work(self, image: Sent, limits: Limits) -> Callable[[], Patches]:
+        """What decodes an image, its header checked first."""
+        return partial(self._patches, image, limits)
+
+    def frame(self, image: Sent, limits: Limits) -> list[tuple[Result, Patches]]:
+        """The whole image and its tiles, its header checked first.
+
+        Raises:
+            ImageError: It is refused or damaged.
+        """
+        limits.check(image)
+        found = []
+        for item in next(self.prepare(0, image)):
+            if item.patches is None:
+                raise item.result.error or ImageError("expected an image, found none")
+            found.append((item.result, item.patches))
+        return found
+
+    def _patches(self, image: Sent, limits: Limits) -> Patches:
+        if isinstance(image, np.ndarray):
+            limits.check(image)
+            return self.prepare.pixels(image)
+        return self.frame(image, limits)[0][1]
+
+    def close(self, timeout: float | None = None) -> bool:
+        """See `Scheduler.close`."""
+        return self.scheduler.close(timeout)
+
+
+def open_model(
+    name: str,
+    path: Path,
+    *,
+    policy: Policy | None = None,
+    runs: int = 0,
+    decoders: Executor | None = None,
+    variant: str | None = None,
+    session: Callable[[Path, Variant], Session] = open_session,
+    on_pack: Callable[[PackReport], None] = lambda report: None,
+) -> Model:
+    """Load a bundle, check its files, and run a pack so that the first request finds it warm.
+
+    Args:
+        name: In requests.
+        path: Of the bundle.
+        policy, runs, decoders, on_pack: See `Scheduler`.
+        variant: Name of a variant, or the first that fits this machine.
+        session: Opens the engine; bring your own to serve another.
+
+    Raises:
+        BundleError: A file is missing or changed.
+        IncompatibleError: No variant can run here.
+    """
+    bundle = Bundle.open(path)
+    chosen = bundle.choose(variant)
+    bundle.check(bundle.files_of(chosen))
+    manifest = bundle.manifest
+    engine = session(path, chosen)
+    _warm_up(engine, manifest, chosen)
+    scheduler = Scheduler(
+        engine,
+        budget=chosen.budgets[-1],
+        max_images=manifest.config.packing.max_images,
+        prefix=manifest.model.prefix,
+        policy=policy,
+        runs=runs,
+        decoders=decoders,
+        on_pack=on_pack,
+    )
+    return Model(name, manifest, chosen, scheduler, Preparer.of(manifest, chosen))
+
+
+def _warm_up(session: Session, manifest: Manifest, variant: Variant) -> None:
+    width = 3 * manifest.preprocessing.patch_size**2
+    prefix = manifest.model.prefix
+    for budget in variant.budgets:
+        image = Patches(np.zeros((max(1, budget - prefix), width), np.uint8), (1, max(1, budget - prefix)))
+        session.run(Pack.of([image], prefix=prefix), [spec.name for spec in variant.outputs])
+
+
+class Models:
+    """Loaded models by name. `get` is for the event loop; `reload` blocks and is for another thread.
+
+    Args:
+        paths: Of the bundles, by name; the first is the default.
+        load: Opens one.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], load: Callable[[str, Path], Model]) -> None:
+        self.paths = dict(paths)
+        self._load = load
+        self._models = {name: load(name, path) for name, path in self.paths.items()}
+        self._reloading = threading.Lock()
+
+    def all(self) -> list[Model]:
+        return list(self._models.values())
+
+    def get(self, name: str | None = None) -> Model:
+        """A model; the only one, or the first, where no name is given.
+
+        Raises:
+            UsageError: There is none of that name; names the nearest.
+        """
+        if not name:
+            return next(iter(self._models.values()))
+        if name not in self._models:
+            raise UsageError(f"no model named '{name}'", hint=nearest(name, self._models))
+        return self._models[name]
+
+    def reload(self, name: str) -> None:
+        """Load a bundle again and swap it in at once; what the old one admitted, it still answers.
+
+        Raises:
+            NaflexError: The new one cannot be loaded; the old one stays.
+        """
+        with self._reloading:
+            self.get(name)
+            new = self._load(name, self.paths[name])
+            old, self._models[name] = self._models[name], new
+        old.close(600)
+
+    def close(self, timeout: float) -> bool:
+        """Drain all."""
+        answered = [model.close(timeout) for model in self.all()]
+        return all(answered)

@@ -1,0 +1,263 @@
+"""Open Inference Protocol v2, with the binary tensor extension: requests to images, results to tensors.
+
+One of two inputs: ``images`` [N] BYTES, encoded files; or ``pixels`` [N, H, W, 3] UINT8, or [H, W, 3] for one.
+Outputs are those of the bundle, one row an image; ``tokens`` has all images' patches one after another, and
+``grid_hw`` [N, 2] INT32 says how many each has.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
+from naflex_deploy.serving.http.limits import Limits, Sent
+from naflex_deploy.serving.http.models import Model
+from naflex_deploy.serving.http.problems import Problem
+
+HEADER_LENGTH = "inference-header-content-length"
+VERSION = "1"
+_SIGNATURE = "see GET /v2/models/NAME for the signature"
+_DTYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32"}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class _Tensor(_Part):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class _Output(_Part):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(_Part):
+    """The JSON part of a request."""
+
+    id: str = ""
+    inputs: list[_Tensor] = Field(min_length=1)
+    outputs: list[_Output] = []
+    parameters: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """A parsed request.
+
+    Attributes:
+        id: Echoed.
+        images: In order.
+        outputs: Name of each, and whether it is sent as bytes.
+        priority: 0 is normal, larger goes first.
+        seconds: In which it is to be answered; ``None`` for the server's own limit.
+    """
+
+    id: str
+    images: list[Sent]
+    outputs: list[tuple[str, bool]]
+    priority: int
+    seconds: float | None
+
+    @property
+    def wanted(self) -> list[str]:
+        """Outputs of the engine; the grid comes with every result."""
+        return [name for name, _ in self.outputs if name != "grid_hw"] or ["pooled"]
+
+
+def metadata(model: Model) -> dict[str, Any]:
+    """Of a model: ``GET v2/models/NAME``."""
+    images = {"name": "images", "datatype": "BYTES", "shape": [-1]}
+    pixels = {"name": "pixels", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}
+    outputs = [{"name": s.name, "datatype": "FP32", "shape": [-1, int(s.shape[-1])]} for s in model.variant.outputs]
+    return {
+        "name": model.name,
+        "versions": [VERSION],
+        "platform": f"naflex-deploy_{model.variant.backend}",
+        "inputs": [images, pixels],
+        "outputs": [*outputs, {"name": "grid_hw", "datatype": "INT32", "shape": [-1, 2]}],
+    }
+
+
+def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) -> Inference:
+    """Read a request.
+
+    Args:
+        body: JSON, then the bytes of binary tensors.
+        header_length: Length of the JSON in bytes, ``None`` where it is all.
+
+    Raises:
+        Problem: What is wrong with it, and where.
+    """
+    if header_length is None:
+        header, binary = body, memoryview(b"")
+    else:
+        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
+            raise _wrong(f"expected {HEADER_LENGTH} of at most {len(body)}, found {header_length[:20]!r}")
+        header, binary = body[: int(header_length)], memoryview(body)[int(header_length) :]
+    try:
+        request = InferRequest.model_validate_json(header)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _wrong(first["msg"], ".".join(map(str, first["loc"])) or None) from None
+    if len(request.inputs) != 1 or request.inputs[0].name not in ("images", "pixels"):
+        found = [tensor.name for tensor in request.inputs]
+        raise _wrong(f"expected one input, 'images' or 'pixels', found {found[:5]}", "inputs")
+    tensor = request.inputs[0]
+    if len(tensor.shape) == 0 or min(tensor.shape) < 0:
+        raise _wrong(f"expected a shape, found {tensor.shape}", "inputs[0].shape")
+    content = _binary(tensor, binary)
+    images = _encoded(tensor, content, limits) if tensor.name == "images" else _pixels(tensor, content, limits)
+    parameters = request.parameters
+    timeout = _number(parameters, "timeout")
+    return Inference(
+        request.id,
+        images,
+        _outputs(request, model),
+        max(-1, min(1, _number(parameters, "priority"))),
+        timeout / 1e6 if timeout else None,
+    )
+
+
+def answer(inference: Inference, model: Model, served: Sequence[ImageOutcome]) -> tuple[bytes, dict[str, str]]:
+    """The body of an answer and its headers."""
+    outputs, chunks = [], []
+    for name, binary in inference.outputs:
+        values = _values(name, served)
+        entry: dict[str, Any] = {"name": name, "datatype": _DTYPES[values.dtype], "shape": list(values.shape)}
+        if binary:
+            chunks.append(values.tobytes())
+            entry["parameters"] = {"binary_data_size": len(chunks[-1])}
+        else:
+            entry["data"] = values.reshape(-1).tolist()
+        outputs.append(entry)
+    content = {"id": inference.id} if inference.id else {}
+    header = json.dumps({**content, "model_name": model.name, "model_version": VERSION, "outputs": outputs}).encode()
+    if not chunks:
+        return header, {"content-type": "application/json"}
+    headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+    return b"".join([header, *chunks]), headers
+
+
+def _values(name: str, served: Sequence[ImageOutcome]) -> npt.NDArray[Any]:
+    if name == "grid_hw":
+        return np.array([item.grid_hw for item in served], np.int32)
+    if name.startswith("tokens"):
+        return np.concatenate([item.outputs[name].reshape(-1, item.outputs[name].shape[-1]) for item in served])
+    return np.stack([item.outputs[name] for item in served])
+
+
+def _binary(tensor: _Tensor, binary: memoryview) -> memoryview | None:
+    size = tensor.parameters.get("binary_data_size")
+    for name in ("shared_memory_region", "shared_memory_offset"):
+        if name in tensor.parameters:
+            raise _wrong("shared memory is not offered, expected binary data", f"inputs[0].parameters.{name}")
+    if size is None:
+        return None
+    if size != len(binary):
+        raise _wrong(f"expected {size} bytes after the JSON, found {len(binary)}", "inputs[0]")
+    return binary
+
+
+def _encoded(tensor: _Tensor, content: memoryview | None, limits: Limits) -> list[Sent]:
+    count = int(np.prod(tensor.shape, dtype=object))
+    _check_type(tensor, "BYTES")
+    limits.check_count(count, "inputs[0]", _SIGNATURE)
+    images: list[Sent] = []
+    if content is None:
+        for text in _flat(tensor):
+            try:
+                images.append(base64.b64decode(text, validate=True))
+            except (TypeError, ValueError, binascii.Error):
+                raise _wrong("expected base64 text", f"inputs[0].data[{len(images)}]") from None
+    else:
+        start = 0
+        while start < len(content) and len(images) < count:
+            if start + 4 > len(content):
+                raise _wrong("an element's length is cut off", "inputs[0]")
+            (length,) = struct.unpack_from("<I", content, start)
+            if start + 4 + length > len(content):
+                raise _wrong(f"element {len(images)} is cut off", "inputs[0]")
+            images.append(bytes(content[start + 4 : start + 4 + length]))
+            start += 4 + length
+        if start != len(content):
+            raise _wrong(f"{len(content) - start} bytes are left over", "inputs[0]")
+    if len(images) != count:
+        raise _wrong(f"expected {count} elements, found {len(images)}", "inputs[0]")
+    return images
+
+
+def _pixels(tensor: _Tensor, content: memoryview | None, limits: Limits) -> list[Sent]:
+    _check_type(tensor, "UINT8")
+    shape = tensor.shape if len(tensor.shape) == 4 else [1, *tensor.shape]
+    if len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise _wrong(f"expected [N, H, W, 3] or [H, W, 3], found {tensor.shape[:8]}", "inputs[0].shape")
+    limits.check_count(shape[0], "inputs[0]", _SIGNATURE)
+    size = shape[0] * shape[1] * shape[2] * 3
+    if content is not None:
+        if len(content) != size:
+            raise _wrong(f"expected {size} bytes, found {len(content)}", "inputs[0]")
+        return [*np.frombuffer(content, np.uint8).reshape(shape)]
+    data = _flat(tensor)
+    if len(data) != size or not all(isinstance(value, int) and 0 <= value <= 255 for value in data):
+        raise _wrong(f"expected {size} integers in 0..255, found {len(data)} values", "inputs[0].data")
+    return [*np.array(data, np.uint8).reshape(shape)]
+
+
+def _flat(tensor: _Tensor) -> list[Any]:
+    """Data may be nested as the shape is, or flat."""
+    data: list[Any] = tensor.data or []
+    for _ in tensor.shape[1:]:
+        if not (data and all(isinstance(part, list) for part in data)):
+            break
+        data = [value for part in data for value in part]
+    return data
+
+
+def _outputs(request: InferRequest, model: Model) -> list[tuple[str, bool]]:
+    known = [*model.outputs, "grid_hw"]
+    everywhere = request.parameters.get("binary_data_output") is True
+    if not request.outputs:
+        return [(name, everywhere) for name in known]
+    found = []
+    for index, output in enumerate(request.outputs):
+        where = f"outputs[{index}]"
+        if output.name not in known:
+            raise _wrong(f"no output '{output.name[:80]}', expected one of {known}", where)
+        if output.parameters.get("classification"):
+            raise _wrong("classification of outputs is not offered, use /v1/classify", where)
+        if "shared_memory_region" in output.parameters:
+            raise _wrong("shared memory is not offered, expected binary data", where)
+        found.append((output.name, bool(output.parameters.get("binary_data", everywhere))))
+    return found
+
+
+def _check_type(tensor: _Tensor, expected: Literal["BYTES", "UINT8"]) -> None:
+    if tensor.datatype != expected:
+        raise _wrong(f"'{tensor.name}': expected {expected}, found {tensor.datatype[:20]}", "inputs[0].datatype")
+
+
+def _number(parameters: dict[str, Any], name: str) -> int:
+    value = parameters.get(name, 0)
+    if not isinstance(value, int):
+        raise _wrong(f"expected an integer, found {value!r:.20}", f"parameters.{name}")
+    return value
+
+
+def _wrong(message: str, param: str | None = None) -> Problem:
+    return Problem(422, "bad_request", message, hint=_SIGNATURE, param=param)

@@ -1,0 +1,228 @@
+"""/v1/embeddings in OpenAI's shape and /v1/classify beside it: images in base64 inside JSON, or multipart files."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from naflex_deploy.runtime.results.classes import rank
+from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
+from naflex_deploy.serving.http.limits import Limits
+from naflex_deploy.serving.http.models import Model
+from naflex_deploy.serving.http.problems import Problem
+
+FILES = "image"
+"""The multipart field of images; give it once an image."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImagesRequest(_Body):
+    """What every request of images has.
+
+    Attributes:
+        input: One image or several, in base64, as a ``data:`` URL or bare. URLs are not fetched.
+        model: A loaded bundle's name; the first where it is left out.
+        explain: Add where each image went and how long each stage took.
+        timeout: Seconds in which to answer.
+        priority: 1 goes before 0 goes before -1.
+        user: Taken for compatibility, not used.
+    """
+
+    input: str | list[str]
+    model: str = ""
+    explain: bool = False
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    priority: Annotated[int, Field(ge=-1, le=1)] = 0
+    user: str = ""
+
+
+class EmbeddingsRequest(ImagesRequest):
+    """``POST /v1/embeddings``"""
+
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class ClassifyRequest(ImagesRequest):
+    """``POST /v1/classify``"""
+
+    top: Annotated[int, Field(ge=1, le=1000)] = 5
+
+
+T = TypeVar("T", bound=ImagesRequest)
+
+
+class Packing(BaseModel):
+    """Where an image went, and seconds of each stage."""
+
+    pack: int
+    start: int
+    tokens: int
+    budget: int
+    grid_hw: tuple[int, int]
+    decoded: float
+    waited: float
+    ran: float
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+    packing: Packing | None = None
+
+
+class ClassScore(BaseModel):
+    label: str
+    score: float
+
+
+class Classification(BaseModel):
+    object: Literal["classification"] = "classification"
+    index: int
+    classes: list[ClassScore]
+    packing: Packing | None = None
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class ClassifyResponse(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Classification]
+    model: str
+    usage: Usage
+
+
+def parse_json(body: bytes, kind: type[T], limits: Limits) -> tuple[T, list[bytes]]:
+    """A JSON body as a request and its images.
+
+    Raises:
+        Problem: What is wrong with it, and where.
+    """
+    try:
+        request = kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    texts = [request.input] if isinstance(request.input, str) else request.input
+    limits.check_count(len(texts), "input", "send images in base64 as `input`")
+    return request, [_image(text, index) for index, text in enumerate(texts)]
+
+
+async def parse_multipart(body: bytes, headers: Headers, kind: type[T], limits: Limits) -> tuple[T, list[bytes]]:
+    """A multipart body as a request and its images.
+
+    Raises:
+        Problem: What is wrong with it, and where.
+    """
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    parser = MultiPartParser(headers, stream(), max_files=limits.items, max_fields=16)  # type: ignore[arg-type]
+    parser.spool_max_size = len(body) + 1  # it is in memory already: not to disk
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        reason = "too_many_items" if "Too many" in error.message else "bad_request"
+        raise Problem(422, reason, f"not the multipart form expected: {error.message}") from None
+    fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+    files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == FILES]
+    limits.check_count(len(files), "input", f"send each image as a file in the field `{FILES}`")
+    try:
+        request = kind.model_validate({**fields, "input": []})
+    except ValidationError as error:
+        raise _invalid(error) from None
+    return request, [await file.read() for file in files]
+
+
+def embeddings(request: EmbeddingsRequest, model: Model, served: Sequence[ImageOutcome]) -> EmbeddingsResponse:
+    def encoded(item: ImageOutcome) -> list[float] | str:
+        values = item.outputs["pooled"]
+        if request.encoding_format == "base64":
+            return base64.b64encode(values.astype("<f4").tobytes()).decode()
+        return [float(value) for value in values]
+
+    data = [
+        Embedding(index=index, embedding=encoded(item), packing=_packing(request, model, item))
+        for index, item in enumerate(served)
+    ]
+    return EmbeddingsResponse(data=data, model=model.name, usage=_usage(served))
+
+
+def classes(request: ClassifyRequest, model: Model, served: Sequence[ImageOutcome]) -> ClassifyResponse:
+    head = model.manifest.head
+    if head is None:
+        raise Problem(422, "no_such_output", f"model '{model.name}' names no classes", param="model")
+    data = [
+        Classification(
+            index=index,
+            classes=[
+                ClassScore(label=found.name, score=found.score)
+                for found in rank(item.outputs["logits"], head, request.top)
+            ],
+            packing=_packing(request, model, item),
+        )
+        for index, item in enumerate(served)
+    ]
+    return ClassifyResponse(data=data, model=model.name, usage=_usage(served))
+
+
+def _packing(request: ImagesRequest, model: Model, item: ImageOutcome) -> Packing | None:
+    if not request.explain:
+        return None
+    return Packing(
+        pack=item.pack,
+        start=item.start,
+        tokens=item.grid_hw[0] * item.grid_hw[1] + model.manifest.model.prefix,
+        budget=model.variant.budgets[-1],
+        grid_hw=item.grid_hw,
+        decoded=round(item.decoded, 6),
+        waited=round(item.waited, 6),
+        ran=round(item.ran, 6),
+    )
+
+
+def _usage(served: Sequence[ImageOutcome]) -> Usage:
+    tokens = int(np.sum([item.grid_hw[0] * item.grid_hw[1] for item in served]))
+    return Usage(prompt_tokens=tokens, total_tokens=tokens)
+
+
+def _image(text: str, index: int) -> bytes:
+    if text.startswith(("http:", "https:", "file:")):
+        raise Problem(
+            422, "bad_request", "URLs are not fetched", hint="send the image in base64", param=f"input[{index}]"
+        )
+    if text.startswith("data:"):
+        header, comma, text = text.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise Problem(422, "bad_request", "expected data:TYPE;base64,…", param=f"input[{index}]")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        raise Problem(422, "bad_request", "expected an image in base64", param=f"input[{index}]") from None
+
+
+def _invalid(error: ValidationError) -> Problem:
+    first: Any = error.errors()[0]
+    return Problem(
+        422, "bad_request", first["msg"], hint="see /openapi.json", param=".".join(map(str, first["loc"])) or None
+    )

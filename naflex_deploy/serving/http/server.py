@@ -1,0 +1,184 @@
+"""The server's process: its socket, its signals, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from naflex_deploy.core.errors import NaflexError, UsageError
+from naflex_deploy.core.machine import cores
+from naflex_deploy.runtime.scheduling.queue import Policy
+from naflex_deploy.serving.http.app import create_app
+from naflex_deploy.serving.http.gate import BufferedLines, log
+from naflex_deploy.serving.http.limits import Limits
+from naflex_deploy.serving.http.metrics import Metrics
+from naflex_deploy.serving.http.models import Model, Models, open_model
+from naflex_deploy.serving.http.service import Service
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        host, port: Where to listen; port 0 takes a free one.
+        policy: Of every model's queue.
+        limits: Of requests.
+        keys: API keys; none: no key is asked for.
+        notice_seconds: Between not being ready and closing the socket, so that load balancers see it.
+        drain_seconds: In which what was admitted must be answered.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
+    keys: Collection[str] = ()
+    notice_seconds: float = 1.0
+    drain_seconds: float = 30.0
+
+
+def load_models(paths: Mapping[str, Path], policy: Policy, metrics: Metrics) -> Models:
+    """Open bundles by name; all share one pool of decoding threads."""
+    decoders = ThreadPoolExecutor(cores(), "decode")
+
+    def load(name: str, path: Path) -> Model:
+        return open_model(name, path, policy=policy, decoders=decoders, on_pack=metrics.pack_observer(name))
+
+    return Models(paths, load)
+
+
+def serve(paths: Mapping[str, Path], settings: Settings) -> bool:
+    """Serve bundles until SIGTERM or SIGINT; SIGHUP loads every bundle again.
+
+    Args:
+        paths: Of the bundles, by name.
+
+    Returns:
+        Whether everything admitted was answered before the end.
+
+    Raises:
+        NaflexError: A bundle cannot be loaded, or the address not listened on.
+    """
+    metrics = Metrics()
+    return serve_models(load_models(paths, settings.policy, metrics), settings, metrics)
+
+
+def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
+    """`serve` for models that are loaded already.
+
+    Raises:
+        UsageError: The address cannot be listened on.
+    """
+    with _bound(settings.host, settings.port) as address:
+        flush_log = _prepare_process()
+        app = create_app(models, limits=settings.limits, keys=settings.keys, metrics=metrics)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+        )
+        _Server(config, app.service, settings, flush_log).run(sockets=[address])
+    answered = models.close(settings.drain_seconds)
+    log.info("stopped", extra={"fields": {"all_answered": answered}})
+    return answered
+
+
+def _prepare_process() -> Callable[[], None]:
+    """What holds for the whole process. Returns what writes the log's lines out."""
+    handler = BufferedLines()
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+    # Nobody reads a record's thread and process, and finding them out costs more than the rest of a line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    # Threads give up the interpreter sooner than after 5 ms, so that none keeps the event loop waiting for long.
+    sys.setswitchinterval(0.001)
+    # What is loaded by now stays: looking through all of it again would stop the server for a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    return handler.flush
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket on an address, not listening yet."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"cannot listen on {host}, port {port}: {reason}", hint="choose another; port 0 is any that is free"
+        ) from None
+    return found
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, with a drain before its end and a reload."""
+
+    def __init__(
+        self, config: uvicorn.Config, service: Service, settings: Settings, flush_log: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._service, self._settings, self._flush_log = service, settings, flush_log
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._start, "drain")
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._start, "reload")
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            names = [model.name for model in self._service.models.all()]
+            log.info("ready", extra={"fields": {"url": f"http://{host}:{port}", "models": names}})
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        self._flush_log()
+        return await super().on_tick(counter)
+
+    def _start(self, what: str) -> None:
+        if what == "drain" and self._service.draining:
+            self.should_exit = self.force_exit = True
+            return
+        task = asyncio.get_running_loop().create_task(self._drain() if what == "drain" else self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self) -> None:
+        self._service.draining = True
+        log.info("draining")
+        await asyncio.sleep(self._settings.notice_seconds)
+        self.should_exit = True
+
+    async def _reload(self) -> None:
+        for model in self._service.models.all():
+            try:
+                await asyncio.to_thread(self._service.models.reload, model.name)
+                log.info("reloaded", extra={"fields": {"model": model.name}})
+            except NaflexError as error:
+                log.error("reload failed", extra={"fields": {"model": model.name, "message": str(error)}})

@@ -1,0 +1,198 @@
+"""Embedding many images on Ray Data: files in, Parquet out, resumable, a row for every input.
+
+    from naflex_deploy.serving.ray.data import embed_to_parquet
+    embed_to_parquet(paths, "build/doc-ocr", "vectors", workers=8)
+
+The inputs are cut into shards in their order. A shard's vectors and its rejected images are two Parquet files,
+which appear whole or not at all: a run that is started again does the shards that are missing, and a worker that is
+killed costs the shard that it was at, which Ray gives to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.core.errors import OutputError, needs_extra
+from naflex_deploy.core.files import new_file
+from naflex_deploy.core.manifest import Variant
+from naflex_deploy.runtime.backends import open_session
+from naflex_deploy.runtime.backends.session import Session
+from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.engine import load_engine
+from naflex_deploy.runtime.results.result import by_frame, join
+
+Batch = dict[str, Any]
+
+_PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Rows written by this run and by those before it."""
+
+    embedded: int
+    rejected: int
+    shards: int
+    shards_before: int
+
+
+class EmbedImages:
+    """For ``Dataset.map_batches``: adds ``embedding`` [D] float32 and ``error``, a row for every input.
+
+    A row whose image is bad has an ``error`` and an embedding of zeros. Of several frames the first counts.
+
+    Args:
+        bundle: Path of the bundle, on every machine.
+        column: Of images: paths, or encoded images as bytes.
+        threads: Of the engine on a CPU; with a worker a core, one.
+    """
+
+    def __init__(self, bundle: str, column: str = "path", threads: int = 1) -> None:
+        self._engine = load_engine(Path(bundle), session=lambda path, variant: _session(path, variant, threads))
+        self._column = column
+        self._width = next(int(s.shape[-1]) for s in self._engine.variant.outputs if s.name == "pooled")
+
+    def __call__(self, batch: Batch) -> Batch:
+        sources = list(batch[self._column])
+        vectors = np.zeros((len(sources), self._width), np.float32)
+        errors = [""] * len(sources)
+        for result in map(join, by_frame(self._engine.stream(sources))):
+            if result.error is not None:
+                errors[result.input] = str(result.error)
+            elif result.frame == 0:
+                vectors[result.input] = result.outputs["pooled"]
+        return {**batch, "embedding": vectors, "error": np.array(errors, object)}
+
+
+class WriteShards:
+    """For ``Dataset.map_batches`` over shards: embeds each and writes its two Parquet files."""
+
+    def __init__(self, bundle: str, output: str, threads: int = 1) -> None:
+        self._embed = EmbedImages(bundle, threads=threads)
+        self._output = Path(output)
+
+    def __call__(self, batch: Batch) -> Batch:
+        counts = [self._write(int(number), list(paths)) for number, paths in zip(*_columns(batch), strict=True)]
+        embedded, rejected = zip(*counts, strict=True)
+        return {"shard": batch["shard"], "embedded": np.array(embedded), "rejected": np.array(rejected)}
+
+    def _write(self, number: int, paths: list[str]) -> tuple[int, int]:
+        found = self._embed({"path": paths})
+        good = np.array([not error for error in found["error"]], bool)
+        rejected = {"path": [p for p, ok in zip(paths, good, strict=True) if not ok]}
+        rejected["error"] = [error for error in found["error"] if error]
+        _write_table(self._output / f"rejected-{number:06}.parquet", rejected)
+        kept = {"path": [p for p, ok in zip(paths, good, strict=True) if ok], "embedding": found["embedding"][good]}
+        # Last: where it stands, the shard is complete.
+        _write_table(_part(self._output, number), kept)
+        return int(good.sum()), int((~good).sum())
+
+
+def embed_to_parquet(
+    inputs: Sequence[str | Path],
+    bundle: str | Path,
+    output: str | Path,
+    *,
+    shard: int = 4096,
+    workers: int = 2,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+) -> Totals:
+    """Embed files on a Ray cluster; call it again to go on.
+
+    Args:
+        inputs: Paths that every machine can read.
+        bundle: Likewise.
+        output: Directory of ``part-*.parquet`` (path, embedding) and ``rejected-*.parquet`` (path, error).
+        shard: Inputs of one pair of files: the unit of resuming.
+        workers: Engines.
+        cpus, gpus: Of each.
+
+    Raises:
+        OutputError: The directory holds the output of other inputs, another bundle or another shard size.
+        MissingExtraError: Ray is not installed.
+    """
+    ray = _imported("ray.data")
+    target, paths = Path(output), [str(path) for path in inputs]
+    _check_plan(target, paths, Path(bundle), shard)
+    shards: list[dict[str, Any]] = [
+        {"shard": n, "paths": paths[i : i + shard]} for n, i in enumerate(range(0, len(paths), shard))
+    ]
+    missing = [item for item in shards if not _part(target, item["shard"]).exists()]
+    counts: list[dict[str, Any]] = []
+    if missing:
+        done = ray.from_items(missing, override_num_blocks=len(missing)).map_batches(
+            WriteShards,
+            fn_constructor_args=(str(Path(bundle).resolve()), str(target.resolve()), max(1, int(cpus))),
+            batch_size=1,
+            concurrency=min(workers, len(missing)),
+            num_cpus=cpus,
+            num_gpus=gpus,
+        )
+        counts = done.take_all()
+    return Totals(
+        embedded=sum(int(row["embedded"]) for row in counts),
+        rejected=sum(int(row["rejected"]) for row in counts),
+        shards=len(missing),
+        shards_before=len(shards) - len(missing),
+    )
+
+
+def _imported(module: str) -> Any:
+    with needs_extra("ray"):
+        return import_module(module)
+
+
+def _session(bundle: Path, variant: Variant, threads: int) -> Session:
+    if variant.backend == "onnxruntime":
+        from naflex_deploy.runtime.backends.onnxruntime.session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(bundle / variant.model, variant, threads, weights=bundle)
+    return open_session(bundle, variant)
+
+
+def _columns(batch: Batch) -> tuple[npt.NDArray[np.int64], Sequence[Sequence[str]]]:
+    return batch["shard"], batch["paths"]
+
+
+def _part(output: Path, number: int) -> Path:
+    return output / f"part-{number:06}.parquet"
+
+
+def _check_plan(output: Path, paths: Sequence[str], bundle: Path, shard: int) -> None:
+    manifest = Bundle.open(bundle).manifest
+    digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+    plan = {"schema": 1, "inputs": digest, "count": len(paths), "model": manifest.model.digest, "shard": shard}
+    path = output / _PLAN
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != plan:
+            changed = [key for key in plan if found.get(key) != plan[key]]
+            raise OutputError(
+                f"{output} holds another run's output: {', '.join(changed)} differ", hint="choose another directory"
+            )
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_table(path: Path, columns: dict[str, Any]) -> None:
+    pa, parquet = _imported("pyarrow"), _imported("pyarrow.parquet")
+    arrays = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+        if isinstance(values, np.ndarray)
+        else pa.array(values, pa.string())
+        for name, values in columns.items()
+    }
+    with new_file(path) as partial:
+        parquet.write_table(pa.table(arrays), partial)

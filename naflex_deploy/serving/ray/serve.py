@@ -1,0 +1,92 @@
+"""A Ray Serve deployment: each replica is an engine whose concurrent requests share packs.
+
+    from ray import serve
+    from naflex_deploy.serving.ray.serve import deployment
+    serve.run(deployment("build/doc-ocr", num_replicas=2))
+
+Ray's own batching counts requests; here the replica's scheduler packs tokens, so `max_ongoing_requests` is to be
+large enough to fill packs. Over HTTP it answers like ``/v1/embeddings``; by its handle, ``embed`` takes images.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message
+
+from naflex_deploy.core.errors import needs_extra
+from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
+from naflex_deploy.serving.http import openai
+from naflex_deploy.serving.http.infer import infer
+from naflex_deploy.serving.http.limits import Limits, Sent
+from naflex_deploy.serving.http.models import open_model
+from naflex_deploy.serving.http.problems import problem_of
+
+
+class PackedEmbedder:
+    """What a replica runs.
+
+    Args:
+        bundle: Path of the bundle, on every machine.
+        limits: Of requests.
+    """
+
+    def __init__(self, bundle: str, limits: Limits | None = None) -> None:
+        self._model = open_model(Path(bundle).resolve().name, Path(bundle))
+        self._limits = limits or Limits()
+
+    async def embed(self, images: list[Sent]) -> npt.NDArray[np.float32]:
+        """[N, D] float32 of encoded images or [h, w, 3] pixels, in order.
+
+        Raises:
+            Problem: Of the first image that failed, or of the queue.
+        """
+        return np.stack([item.outputs["pooled"] for item in await self._run(images)])
+
+    async def __call__(self, request: Request) -> Response:
+        """``POST`` of a JSON body as ``/v1/embeddings`` takes it."""
+        try:
+            body = await request.body()
+            parsed, images = await asyncio.to_thread(openai.parse_json, body, openai.EmbeddingsRequest, self._limits)
+            answer = openai.embeddings(parsed, self._model, await self._run([*images]))
+            return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+        except Exception as error:
+            problem = problem_of(error)
+            content = problem.content("/v1/embeddings", request.headers.get("x-request-id", ""))
+            return JSONResponse(content, problem.status, problem.headers())
+
+    async def _run(self, images: list[Sent]) -> list[ImageOutcome]:
+        return await infer(_never, self._model, images, ("pooled",), self._limits)
+
+
+async def _never() -> Message:
+    """Ray itself cancels the call of a sender who left."""
+    waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    return await waiting
+
+
+def deployment(
+    bundle: str | Path, *, limits: Limits | None = None, max_ongoing_requests: int = 256, **options: Any
+) -> Any:
+    """A Ray Serve application of `PackedEmbedder`.
+
+    Args:
+        bundle: Path of the bundle, on every machine.
+        limits: Of requests.
+        max_ongoing_requests: Of a replica; enough to fill packs.
+        options: Of ``serve.deployment``, such as ``num_replicas``.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+    with needs_extra("ray"):
+        serve: Any = import_module("ray.serve")
+    made = serve.deployment(PackedEmbedder, max_ongoing_requests=max_ongoing_requests, **options)
+    return made.bind(str(Path(bundle).resolve()), limits)

@@ -1,0 +1,193 @@
+"""A model repository for NVIDIA Triton Server: preprocessing, the engine, and an ensemble of both.
+
+    NAME/             ensemble: images [N] BYTES in; the bundle's outputs and image_grid_hw [N, 2] out
+    NAME_preprocess/  Python model: decodes, fits, cuts, packs
+    NAME_engine/      the ONNX graph or the TensorRT plan, warmed up with a pack of each budget
+
+A request is one pack. Packs are not formed across requests: an ensemble cannot, `naflex-deploy serve` does.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from naflex_deploy.core.config import adjust
+from naflex_deploy.core.errors import IncompatibleError, UsageError
+from naflex_deploy.core.files import new_directory
+from naflex_deploy.core.manifest import FILE_NAME, Manifest, Variant
+from naflex_deploy.core.pack import Pack, Patches, Role
+from naflex_deploy.runtime.bundle.bundle import Bundle
+
+_TYPES = {
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "float16": "TYPE_FP16",
+    "bfloat16": "TYPE_BF16",
+    "float32": "TYPE_FP32",
+}
+_PLATFORMS = {"onnxruntime": ("onnxruntime", "model.onnx"), "tensorrt": ("tensorrt", "model.plan")}
+_GRIDS = "image_grid_hw"
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    type: str
+    dims: tuple[int, ...]
+
+
+def write_repository(
+    bundle: Path, output: Path, *, variant: str | None = None, settings: Sequence[str] = (), force: bool = False
+) -> list[str]:
+    """Write a repository for a bundle; it appears when it is whole.
+
+    Args:
+        bundle: Whose files are checked against its manifest.
+        output: The repository's directory.
+        variant: Name of one; the first for ONNX Runtime or TensorRT where it is left out. It need not run here.
+        settings: How inputs are read, see `adjust`.
+        force: Replace what stands there.
+
+    Returns:
+        Names of the models, the ensemble first.
+
+    Raises:
+        UsageError: There is no such variant, or a setting is wrong.
+        IncompatibleError: Triton Server has no backend for it, or its images become several.
+        BundleError: A file is missing or changed.
+        OutputError: The repository exists, or cannot be written.
+    """
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest.model_copy(update={"config": adjust(opened.manifest.config, settings)})
+    chosen = _choose(manifest, variant)
+    image = manifest.config.image
+    if image.tiled:
+        shrunk = ["--set image.fit=shrink-only"] * (image.fit == "tiles")
+        shrunk += ["--set image.oversize=shrink"] * (image.oversize == "tiles")
+        raise IncompatibleError(
+            "the bundle's profile cuts images into tiles, whose results nothing in Triton Server joins",
+            hint=f"serve it by naflex-deploy serve, or have large images shrunk: {' '.join(shrunk)}",
+        )
+    opened.check(opened.files_of(chosen))
+    name = bundle.resolve().name
+    with new_directory(output, force=force) as folder:
+        _write_engine(folder / f"{name}_engine", opened, chosen)
+        _write_preprocess(folder / f"{name}_preprocess", manifest, chosen)
+        _write_ensemble(folder / name, name, manifest, chosen)
+    return [name, f"{name}_preprocess", f"{name}_engine"]
+
+
+def _choose(manifest: Manifest, name: str | None) -> Variant:
+    named = [variant for variant in manifest.variants if name in (None, variant.name)]
+    if not named:
+        known = [variant.name for variant in manifest.variants]
+        raise UsageError(f"the bundle has no variant '{name}', expected one of {known}")
+    for variant in named:
+        if variant.backend in _PLATFORMS and variant.gate.status != "failed":
+            return variant
+    raise IncompatibleError(
+        f"Triton Server runs variants of {sorted(_PLATFORMS)} that passed their gate, found "
+        f"{[f'{variant.name} ({variant.gate.status})' for variant in named]}",
+        hint="build one with --backend onnxruntime or --backend tensorrt",
+    )
+
+
+def _inputs(variant: Variant) -> list[_Tensor]:
+    return [_Tensor(spec.role.value, _TYPES[spec.dtype], _dims(spec.shape)) for spec in variant.inputs]
+
+
+def _outputs(variant: Variant) -> list[_Tensor]:
+    return [_Tensor(spec.name, _TYPES[spec.dtype], _dims(spec.shape)) for spec in variant.outputs]
+
+
+def _dims(shape: Iterable[int | str]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else -1 for size in shape)
+
+
+def _write_engine(folder: Path, bundle: Bundle, variant: Variant) -> None:
+    backend, file_name = _PLATFORMS[variant.backend]
+    version = folder / "1"
+    version.mkdir(parents=True)
+    shutil.copy2(bundle.path / variant.model, version / file_name)
+    for name in bundle.files_of(variant)[1:]:
+        # The graph names its weights by their path in the bundle.
+        (version / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(bundle.path / name, version / name)
+    warm_up = [_warm_up(folder, bundle.manifest, variant, budget) for budget in variant.budgets]
+    content = [f'name: "{folder.name}"', f'backend: "{backend}"', "max_batch_size: 0"]
+    content += [_tensors("input", _inputs(variant)), _tensors("output", _outputs(variant)), *warm_up]
+    _write_config(folder, content)
+
+
+def _warm_up(folder: Path, manifest: Manifest, variant: Variant, budget: int) -> str:
+    """A pack of one image, its tensors as files."""
+    patches = budget - manifest.model.prefix
+    width = 3 * manifest.preprocessing.patch_size**2
+    raw = any(spec.role is Role.PATCHES and spec.dtype == "uint8" for spec in variant.inputs)
+    pixels = np.zeros((patches, width), np.uint8) if raw else np.zeros((patches, width), np.float32)
+    pack = Pack.of([Patches(pixels, (1, patches))], prefix=manifest.model.prefix)
+    (folder / "warmup").mkdir(exist_ok=True)
+    inputs = []
+    for spec in variant.inputs:
+        values, file = np.ascontiguousarray(pack.view(spec.role)), f"{budget}-{spec.role.value}"
+        (folder / "warmup" / file).write_bytes(values.tobytes())
+        dims = ", ".join(map(str, values.shape))
+        inputs.append(
+            f'  inputs {{ key: "{spec.role.value}" '
+            f'value {{ data_type: {_TYPES[spec.dtype]} dims: [{dims}] input_data_file: "{file}" }} }}'
+        )
+    return "\n".join([f'model_warmup {{\n  name: "{budget} tokens"', *inputs, "}"])
+
+
+def _write_preprocess(folder: Path, manifest: Manifest, variant: Variant) -> None:
+    version = folder / "1"
+    version.mkdir(parents=True)
+    source = files("naflex_deploy.serving.triton_server").joinpath("preprocess_model.py").read_text(encoding="utf-8")
+    (version / "model.py").write_text(source, encoding="utf-8")
+    (version / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    (version / "variant.txt").write_text(f"{variant.name}\n", encoding="utf-8")
+    content = [f'name: "{folder.name}"', 'backend: "python"', "max_batch_size: 0"]
+    content += [_tensors("input", [_IMAGES]), _tensors("output", [*_inputs(variant), _GRID])]
+    content.append("instance_group { kind: KIND_CPU count: 2 }")
+    _write_config(folder, content)
+
+
+def _write_ensemble(folder: Path, name: str, manifest: Manifest, variant: Variant) -> None:
+    (folder / "1").mkdir(parents=True)
+    roles = [tensor.name for tensor in _inputs(variant)]
+    prepared = [("images", "images")], [*((role, f"packed_{role}") for role in roles), (_GRIDS, _GRIDS)]
+    run = [(role, f"packed_{role}") for role in roles], [(spec.name, spec.name) for spec in variant.outputs]
+    content = [f'name: "{name}"', 'platform: "ensemble"', "max_batch_size: 0"]
+    content += [_tensors("input", [_IMAGES]), _tensors("output", [*_outputs(variant), _GRID])]
+    content.append(
+        "\n".join(["ensemble_scheduling {", _step(f"{name}_preprocess", *prepared), _step(f"{name}_engine", *run), "}"])
+    )
+    _write_config(folder, content)
+
+
+_IMAGES = _Tensor("images", "TYPE_STRING", (-1,))
+_GRID = _Tensor(_GRIDS, "TYPE_INT32", (-1, 2))
+
+
+def _step(model: str, inputs: list[tuple[str, str]], outputs: list[tuple[str, str]]) -> str:
+    lines = [f'  step {{\n    model_name: "{model}"\n    model_version: -1']
+    for kind, names in (("input_map", inputs), ("output_map", outputs)):
+        lines += [f'    {kind} {{ key: "{key}" value: "{value}" }}' for key, value in names]
+    return "\n".join([*lines, "  }"])
+
+
+def _tensors(kind: str, tensors: list[_Tensor]) -> str:
+    return "\n".join(
+        f'{kind} {{ name: "{t.name}" data_type: {t.type} dims: [{", ".join(map(str, t.dims))}] }}' for t in tensors
+    )
+
+
+def _write_config(folder: Path, content: list[str]) -> None:
+    (folder / "config.pbtxt").write_text("\n".join(content) + "\n", encoding="utf-8")

@@ -1,0 +1,73 @@
+"""What is observed is what the linear layers of the reference model read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
+from naflex_deploy.compiler.model.attention import ragged_attention
+from naflex_deploy.compiler.quantize.observer import Observer
+from tests.support.graphs import FAMILIES, GRIDS, pack, portable
+from tests.support.packs import inputs
+
+
+@contextmanager
+def reading(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
+    """What every linear layer reads while the block runs, by site."""
+    found: dict[str, np.ndarray] = {}
+
+    def hook(site: str) -> object:
+        return lambda module, arguments: found.__setitem__(site, arguments[0].numpy())
+
+    handles = [
+        module.register_forward_pre_hook(hook(f"{name}.input"))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    yield found
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_linear_layer_of_every_family(name: str) -> None:
+    before = sorted(portable(name).parent.iterdir())
+    observer = Observer(portable(name), threads=1)
+    assert sorted(portable(name).parent.iterdir()) == before
+    model = random_checkpoint(FAMILIES[name]).model(attention=ragged_attention, outputs=outputs(name))
+    for grids in (GRIDS, ((4, 5),) * 3):
+        one = pack(name, grids, tail=0)
+        with reading(model) as wanted, torch.inference_mode():
+            model(*inputs(model, one))
+        # A probe's query and what follows from places are no activations of pixels.
+        for site in [site for site in wanted if site.startswith(("pool.query", "coordinates", "positions"))]:
+            del wanted[site]
+        found = {site: values for names, values in observer.activations(one) for site in names}
+        assert found.keys() == wanted.keys()
+        for site, values in found.items():
+            reference = wanted[site].reshape(values.shape)
+            assert np.abs(values - reference).max() <= 1e-5 * np.abs(reference).max(), site
+
+
+def test_layers_that_read_one_tensor_share_a_site() -> None:
+    sites = Observer(portable("siglip2"), threads=1).sites
+    assert tuple(f"blocks.1.{layer}.input" for layer in ("query", "key", "value")) in sites
+    assert ("pool.key.input", "pool.value.input") in sites
+    assert [names[0] for names in sites[:5]] == [
+        "embed.input",
+        "blocks.0.query.input",
+        "blocks.0.out.input",
+        "blocks.0.mlp.fc1.input",
+        "blocks.0.mlp.fc2.input",
+    ]
+    assert sites[-1] == ("classifier.input",)
+
+
+def outputs(name: str) -> tuple[str, ...]:
+    return tuple(output for output in FAMILIES[name].outputs if ":" not in output)

@@ -1,0 +1,120 @@
+"""What paths mean, and what shards and tables hold: written by the real libraries, read back in order."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError
+from naflex_deploy.runtime.images.inputs import Input, expand, open_inputs
+
+
+def png(value: int) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, BytesIO(content))
+    return path
+
+
+def table(path: Path, **columns: object) -> Path:
+    parquet.write_table(pa.table(columns), path, row_group_size=3)
+    return path
+
+
+def test_patterns_and_directories(tmp_path: Path) -> None:
+    for name in ("b.png", "a.PDF", "deep/c.dcm", "deep/d.mp4", "notes.txt", "e.tar", "f.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+
+    def found(*patterns: str) -> list[str]:
+        return [str(path.relative_to(tmp_path)) for path in expand(tmp_path / pattern for pattern in patterns)]
+
+    assert found(".") == ["a.PDF", "b.png", "deep/c.dcm", "deep/d.mp4"]
+    assert found("*.p*", "notes.txt") == ["b.png", "f.parquet", "notes.txt"]
+    assert found("**/*.dcm") == ["deep/c.dcm"]
+    assert found("d*p") == ["deep/c.dcm", "deep/d.mp4"], "a directory that matches gives what is in it"
+    for pattern, message in (("*.webp", "matches no file"), ("missing.png", "no such file")):
+        with pytest.raises(UsageError, match=message):
+            found(pattern)
+    strange = tmp_path / "page[1].png"
+    strange.write_bytes(b"")
+    assert found("page[1].png") == ["page[1].png"], "a file of that very name is no pattern"
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz"])
+def test_shards_give_their_images_in_order(tmp_path: Path, name: str) -> None:
+    members = {"2/x.png": png(2), "2/x.json": b"{}", "1.PNG": png(1), "3.pdf": b"%PDF-"}
+    path = tar(tmp_path / name, members)
+    found = list(open_inputs([path, tmp_path / "b.png"]))
+    assert [item.name for item in found] == [
+        f"{path}/2/x.png",
+        f"{path}/1.PNG",
+        f"{path}/3.pdf",
+        str(tmp_path / "b.png"),
+    ]
+    assert [item.source for item in found[:3]] == [members["2/x.png"], members["1.PNG"], b"%PDF-"]
+    assert found[0].digest() == hashlib.sha256(members["2/x.png"]).hexdigest()
+
+
+def test_tables_give_their_images_in_order(tmp_path: Path) -> None:
+    images = [png(value) for value in range(10)]
+    plain = table(tmp_path / "plain.parquet", id=pa.array(range(10)), content=pa.array(images, pa.binary()))
+    named = table(
+        tmp_path / "named.parquet", thumb=pa.array(images[:2]), image=pa.array(images[2:4], pa.large_binary())
+    )
+    structs = [{"bytes": image, "path": "x"} for image in images[:5]]
+    nested = table(tmp_path / "nested.parquet", picture=pa.array(structs))
+    found = list(open_inputs([plain, named, nested]))
+    assert [item.source for item in found] == [*images, *images[2:4], *images[:5]]
+    assert [item.name for item in found[:10]] == [f"{plain}#{row}" for row in range(10)]
+
+
+def test_bad_shards_and_tables_say_what_is_wrong_and_lose_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tar(tmp_path / "whole.tar", {"1.png": png(1), "2.png": png(2) * 50})
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole.read_bytes()[:2500])
+    text = tmp_path / "text.tar"
+    text.write_text("no archive" * 100)
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1" + b"x" * 50)
+    hole = table(tmp_path / "hole.parquet", image=pa.array([png(1), None], pa.binary()))
+    two = table(tmp_path / "two.parquet", a=pa.array([b"x"]), b=pa.array([b"y"]))
+    paths = [cut, text, tar(tmp_path / "none.tar", {"a.txt": b""}), broken, two, hole, tmp_path / "missing.tar"]
+    found = list(open_inputs([*paths, tmp_path / "good.png"]))
+    errors = {Path(item.name).name: item.source.message for item in found if isinstance(item.source, ImageError)}
+    for name, message in {
+        "cut.tar": "damaged or truncated tar archive",
+        "text.tar": "damaged or truncated tar archive",
+        "none.tar": "found a tar archive without any",
+        "broken.parquet": "damaged Parquet table",
+        "two.parquet": "expected a column of image bytes, found a, b of a, b",
+        "hole.parquet#1": "expected an image, found none",
+        "missing.tar": "damaged or truncated tar archive",
+    }.items():
+        assert message in errors.pop(name)
+    assert not errors
+    assert found[-1] == Input(str(tmp_path / "good.png"), tmp_path / "good.png")
+    assert [item.name for item in found if isinstance(item.source, bytes)] == [f"{cut}/1.png", f"{hole}#0"]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (item,) = open_inputs([hole])
+    assert isinstance(item.source, MissingExtraError)
+    assert "naflex-deploy[parquet]" in item.source.hint

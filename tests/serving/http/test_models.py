@@ -1,0 +1,83 @@
+"""Loading a bundle to serve it, on its own engine or on another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from naflex_deploy.core.errors import ImageError
+from naflex_deploy.runtime.engine import Engine, load_engine
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.scheduling.scheduler import Scheduler
+from naflex_deploy.serving.client import Client
+from naflex_deploy.serving.http.models import Model, open_model
+from tests.serving.support import SummingSession, pixels, png, running, vector
+from tests.support.bundles import summing_manifest, write_summing_bundle
+
+IMAGES = [pixels(seed, 4 * (1 + seed % 3), 4 * (1 + seed % 4)) for seed in range(6)]
+
+
+class Noted(SummingSession):
+    """A session of one's own: nothing but `run`."""
+
+    def __init__(self, path, variant) -> None:
+        super().__init__(scale=3.0)
+        self.path, self.variant, self.tokens = path, variant, []
+
+    def run(self, pack, outputs):
+        self.tokens.append(pack.tokens)
+        return super().run(pack, outputs)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_summing_bundle(tmp_path / "sums")
+
+
+def test_a_session_of_ones_own_is_served(bundle):
+    opened: list[Noted] = []
+
+    def session(path, variant) -> Noted:
+        opened.append(Noted(path, variant))
+        return opened[-1]
+
+    with running(load=lambda name, path: open_model(name, bundle, session=session)) as server:
+        assert opened[0].path == bundle
+        assert opened[0].variant.name == "onnxruntime-cpu-fp32"
+        assert opened[0].tokens == [16, 64], "a pack of each budget warms it up"
+        with Client(server.url) as client:
+            found = client.embed([*map(png, IMAGES)])
+            tokens = client.tokens(IMAGES)
+            with pytest.raises(ImageError, match="image 1"):
+                client.embed([png(IMAGES[0]), b"no image"])
+    expected = [vector(image, 3.0) for image in IMAGES]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([part.sum((0, 1)) for part in tokens], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_session_of_ones_own_runs_in_the_engine(bundle):
+    engine = load_engine(bundle, session=Noted)
+    np.testing.assert_allclose(engine.embed(IMAGES), [vector(image, 3.0) for image in IMAGES], rtol=1e-4, atol=1e-5)
+
+
+def test_pages_cut_into_tiles_are_answered_as_one_as_the_engine_does():
+    manifest = summing_manifest()
+    section = manifest.config.image.model_copy(update={"fit": "tiles", "tokens": 16, "overlap": 1})
+    manifest = manifest.model_copy(update={"config": manifest.config.model_copy(update={"image": section})})
+    variant = manifest.variants[0]
+    engine = Engine(SummingSession(), manifest, variant)
+    pages = [pixels(0, 40, 60), pixels(1, 8, 8), pixels(2, 33, 9)]
+
+    def load(name, path):
+        scheduler = Scheduler(SummingSession(), budget=64, max_images=32)
+        return Model(name, manifest, variant, scheduler, Preparer.of(manifest, variant))
+
+    with running(load=load) as server, Client(server.url) as client:
+        found, classes, tokens = client.embed(pages), client.classify(pages), client.tokens(pages)
+        with pytest.raises(ImageError, match="image 1"):
+            client.embed([png(pages[0]), b"no image"])
+    np.testing.assert_allclose(found, engine.embed(pages), rtol=1e-4, atol=1e-5)
+    assert [ranked[0].name for ranked in classes] == [ranked[0].name for ranked in engine.classify(pages)]
+    for page, expected in zip(tokens, engine.tokens(pages), strict=True):
+        np.testing.assert_allclose(page, expected, rtol=1e-4, atol=1e-5)
+    assert tokens[0].shape == (10, 15, 8)
