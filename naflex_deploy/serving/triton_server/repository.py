@@ -23,6 +23,7 @@ from naflex_deploy.core.files import new_directory
 from naflex_deploy.core.manifest import FILE_NAME, Manifest, Variant
 from naflex_deploy.core.pack import Pack, Patches, Role
 from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.serving.triton_server.preprocessing import GRIDS, VARIANT
 
 _TYPES = {
     "uint8": "TYPE_UINT8",
@@ -33,7 +34,6 @@ _TYPES = {
     "float32": "TYPE_FP32",
 }
 _PLATFORMS = {"onnxruntime": ("onnxruntime", "model.onnx"), "tensorrt": ("tensorrt", "model.plan")}
-_GRIDS = "image_grid_hw"
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _write_preprocess(folder: Path, manifest: Manifest, variant: Variant) -> Non
     source = files("naflex_deploy.serving.triton_server").joinpath("preprocess_model.py").read_text(encoding="utf-8")
     (version / "model.py").write_text(source, encoding="utf-8")
     (version / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    (version / "variant.txt").write_text(f"{variant.name}\n", encoding="utf-8")
+    (version / VARIANT).write_text(f"{variant.name}\n", encoding="utf-8")
     content = [f'name: "{folder.name}"', 'backend: "python"', "max_batch_size: 0"]
     content += [_tensors("input", [_IMAGES]), _tensors("output", [*_inputs(variant), _GRID])]
     content.append("instance_group { kind: KIND_CPU count: 2 }")
@@ -162,7 +162,7 @@ def _write_preprocess(folder: Path, manifest: Manifest, variant: Variant) -> Non
 def _write_ensemble(folder: Path, name: str, manifest: Manifest, variant: Variant) -> None:
     (folder / "1").mkdir(parents=True)
     roles = [tensor.name for tensor in _inputs(variant)]
-    prepared = [("images", "images")], [*((role, f"packed_{role}") for role in roles), (_GRIDS, _GRIDS)]
+    prepared = [("images", "images")], [*((role, f"packed_{role}") for role in roles), (GRIDS, GRIDS)]
     run = [(role, f"packed_{role}") for role in roles], [(spec.name, spec.name) for spec in variant.outputs]
     content = [f'name: "{name}"', 'platform: "ensemble"', "max_batch_size: 0"]
     content += [_tensors("input", [_IMAGES]), _tensors("output", [*_outputs(variant), _GRID])]
@@ -173,7 +173,7 @@ def _write_ensemble(folder: Path, name: str, manifest: Manifest, variant: Varian
 
 
 _IMAGES = _Tensor("images", "TYPE_STRING", (-1,))
-_GRID = _Tensor(_GRIDS, "TYPE_INT32", (-1, 2))
+_GRID = _Tensor(GRIDS, "TYPE_INT32", (-1, 2))
 
 
 def _step(model: str, inputs: list[tuple[str, str]], outputs: list[tuple[str, str]]) -> str:

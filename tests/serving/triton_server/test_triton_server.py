@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 import types
@@ -137,6 +138,14 @@ def test_the_python_model_and_the_engine_give_the_bundles_results(repository, co
     assert found.tensors["image_grid_hw"].tolist() == [[2, 3], [4, 1], [1, 1]]
     assert "image 1" in refused.error
     assert "at most 64 tokens" in too_many.error
+
+
+def test_the_copied_model_depends_on_one_public_module(repository):
+    """What was copied out must go on running while modules inside the package move."""
+    source = ast.parse((repository / "sums_preprocess" / "1" / "model.py").read_text())
+    nodes = [node for node in ast.walk(source) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes}
+    assert {name for name in modules if name.startswith("naflex_deploy")} == {"naflex_deploy.serving.triton_server"}
 
 
 def test_an_unknown_variant_is_refused(tmp_path):
