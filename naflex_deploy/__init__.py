@@ -43,23 +43,23 @@ def build(
 
     Args:
         profile: Name of a built-in profile, or path of a TOML file.
-        model: A directory as transformers or timm writes it; ``hf:ORG/NAME``; ``timm:NAME:FILE.safetensors``;
+        model: A directory written by transformers or timm; ``hf:ORG/NAME``; ``timm:NAME:FILE.safetensors``;
             ``bv:FILE.npz``; ``random:NAME``; ``demo``; or a torch module of transformers or timm.
-        output: Directory of the bundle; appears when everything in it is written and has passed its gate.
-        settings: ``"a.b=value"``, laid over the profile, such as ``"image.tokens=576"``.
+        output: Directory of the bundle. It appears only when everything in it is written and has passed the gate.
+        settings: ``"a.b=value"`` strings that override values of the profile, such as ``"image.tokens=576"``.
         patch_size: Resize the model's patch projection to this many pixels a side, as FlexiViT does.
-        lora: A directory as peft saves a LoRA adapter, to be merged into the weights.
-        labels: A file with a text a line, which become the classes of a two-tower model.
-        text: Put the text tower into the bundle too, for `Engine.text`.
-        calibration: What ``naflex-deploy calibrate`` wrote; int8 and fp8 need it.
-        force: Replace a bundle that is there.
-        report: Called with a line at the start of each step, such as `print`.
+        lora: Directory of a LoRA adapter saved by peft, which is merged into the weights.
+        labels: A file with one text per line; the texts become the classes of a two-tower model.
+        text: Include the text tower in the bundle, for `Engine.text`.
+        calibration: The file that ``naflex-deploy calibrate`` wrote; int8 and fp8 need it.
+        force: Replace an existing bundle.
+        report: Called with one line of text at the start of each step; `print` shows progress.
 
     Returns:
-        What the bundle's ``manifest.json`` holds: its variants, how each did at its gate, what was built from what.
+        The content of the bundle's ``manifest.json``: its variants, the gate result of each, and its sources.
 
     Raises:
-        NaflexError: With what was expected, what was found and what to do.
+        NaflexError: The build failed; the error says what was expected, what was found and what to do.
     """
     from naflex_deploy.core.config import resolve
     from naflex_deploy.core.errors import needs_extra
@@ -83,20 +83,20 @@ def build(
 
 
 def load(bundle: str | PathLike[str], *, variant: str | None = None, settings: str | Sequence[str] = ()) -> Engine:
-    """Load a bundle's engine: the first variant that fits this machine, or the one named.
+    """Load an engine from a bundle: the named variant, or the first one that this machine can run.
 
     Args:
-        bundle: Directory.
-        variant: Name of one of its variants.
-        settings: ``"a.b=value"``, laid over the sections image and video of the bundle's profile, such as
-            ``"image.dpi=200"``.
+        bundle: Directory of the bundle.
+        variant: Name of the variant to load. Default: the first one that this machine can run.
+        settings: ``"a.b=value"`` strings that override the sections ``image`` and ``video`` of the bundle's profile,
+            such as ``"image.dpi=200"``.
 
     Returns:
         An `Engine`, with ``embed``, ``tokens``, ``classify`` and ``stream``; any thread may call them.
 
     Raises:
         BundleError: A file is missing or changed.
-        IncompatibleError: A newer tool wrote it, or no variant can run here; gives each one's reason.
+        IncompatibleError: A newer version wrote the bundle, or no variant can run here; the error says why for each.
     """
     from naflex_deploy.runtime.engine import load_engine
 

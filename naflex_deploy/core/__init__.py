@@ -1,1 +1,1 @@
-"""What every other part is written against: packs, profiles, manifests, errors. numpy and pydantic only."""
+"""The types that every other part builds on: packs, profiles, manifests, errors. Needs numpy and pydantic only."""

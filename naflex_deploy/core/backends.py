@@ -1,4 +1,4 @@
-"""The registry of backends. Adding one takes a line here and a folder of that name on either side."""
+"""The registry of backends. Adding one takes a line here, and a folder each in the runtime and the compiler."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ FOLDERS = {
     "onnxruntime-cuda": "onnxruntime_cuda",
     "onnxruntime": "onnxruntime",
 }
-"""Backend → its folder in ``runtime/backends/`` and ``compiler/backends/``, in profiles' order of preference."""
+"""Each backend's folder in ``runtime/backends/`` and ``compiler/backends/``, in the default order of preference."""

@@ -1,4 +1,4 @@
-"""Where configuration comes from: defaults < profile < --config < environment < --set, each value with its origin."""
+"""Resolve the configuration: defaults < profile < --config < environment < --set < flags. Values keep their origin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Config:
-    """A resolved profile and, for every dotted key of it, where its value came from."""
+    """A resolved profile, and the origin of the value at every dotted key."""
 
     profile: Profile
     origins: dict[str, str]
@@ -53,13 +53,14 @@ def resolve(
 
     Args:
         profile: Name of a built-in profile, or path of a TOML file.
-        config: A TOML file laid over the profile.
-        settings: ``"a.b=value"`` strings, values in TOML (a bare word is a string).
-        overrides: Dotted keys set by command-line flags; ``None`` values are not set.
-        environment: Read for ``NAFLEX_DEPLOY_SECTION__KEY`` variables. Defaults to the process's own.
+        config: A TOML file whose values override the profile's.
+        settings: ``"a.b=value"`` strings. Values are TOML; a bare word is a string.
+        overrides: Values of command-line flags by dotted key; ``None`` where a flag was not given.
+        environment: Searched for ``NAFLEX_DEPLOY_SECTION__KEY`` variables. Default: that of the process.
 
     Raises:
-        UsageError: Unknown profile (names the nearest), unreadable file, bad TOML, invalid value.
+        UsageError: The profile is unknown (the hint names the nearest one), a file cannot be read or is not valid
+            TOML, or a value is invalid.
     """
     layers = _profile_layers(str(profile), {})
     if config is not None:
@@ -69,7 +70,7 @@ def resolve(
     for key, value in (overrides or {}).items():
         if value is not None:
             name = key.rpartition(".")[2]
-            # A flag names one entry of a list: --target of targets.
+            # A flag is named after one entry of the list that it sets: --target sets targets.
             layers.append((f"--{name.removesuffix('s') if isinstance(value, list) else name}", _nested(key, value)))
 
     merged: Values = {}
@@ -83,26 +84,26 @@ def resolve(
 
 
 ADJUSTABLE = ("image", "video")
-"""Sections that say how inputs are read, for which no engine is built."""
+"""Sections that say how inputs are read. No engine depends on them, so they can change after the build."""
 
 
 def adjust(profile: Profile, settings: str | Sequence[str]) -> Profile:
-    """A profile that was built, its inputs read in another way.
+    """Change how a bundle reads its inputs.
 
     Args:
-        profile: Of a bundle.
-        settings: ``"a.b=value"`` strings as for `resolve`, of the sections in `ADJUSTABLE`.
+        profile: The profile that the bundle was built with.
+        settings: ``"a.b=value"`` strings as for `resolve`, for the sections in `ADJUSTABLE`.
 
     Raises:
-        UsageError: A setting is of another section, unknown or invalid.
+        UsageError: A setting belongs to another section, or is unknown or invalid.
     """
     values = profile.model_dump(by_alias=True)
     for setting in _all(settings):
         key, nested = _setting(setting)
         if key.partition(".")[0] not in ADJUSTABLE:
             raise UsageError(
-                f"--set {setting}: expected a key of {' or '.join(ADJUSTABLE)}: the rest is built into the bundle",
-                hint="build again with it",
+                f"--set {setting}: expected a key of {' or '.join(ADJUSTABLE)}; other sections are part of the build",
+                hint="build the bundle again with this setting",
             )
         _merge(values, nested, "--set", {})
     return Profile.parse(values, source=lambda path: "--set")
@@ -120,7 +121,7 @@ def _setting(text: str) -> tuple[str, Values]:
 
 
 def _profile_layers(name: str, above: dict[Path, str]) -> list[tuple[str, Values]]:
-    """The profile and everything it extends, base first; ``above`` are those that extend it."""
+    """The layers of a profile and of all that it extends, base first; ``above`` holds the profiles that extend it."""
     path = Path(name)
     if path.resolve() in above:
         chain = " -> ".join([*above.values(), name])

@@ -38,7 +38,7 @@ class UsageError(NaflexError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is not installed; names the extra that brings it."""
+    """An optional dependency is not installed; the hint names the extra that installs it."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
@@ -50,10 +50,10 @@ class MissingExtraError(UsageError):
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Around imports of what an extra brings.
+    """Wrap the imports of modules that an extra installs.
 
     Raises:
-        MissingExtraError: A module is not installed.
+        MissingExtraError: One of the modules is not installed.
     """
     try:
         yield
@@ -62,11 +62,11 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 
 class CheckpointError(UsageError):
-    """A checkpoint cannot be read as a NaFlex model: names the tensor, key or option."""
+    """A checkpoint cannot be read as a NaFlex model; the message names the tensor, key or option."""
 
 
 class NoCheckpointError(CheckpointError):
-    """There is no checkpoint where or by the name that was given."""
+    """There is no checkpoint at the path, or under the name, that was given."""
 
 
 class OutputError(UsageError):
@@ -94,13 +94,13 @@ class CalibrationError(IncompatibleError):
 
 
 class BenchmarkError(NaflexError):
-    """A benchmark gate was missed."""
+    """A benchmark misses its gate."""
 
     code = 5
 
 
 class ImageError(NaflexError):
-    """One input is no usable image. Others in the same call are unaffected."""
+    """One input is not a usable image. The other inputs of the call are unaffected."""
 
     code = 6
 

@@ -1,4 +1,4 @@
-"""The machine at hand, as figures and reports name it."""
+"""Describe the machine at hand, for reports and figures."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from pathlib import Path
 CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16", "avx512_bf16")
 
 INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
-"""With one of these, products of u8 and s8 are exact and fast."""
+"""A CPU with any of these flags multiplies u8 by s8 exactly and fast."""
 
 
 def cpu_name() -> str:
-    """Model name of the CPU and the cores this process may use."""
+    """Model name of the CPU, and the number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     models = [line.partition(":")[2].strip() for line in _first_cpu() if "model name" in line]
     return f"{models[0] if models else name}, {cores()} cores"
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_flags() -> list[str]:
-    """Of `CPU_FLAGS`, those this CPU has; empty where the system does not tell."""
+    """The flags among `CPU_FLAGS` that this CPU has; empty where the operating system does not list them."""
     words = {word for line in _first_cpu() for word in line.split()}
     return [flag for flag in CPU_FLAGS if flag in words]
 
 
 @cache
 def _first_cpu() -> tuple[str, ...]:
-    """Lines of /proc/cpuinfo about the first CPU, the others being like it; none where there is no such file.
+    """Lines of /proc/cpuinfo for the first CPU, which stands for all; empty where there is no such file.
 
-    The kernel makes the file as it is read, which takes long where CPUs are many, and every session asks.
+    The kernel generates the file while it is read, which is slow on machines with many CPUs, and every session asks.
     """
     info = Path("/proc/cpuinfo")
     if not info.exists():
@@ -49,29 +49,29 @@ def _first_cpu() -> tuple[str, ...]:
 
 
 def has_vnni() -> bool:
-    """Whether products of u8 and s8 are known to be exact and fast on this CPU."""
+    """Whether this CPU is known to multiply u8 by s8 exactly and fast."""
     return not INT8_FLAGS.isdisjoint(cpu_flags())
 
 
 def int8_warning() -> str:
-    """What to expect of int8 on this CPU where it is an x86 without the instructions for it; empty otherwise."""
+    """A warning about int8 for an x86 CPU that lacks the instructions for it; empty for any other CPU."""
     if not cpu_flags() or has_vnni():
         return ""
     return (
-        "this CPU has no VNNI: products of u8 and s8 saturate in AVX2, so ONNX Runtime is told to take slower ones of "
-        "u8 and u8, and int8 gains little"
+        "this CPU has no VNNI: u8 by s8 products saturate in AVX2, so ONNX Runtime uses slower u8 by u8 products, and "
+        "int8 gains little"
     )
 
 
 def system_name() -> str:
-    """Operating system, its version, and Python's."""
+    """Name and version of the operating system, and the version of Python."""
     return f"{platform.system()} {platform.release()}, Python {sys.version.split()[0]}"
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory that this program held at most.
+    """Peak resident memory of this process, in bytes.
 
-    The kernel's usual counter also knows of the process that started it.
+    VmHWM is read where /proc has it, because ``ru_maxrss`` can include the process that started this one.
     """
     status = Path("/proc/self/status")
     if status.exists():

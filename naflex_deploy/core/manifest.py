@@ -19,7 +19,7 @@ SCHEMA = 2
 FILE_NAME = "manifest.json"
 
 Sizes = dict[str, int]
-"""Sizes of the symbols in an engine's shapes: ``tokens``, ``images``, ``rows``, ``row_tokens``."""
+"""Value of each symbol in an engine's shapes: ``tokens``, ``images``, ``rows``, ``row_tokens``."""
 
 
 class Entry(BaseModel):
@@ -27,7 +27,7 @@ class Entry(BaseModel):
 
 
 class Model(Entry):
-    """Where the weights came from and what they are."""
+    """The source of the weights, and the architecture that they belong to."""
 
     source: str
     digest: str
@@ -45,7 +45,7 @@ class InputSpec(Entry):
 
 
 class OutputSpec(Entry):
-    """One engine output, by the name the profile gives it."""
+    """One engine output, named as in the profile."""
 
     name: str
     dtype: str
@@ -53,7 +53,7 @@ class OutputSpec(Entry):
 
 
 class Executed(Entry):
-    """The machine a figure was taken on."""
+    """The machine on which a figure was measured."""
 
     cpu: str
     system: str
@@ -62,10 +62,10 @@ class Executed(Entry):
 
 
 class Gate(Entry):
-    """How a variant did on the golden packs.
+    """Result of a variant on the golden packs.
 
     Attributes:
-        figures: Least and mean cosines, agreement of decisions and accuracy beside the reference's, by name.
+        figures: Minimum and mean cosines, agreement of decisions, and accuracy next to the reference's, by name.
     """
 
     status: Literal["passed", "failed", "unmeasured"] = "unmeasured"
@@ -81,16 +81,16 @@ class Variant(Entry):
 
     Attributes:
         name: Directory under ``variants/``.
-        backend: Which session runs it.
+        backend: Name of the backend that runs it.
         target: Hardware it was built for: ``cpu``, ``sm86+sm89``, …
         model: Path of the engine or graph, relative to the bundle.
-        shares: Files outside its directory that it reads, relative to the bundle.
-        budgets: Tokens of its packs, ascending.
-        profiles: Sizes of the symbols in its shapes, for each set of fixed shapes that it runs; none where it takes
-            any.
-        passes: What was done to the portable graph, in order.
-        versions: Of the tools that built it.
-        build: Figures from the build.
+        shares: Paths, relative to the bundle, of the files outside its directory that it reads.
+        budgets: Token budgets of its packs, ascending.
+        profiles: Values of the symbols in its shapes, one entry for each set of fixed shapes; empty where it accepts
+            any shape.
+        passes: Passes applied to the portable graph, in order.
+        versions: Versions of the tools that built it.
+        build: Figures recorded during the build.
     """
 
     name: str
@@ -114,8 +114,8 @@ class Head(Entry):
 
     Attributes:
         labels: Name of each class.
-        scores: ``softmax``: the classes exclude one another; ``sigmoid``: each is there or not for itself.
-        thresholds: Least score of each class to be named; empty where any will do.
+        scores: ``softmax`` where the classes exclude one another, ``sigmoid`` where each is decided on its own.
+        thresholds: Minimum score at which each class is reported; empty where there is no minimum.
     """
 
     labels: list[str]
@@ -124,7 +124,7 @@ class Head(Entry):
 
 
 class Tokenization(Entry):
-    """How texts become rows of token numbers: of one length, padded with one token at one side."""
+    """How texts become rows of token ids: all of one length, padded with one token on one side."""
 
     length: int
     pad_token: str
@@ -132,13 +132,13 @@ class Tokenization(Entry):
 
 
 class TextTower(Entry):
-    """What turns texts into vectors that the image vectors can be compared with.
+    """The text tower, which maps texts to vectors that can be compared with the image vectors.
 
     Attributes:
-        model, tokenizer: Paths relative to the bundle.
-        files: These and what they read.
-        tokens: How texts are laid out.
-        scale, bias: Of ``scale · cos(image, text) + bias``, the logit that an image and a text belong together.
+        model, tokenizer: Paths of the graph and the tokenizer, relative to the bundle.
+        files: Paths of these two and of every file that they read.
+        tokens: How texts are tokenized.
+        scale, bias: Terms of ``scale · cos(image, text) + bias``, the logit that an image and a text match.
     """
 
     model: str
@@ -155,12 +155,12 @@ class FileEntry(Entry):
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
-        """One file."""
+        """Digest and size of one file."""
         return cls(sha256=sha256(path), size=path.stat().st_size)
 
     @classmethod
     def below(cls, bundle: Path, folder: str = "") -> dict[str, FileEntry]:
-        """Every file of a bundle, or of a folder of it, by path relative to the bundle."""
+        """The entry of every file in a bundle, or in one of its folders, by path relative to the bundle."""
         return {
             path.relative_to(bundle).as_posix(): cls.of(path)
             for path in sorted((bundle / folder).rglob("*"))
@@ -169,14 +169,14 @@ class FileEntry(Entry):
 
 
 class Manifest(Entry):
-    """What a bundle's ``manifest.json`` holds.
+    """The content of a bundle's ``manifest.json``.
 
     Attributes:
-        head: Where the model has a classifier or labels.
-        text: Where the bundle was built with the text tower.
+        head: How logits are read; ``None`` where the model has neither a classifier nor labels.
+        text: The text tower; ``None`` where the bundle was built without it.
         config: The resolved profile.
-        origins: Where each of its values came from.
-        files: Every file of the bundle but this one and ``reports/``, by relative path.
+        origins: Origin of each value of ``config``, by dotted key.
+        files: Every file of the bundle except the manifest and ``reports/``, by relative path.
     """
 
     schema_: int = Field(SCHEMA, alias="schema")
@@ -194,7 +194,7 @@ class Manifest(Entry):
     origins: dict[str, str] = {}
 
     def variant(self, name: str) -> Variant:
-        """The variant of that name; a `KeyError` where there is none."""
+        """The variant with this name. Raises a `KeyError` where there is none."""
         return {variant.name: variant for variant in self.variants}[name]
 
     def to_json(self) -> str:
@@ -202,24 +202,24 @@ class Manifest(Entry):
 
     @classmethod
     def read(cls, bundle: Path) -> Manifest:
-        """Read and check the manifest of a bundle, of this schema or an older one.
+        """Read and check the manifest of a bundle, in this schema or an older one.
 
         Raises:
-            BundleError: It is missing or damaged.
-            IncompatibleError: A newer tool wrote it.
+            BundleError: The manifest is missing or damaged.
+            IncompatibleError: A newer version of the tool wrote it.
         """
         path = bundle / FILE_NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except NotADirectoryError:
             raise BundleError(
-                f"{bundle} is no bundle: expected a directory, found a file",
+                f"{bundle} is not a bundle: expected a directory, found a file",
                 hint="give a directory that `naflex-deploy build` made",
             ) from None
         except FileNotFoundError:
             found = "a directory without one" if bundle.is_dir() else "no such directory"
             raise BundleError(
-                f"{bundle} is no bundle: expected {FILE_NAME}, found {found}",
+                f"{bundle} is not a bundle: expected {FILE_NAME}, found {found}",
                 hint="build one with `naflex-deploy build`",
             ) from None
         except (OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Reading manifests of older schemas: one step a schema, each from the one before."""
+"""Upgrade manifests of older schemas. Each step upgrades from one schema to the next."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ Content = dict[str, Any]
 
 
 def upgrade(content: Content, schema: int) -> Content:
-    """A manifest as the newest schema has it.
+    """Upgrade a manifest to a newer schema.
 
     Args:
-        content: As read.
-        schema: The newest.
+        content: The manifest as read.
+        schema: The schema to upgrade to.
 
     Raises:
-        ValueError: It is of no schema that was ever written, or damaged.
+        ValueError: Its schema never existed, or the manifest is damaged.
     """
     found = content["schema"]
     while found < schema:
@@ -26,13 +26,13 @@ def upgrade(content: Content, schema: int) -> Content:
         try:
             content = step(content)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(f"it is no manifest of schema {found}: {error!r}") from None
+            raise ValueError(f"it is not a manifest of schema {found}: {error!r}") from None
         found += 1
     return content | {"schema": found}
 
 
 def _from_1(content: Content) -> Content:
-    """Names of classes became part of a head, which names every class and says how they are scored."""
+    """Schema 2 replaces ``labels`` with a head, which names every class and says how classes are scored."""
     labels = content.get("labels", [])
     rest = {key: value for key, value in content.items() if key != "labels"}
     logits = [output for output in content["outputs"] if output["name"] == "logits"]

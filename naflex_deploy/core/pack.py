@@ -1,4 +1,4 @@
-"""A pack: several images' tokens in one row of tokens. Everything an engine takes is a view of it."""
+"""A pack: the tokens of several images in one sequence. Every engine input is a view of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Patches:
     """One image, cut into patches.
 
     Attributes:
-        pixels: [h·w, P·P·C] uint8 (or float32), each row one patch in (row, column, channel) order.
+        pixels: [h·w, P·P·C] uint8 (or float32); each row is one patch in (row, column, channel) order.
         grid_hw: (h, w), rows and columns of patches.
     """
 
@@ -59,11 +59,11 @@ class Pack:
     cannot disagree.
 
     Attributes:
-        patches: [T, P·P·C], zero rows at prefix tokens and in the tail.
+        patches: [T, P·P·C]; rows are zero at prefix tokens and in the tail.
         grid_hw: [M, 2] int32, rows and columns of each image's patch grid.
         offsets: [M+1] int64, first token of each image; ``offsets[M]`` is where the tail begins.
-        prefix: Prefix tokens of each image.
-        slots: Images an engine of fixed shape expects, ≥ M. Slots above M hold no tokens.
+        prefix: Number of prefix tokens per image.
+        slots: Number of images that an engine of fixed shape expects, ≥ M. Slots from M on hold no tokens.
     """
 
     patches: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -88,9 +88,9 @@ class Pack:
 
         Args:
             images: At least one image; all with the same patch width and dtype.
-            prefix: Prefix tokens before each image's patches.
-            tokens: Rows of the pack, tail included. ``None``: no tail.
-            slots: Image slots of the engine; at least ``len(images)``.
+            prefix: Number of prefix tokens before each image's patches.
+            tokens: Number of tokens of the pack, tail included; ``None`` for a pack without a tail.
+            slots: Number of image slots of the engine; at least ``len(images)``.
         """
         grid_hw = np.array([image.grid_hw for image in images], np.int32).reshape(-1, 2)
         offsets = np.concatenate([[0], np.cumsum([len(image) + prefix for image in images])]).astype(np.int64)
@@ -103,17 +103,17 @@ class Pack:
 
     @property
     def images(self) -> int:
-        """M."""
+        """Number of images, M."""
         return len(self.grid_hw)
 
     @property
     def tokens(self) -> int:
-        """T, tail included."""
+        """Number of tokens, T, tail included."""
         return len(self.patches)
 
     @property
     def useful_tokens(self) -> int:
-        """Tokens that belong to an image."""
+        """Number of tokens that belong to an image."""
         return int(self.offsets[-1])
 
     @cached_property
@@ -125,7 +125,7 @@ class Pack:
 
     @cached_property
     def _place(self) -> npt.NDArray[np.int64]:
-        """[useful tokens]: place of each token inside its image, negative for prefix tokens."""
+        """[useful tokens]: position of each token inside its image, negative for prefix tokens."""
         lengths = np.diff(self.offsets)
         return np.arange(self.useful_tokens) - np.repeat(self.offsets[:-1] + self.prefix, lengths)
 
@@ -152,7 +152,7 @@ class Pack:
         return np.concatenate([self.offsets, padding]).astype(np.int32)
 
     def view(self, role: Role) -> npt.NDArray[np.generic]:
-        """The engine input of a role, C-contiguous.
+        """The engine input for a role, C-contiguous.
 
         ``grid_hw`` gets a (1, 1) row for every unused slot and for the tail: [slots+1, 2].
         """
@@ -174,7 +174,7 @@ class Pack:
                 raise ValueError(f"{role} depends on an engine's rows, see `naflex_deploy.core.rows`")
 
     def split(self, tokens: npt.NDArray[Scalar]) -> list[npt.NDArray[Scalar]]:
-        """Per-token outputs [T, D] as one [h, w, D] array an image, prefix tokens and tail left out."""
+        """Split per-token outputs [T, D] into one [h, w, D] array per image, without prefix tokens and tail."""
         starts = self.offsets[:-1] + self.prefix
         return [
             tokens[start:stop].reshape(height, width, -1)

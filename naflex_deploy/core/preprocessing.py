@@ -1,4 +1,4 @@
-"""How a model wants its pixels: what a checkpoint fixes, as opposed to what a profile chooses."""
+"""Preprocessing that a checkpoint fixes, as opposed to what a profile chooses."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Triple = tuple[float, float, float]
 
 
 class Preprocessing(BaseModel):
-    """Part of a checkpoint, written into the manifest.
+    """How a model expects its pixels, as its checkpoint says; part of the manifest.
 
     Attributes:
-        patch_size: P, pixels a side.
-        mean, std: Per-channel normalisation on a scale of 0…1. The graph applies it; the runtime hands over raw
-            pixels.
-        resample: Filter of the image resize, antialiased.
-        search: Arithmetic of the size search that fills a token budget: ``float64`` as transformers and timm
-            have it, ``float32`` as big_vision. Grids can differ at a boundary.
+        patch_size: Side of a patch in pixels, P.
+        mean, std: Per-channel normalisation of values between 0 and 1. The graph applies it, so the runtime passes
+            raw pixels.
+        resample: Filter of the image resize, which antialiases.
+        search: Precision of the size search that fills a token budget: ``float64`` as in transformers and timm,
+            ``float32`` as in big_vision. The chosen grids can differ where a size is on a boundary.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""A profile says how images become tokens and which packs engines are built for. Written by users, in TOML."""
+"""A profile says how images become tokens and which packs engines are built for. Users write it in TOML."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def _output(name: str) -> str:
     if not re.fullmatch(r"pooled|tokens|logits|tokens:-[1-9]\d*(:norm)?", name):
         raise ValueError(
             "expected 'pooled', 'tokens', 'tokens:-K' (the K-th block from the end), "
-            "'tokens:-K:norm' (the final norm of that) or 'logits'"
+            "'tokens:-K:norm' (that block after the final norm) or 'logits'"
         )
     return name
 
 
 def _ascending(budgets: list[int]) -> list[int]:
     if budgets != sorted(set(budgets)):
-        raise ValueError("expected budgets in ascending order, each once")
+        raise ValueError("expected budgets in ascending order without repeats")
     return budgets
 
 
 def _once(values: list[str]) -> list[str]:
     if len(values) != len(set(values)):
-        raise ValueError("expected each of them once")
+        raise ValueError("expected no value more than once")
     return values
 
 
@@ -90,14 +90,16 @@ class ImageSection(Section):
     """How one image becomes tokens.
 
     Attributes:
-        tokens: The most of one image: of a tile, where there are tiles.
-        fit: What becomes of an image within the limit; ``tiles`` is shrink-only within it, and tiles above.
-        oversize: What becomes of one above it.
+        tokens: Maximum number of patches per image, or per tile; ``auto`` allows what the largest pack holds.
+        fit: ``fill`` scales an image up or down to use all tokens, ``shrink-only`` never enlarges it, ``pad-to-patch``
+            never resizes it; ``tiles`` is ``shrink-only`` that cuts larger images into tiles.
+        oversize: An image above the limit is scaled down by ``shrink``, cut by ``tiles``, and refused by ``error`` where
+            ``fit`` is ``pad-to-patch``.
         multiple: Both sides of a patch grid are multiples of this: 2 for a decoder that merges 2x2 tokens.
-        dpi: Pixels per inch at which pages are drawn, and the most at which tiles are cut.
-        overlap: Patches that neighbouring tiles share.
-        max_tiles: The most of one page.
-        max_pixels: The most of one image as decoded.
+        dpi: Pixels per inch at which pages are rendered; tiles are cut at this resolution at most.
+        overlap: Number of patches by which neighbouring tiles overlap.
+        max_tiles: Maximum number of tiles per page.
+        max_pixels: Maximum number of pixels of a decoded image.
     """
 
     tokens: PositiveInt | Literal["auto"] = 256
@@ -117,17 +119,17 @@ class ImageSection(Section):
 
     @property
     def tiled(self) -> bool:
-        """Whether an image above the limit becomes several."""
+        """Whether an image above the limit is cut into tiles."""
         return "tiles" in (self.fit, self.oversize)
 
 
 class VideoSection(Section):
-    """Which frames of a clip are looked at.
+    """Which frames of a clip are embedded.
 
     Attributes:
-        frames: ``rate`` a second, or one a scene.
-        rate: Frames a second.
-        scene: How much has to change for a new scene, on FFmpeg's scale of 0 to 1.
+        frames: ``rate`` takes frames at a fixed rate, ``scenes`` one frame per scene.
+        rate: Frames per second.
+        scene: How much has to change to start a new scene, on FFmpeg's scale from 0 to 1.
     """
 
     frames: Literal["rate", "scenes"] = "rate"
@@ -136,7 +138,7 @@ class VideoSection(Section):
 
 
 class PackingSection(Section):
-    """How images share a pack. Budgets count tokens, prefix tokens included."""
+    """Limits of a pack. ``budgets`` are numbers of tokens, prefix tokens included."""
 
     budgets: Budgets = [256, 1024, 4096]
     max_images: PositiveInt = 64
@@ -153,7 +155,7 @@ class TensorRTSection(Section):
 
 
 class EngineSection(Section):
-    """Which engines are built, the first backend available on the machine winning."""
+    """Which engine is built. The first backend that is available on the machine is used."""
 
     backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_once)] = list(FOLDERS)
     precision: Precision = "auto"
@@ -166,7 +168,7 @@ Score = Annotated[float, Field(ge=0, le=1)]
 
 
 class HeadSection(Section):
-    """How classes are scored and from which score on they are named. ``auto`` scores as the checkpoint says."""
+    """How classes are scored, and the minimum score at which they are reported. ``auto`` follows the checkpoint."""
 
     scores: Literal["auto", "softmax", "sigmoid"] = "auto"
     threshold: Score = 0.0
@@ -174,14 +176,14 @@ class HeadSection(Section):
 
 
 class GateSection(Section):
-    """What int8 and fp8 engines must keep of the float32 reference, on images held out of calibration.
+    """How close int8 and fp8 engines must stay to the float32 reference, on images held out of calibration.
 
     Attributes:
-        min_cosine: Of the pooled vector, on every image.
-        min_token_cosine: Of every token.
-        min_top1_agreement: Score of images whose best class stays the same.
-        max_margin_error: Mean error of logit margins over the mean margin.
-        max_accuracy_loss: Score of the labelled images.
+        min_cosine: Minimum cosine of the pooled vector of every image.
+        min_token_cosine: Minimum cosine of every token.
+        min_top1_agreement: Minimum share of images whose best class stays the same.
+        max_margin_error: Maximum mean error of logit margins, relative to the mean margin.
+        max_accuracy_loss: Maximum loss of accuracy on labelled images, as a share of these images.
     """
 
     min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.995
@@ -197,7 +199,7 @@ class CalibrationSection(Section):
 
 
 class Profile(Section):
-    """A resolved profile. Every field is validated; an unknown key is an error naming its path."""
+    """A resolved profile. Every field is validated; an unknown key is an error that names its path."""
 
     schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)] = SCHEMA
     name: ProfileName
@@ -238,10 +240,10 @@ class Profile(Section):
 
         Args:
             values: Keys as in the file, ``schema`` included.
-            source: Where the value at a dotted path came from, for messages.
+            source: Gives the origin of the value at a dotted path, for messages.
 
         Raises:
-            UsageError: The first problem, with its path, what is allowed and what was found.
+            UsageError: A value is invalid; the error gives its path, what is allowed and what was found.
         """
         try:
             return cls.model_validate(values)
@@ -254,10 +256,10 @@ class Profile(Section):
         return tuple(getattr(section, "budgets", None) or self.packing.budgets)
 
     def image_tokens(self, backend: str, prefix: int = 0) -> int:
-        """The most patches one image may have: ``image.tokens``, or what the largest pack can hold.
+        """Maximum number of patches of one image: ``image.tokens``, or what the largest pack can hold.
 
         Args:
-            prefix: Prefix tokens of the model, which take room in the pack.
+            prefix: Number of prefix tokens of the model, which also take up room in the pack.
         """
         largest = self.budgets(backend)[-1] - prefix
         return largest if self.image.tokens == "auto" else min(self.image.tokens, largest)
@@ -270,7 +272,7 @@ def _explain(error: ValidationError, source: Callable[[str], str]) -> UsageError
     if first["type"] == "extra_forbidden":
         parent, _, key = field.rpartition(".")
         return UsageError(f"{where}: unknown key", hint=nearest(key, _keys_of(parent)))
-    # A union reports each alternative that failed: say all of them.
+    # A union reports each alternative that failed, so name all of them.
     allowed = dict.fromkeys(_allowed(item) for item in error.errors() if _field_path(item["loc"]) == field)
     found = "" if isinstance(first["input"], dict) else f", found {first['input']!r}"
     return UsageError(

@@ -1,6 +1,6 @@
-"""Laying a pack's images into rows of one length, so that attention looks along a row instead of the whole pack.
+"""Lay the images of a pack out in rows of one length, so that attention spans a row instead of the whole pack.
 
-Rows hold whole images, several where they fit; attention still compares segments inside a row.
+A row holds whole images, several where they fit, so attention still masks by segment inside a row.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import numpy as np
 from naflex_deploy.core.pack import Int32, Pack, Role
 
 ROW_MULTIPLE = 8
-"""Lengths of rows for which fused attention with a bias has kernels are multiples of it."""
+"""Fused attention with a bias has kernels only for row lengths that are multiples of this."""
 
 SEGMENT_TOKENS = 4096
-"""Largest budget whose attention takes the whole pack at once. Above, scores of other images' keys cost more than
-all linear layers together."""
+"""Largest budget at which attention spans the whole pack. Above it, attention scores between different images cost
+more than all linear layers together."""
 
 
 def rows_needed(tokens: int, length: int) -> int:
-    """Rows that first fit needs at most for images of up to ``length`` tokens, ``tokens`` in all.
+    """Upper bound on the rows that first fit needs for images of up to ``length`` tokens, ``tokens`` in total.
 
     Of any two rows, the later one was opened by an image that the earlier one had no room for, so both together
     hold more than ``length`` tokens.
@@ -29,15 +29,16 @@ def rows_needed(tokens: int, length: int) -> int:
 
 
 def lay_rows(pack: Pack, rows: int, length: int) -> tuple[Int32, Int32]:
-    """Place every image of a pack.
+    """Place every image of a pack in a row.
 
     Args:
-        pack: Its longest image has at most ``length`` tokens.
-        rows: `rows_needed` or more.
+        pack: A pack whose longest image has at most ``length`` tokens.
+        rows: Number of rows; at least `rows_needed`.
+        length: Tokens per row.
 
     Returns:
-        ``pad_index`` [rows, length]: the token at each place, -1 where there is none; ``unpad_index`` [T]: the
-        place of each token in the flattened rows, 0 for the tail.
+        ``pad_index`` [rows, length]: the token at each position, -1 where there is none; ``unpad_index`` [T]: the
+        position of each token in the flattened rows, 0 for the tail.
     """
     lengths = np.diff(pack.offsets)
     pad = np.full((rows, length), -1, np.int32)
@@ -47,7 +48,7 @@ def lay_rows(pack: Pack, rows: int, length: int) -> tuple[Int32, Int32]:
         start, size = int(pack.offsets[image]), int(lengths[image])
         row = int(np.argmax(free >= size))
         if free[row] < size:
-            raise ValueError(f"an image of {size} tokens finds no room in {rows} rows of {length}")
+            raise ValueError(f"an image of {size} tokens does not fit into {rows} rows of {length} tokens")
         column = length - int(free[row])
         pad[row, column : column + size] = np.arange(start, start + size)
         unpad[start : start + size] = np.arange(row * length + column, row * length + column + size)
@@ -56,9 +57,9 @@ def lay_rows(pack: Pack, rows: int, length: int) -> tuple[Int32, Int32]:
 
 
 def row_views(pack: Pack, roles: Iterable[Role]) -> dict[Role, Int32]:
-    """Those of ``roles`` that place a pack's tokens in rows, for an engine that takes rows of any number and length.
+    """The views among ``roles`` that place tokens in rows, for an engine that takes any number and length of rows.
 
-    Rows are as long as the longest image, and a multiple of `ROW_MULTIPLE`.
+    Rows are as long as the longest image, rounded up to a multiple of `ROW_MULTIPLE`.
     """
     wanted = set(roles)
     views: dict[Role, Int32] = {}
@@ -73,11 +74,11 @@ def row_views(pack: Pack, roles: Iterable[Role]) -> dict[Role, Int32]:
 
 
 def token_offsets(pack: Pack) -> Int32:
-    """Where tokens would lie if every image slot, and the tail, had a row of its own.
+    """Positions of the tokens if every image slot, and the tail, had a row of its own.
 
     Returns:
-        [slots + 1, L] int32, L of the longest: the place in the flattened rows of each token of the pack in turn,
-        then the places that hold none.
+        [slots + 1, L] int32, where L is the longest length: first the position of each token of the pack in the
+        flattened rows, then the positions that hold no token.
     """
     lengths = np.diff([*pack.cu_seqlens, pack.tokens])
     held = np.arange(lengths.max()) < lengths[:, None]

@@ -158,7 +158,7 @@ def test_refusals(run: Run, bundle: Path, images: Path, tmp_path: Path) -> None:
         ((bundle, images, "-o", tmp_path / "out.csv"), 2, "ends in .npz, .jsonl or .parquet"),
         ((bundle, empty), 2, "expected images, found none"),
         ((bundle, tmp_path / "nothing.png"), 2, "no such file"),
-        ((tmp_path / "no-bundle", images), 4, "is no bundle"),
+        ((tmp_path / "no-bundle", images), 4, "is not a bundle"),
         ((bundle, images, "--variant", "onnxruntime-cpu-fp23"), 4, "did you mean 'onnxruntime-cpu-fp32'"),
     ):
         result = run("embed", *arguments)

@@ -49,9 +49,9 @@ def test_labels_became_a_head(tmp_path: Path) -> None:
     [
         ({"schema": 0}, "there is no schema 0"),
         ({"schema": -1}, "there is no schema -1"),
-        ({"schema": 1, "outputs": None}, "it is no manifest of schema 1"),
-        ({"schema": 1, "outputs": [{}]}, "it is no manifest of schema 1"),
-        ({"schema": 1, "outputs": [{"name": "logits", "shape": []}], "labels": []}, "it is no manifest of schema 1"),
+        ({"schema": 1, "outputs": None}, "it is not a manifest of schema 1"),
+        ({"schema": 1, "outputs": [{}]}, "it is not a manifest of schema 1"),
+        ({"schema": 1, "outputs": [{"name": "logits", "shape": []}], "labels": []}, "it is not a manifest of schema 1"),
         ({"schema": 1, "tool": None}, "tool: "),
         ({"schema": 1, "surprise": 1}, "surprise: Extra inputs are not permitted"),
     ],

@@ -111,7 +111,7 @@ def refuse_replacing(path: Path, *, force: bool) -> None:
     """
     refuse_existing(path, force=force)
     if path.exists() and not (path / FILE_NAME).is_file():
-        raise OutputError(f"{path} is no bundle, so --force does not replace it", hint="choose another name")
+        raise OutputError(f"{path} is not a bundle, so --force does not replace it", hint="choose another name")
 
 
 def _rejection(variant: Variant) -> str | None:
