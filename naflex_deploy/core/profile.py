@@ -93,8 +93,8 @@ class ImageSection(Section):
         tokens: Maximum number of patches per image, or per tile; ``auto`` allows what the largest pack holds.
         fit: ``fill`` scales an image up or down to use all tokens, ``shrink-only`` never enlarges it, ``pad-to-patch``
             never resizes it; ``tiles`` is ``shrink-only`` that cuts larger images into tiles.
-        oversize: An image above the limit is scaled down by ``shrink``, cut by ``tiles``, and refused by ``error`` where
-            ``fit`` is ``pad-to-patch``.
+        oversize: ``shrink`` scales an image above the limit down, ``tiles`` cuts it into tiles, ``error`` refuses it
+            (only where ``fit`` is ``pad-to-patch``).
         multiple: Both sides of a patch grid are multiples of this: 2 for a decoder that merges 2x2 tokens.
         dpi: Pixels per inch at which pages are rendered; tiles are cut at this resolution at most.
         overlap: Number of patches by which neighbouring tiles overlap.
