@@ -1,20 +1,12 @@
-"""Calibration: real images, prepared and packed as the runtime does, and what every linear layer reads of them.
-
-Images come in a seeded order. Every fifth of the first ones is held out for the gate, the others are observed, in
-rounds of `ROUND`: packs are made inside a round, so that a run that goes on after a kill makes the same packs.
-"""
+"""Calibration: real images, prepared and packed as the runtime does, and what every linear layer reads of them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from torch import nn
 
 from naflex_deploy.compiler import checkpoints
@@ -24,37 +16,17 @@ from naflex_deploy.compiler.golden_packs import quantized_tolerance
 from naflex_deploy.compiler.head import make_head
 from naflex_deploy.compiler.quantize import coverage
 from naflex_deploy.compiler.quantize.coverage import Record
-from naflex_deploy.compiler.quantize.images import Sample, load, read_labels, shuffled, stamp_of
-from naflex_deploy.compiler.quantize.observation import SiteObservation
+from naflex_deploy.compiler.quantize.images import read_labels, shuffled, stamp_of
 from naflex_deploy.compiler.quantize.observer import Observer
+from naflex_deploy.compiler.quantize.observing import Observing
 from naflex_deploy.compiler.quantize.progress import Journal, Progress
 from naflex_deploy.compiler.quantize.sensitivity import Runner, Sensitivity, analyse
 from naflex_deploy.compiler.quantize.spec import QuantSpec
-from naflex_deploy.compiler.quantize.subject import BACKEND, subject_of
+from naflex_deploy.compiler.quantize.subject import subject_of
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import CheckpointError, NaflexError, OutputError, UsageError
+from naflex_deploy.core.errors import NaflexError, OutputError, UsageError
 from naflex_deploy.core.files import refuse_existing
-from naflex_deploy.core.machine import cores
-from naflex_deploy.core.pack import Pack, Patches
-from naflex_deploy.core.preprocessing import Preprocessing
-from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.images.inputs import expand
-from naflex_deploy.runtime.packing.packer import pack_lengths
-from naflex_deploy.runtime.packing.prefetch import prefetch
-from naflex_deploy.runtime.packing.prepare import Preparer
-
-ROUND = 32
-"""Files whose images share packs."""
-
-GATE_FILES = 32
-GATE_EVERY = coverage.LEAST_IMAGES // coverage.LEAST_GATE_IMAGES + 1
-GATE_TOKENS = 8192
-"""Golden packs hold the float32 outputs of these, too."""
-
-TUNING_TOKENS = 16384
-
-KEEP_SECONDS = 20.0
-"""Between two notes of how far it has come."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +110,9 @@ def calibrate(
             del checkpoint  # its weights are in the file
             observer = Observer(portable)
             report(f"observing {len(observer.sites)} activations")
-            _Run(config.profile, preprocessing, prefix, images, observer, progress, classes).observe(journal, count)
+            Observing(config.profile, preprocessing, prefix, images, observer, progress, classes).observe(
+                journal, count
+            )
             coverage.check(progress.records, images, config.profile)
             found = coverage.figures(progress.records, config.profile, prefix)
             spec = progress.spec(empty, found)
@@ -158,119 +132,6 @@ def calibrate(
     if progress.copies:
         warnings.append(f"{progress.copies} files are copies of others and were left out")
     return Calibrated(spec, costs, progress.rejected, warnings, resumed)
-
-
-class _Run:
-    """One call, from the files to merged observations."""
-
-    def __init__(
-        self,
-        profile: Profile,
-        preprocessing: Preprocessing,
-        prefix: int,
-        folder: Path,
-        observer: Observer,
-        progress: Progress,
-        classes: Mapping[str, str],
-    ) -> None:
-        self._folder = folder
-        self._observer = observer
-        self._progress = progress
-        self._classes = classes
-        self._prefix = prefix
-        self._prepare = Preparer(preprocessing, profile, BACKEND, prefix)
-        self._budget = profile.budgets(BACKEND)[-1]
-        self._max_images = profile.packing.max_images
-        self._samples = profile.calibration.samples
-        self._seen = {record.digest for record in progress.records}
-
-    def observe(self, journal: Journal, count: Callable[[int, int], None]) -> None:
-        """Take files until enough were observed or none is left."""
-        progress = self._progress
-        files = len(progress.order)
-        total = min(self._samples, files - min(GATE_FILES, -(-files // GATE_EVERY)))
-        pending: list[Sample] = []
-        kept = time.monotonic()
-        for sample in self._remaining():
-            if self._take(sample):
-                pending.append(sample)
-            if len(pending) == ROUND:
-                self._observe(pending)
-                pending = []
-                count(progress.observed, total)
-                if time.monotonic() - kept >= KEEP_SECONDS:
-                    journal.keep(progress)
-                    kept = time.monotonic()
-            if progress.observed == self._samples:
-                break
-        self._observe(pending)
-        count(progress.observed, progress.observed)
-
-    def _take(self, sample: Sample) -> bool:
-        """Note a file; whether it shall be observed."""
-        progress = self._progress
-        progress.place += 1
-        if sample.error is not None:
-            progress.rejected.append((sample.path, str(sample.error)))
-            return False
-        if sample.digest in self._seen:
-            progress.copies += 1
-            return False
-        self._seen.add(sample.digest)
-        gate = self._is_for_gate(sample)
-        progress.records.append(Record.of(sample, gate=gate))
-        if gate:
-            progress.held_out += 1
-            progress.gate += sample.images
-            progress.gate_labels += self._labels(sample.path) * len(sample.images)
-        return not gate
-
-    def _labels(self, path: str) -> list[str]:
-        """The class of a file's image; none at all where there are no classes."""
-        return [self._classes.get(path, "")] * bool(self._classes)
-
-    def _is_for_gate(self, sample: Sample) -> bool:
-        progress = self._progress
-        tokens = sum(map(len, progress.gate)) + sample.tokens
-        room = tokens <= GATE_TOKENS or progress.held_out < coverage.LEAST_GATE_IMAGES
-        return len(progress.records) % GATE_EVERY == 0 and progress.held_out < GATE_FILES and room
-
-    def _remaining(self) -> Iterator[Sample]:
-        """The files not yet tried, in order, the next ones being read meanwhile; none where enough were observed."""
-        enough = self._progress.observed == self._samples
-        order = [] if enough else self._progress.order[self._progress.place :]
-        with ThreadPoolExecutor(cores(), "naflex") as pool:
-            try:
-                work = partial(load, self._folder, prepare=self._prepare)
-                yield from (sample for _, sample in prefetch(pool, work, order, depth=cores() + 1))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def _observe(self, samples: Sequence[Sample]) -> None:
-        """Pack the images of some files, run the packs, and merge what is seen."""
-        images = [(sample.path, image) for sample in samples for image in sample.images]
-        for path, image in images:
-            if sum(map(len, self._progress.tuning)) + len(image) <= TUNING_TOKENS or not self._progress.tuning:
-                self._progress.tuning.append(image)
-                self._progress.tuning_labels += self._labels(path)
-        lengths = [len(image) + self._prefix for _, image in images]
-        for members in pack_lengths(lengths, self._budget, self._max_images):
-            self._merge([images[index] for index in members])
-
-    def _merge(self, members: Sequence[tuple[str, Patches]]) -> None:
-        pack = Pack.of([image for _, image in members], prefix=self._prefix)
-        sites = self._progress.sites
-        for names, values in self._observer.activations(pack):
-            try:
-                seen = SiteObservation.of(values)
-            except FloatingPointError:
-                row = int(np.argmin(np.isfinite(values).all(1)))
-                culprit = members[int(pack.segment_ids[row]) if len(values) == pack.tokens else row][0]
-                raise CheckpointError(
-                    f"{names[0]} is NaN or infinite for {self._folder / culprit}: no range holds that",
-                    hint="the weights are damaged, or too large for float32; check the checkpoint",
-                ) from None
-            sites[names] = sites[names].merged(seen) if names in sites else seen
 
 
 def _list(images: Path) -> list[str]:

@@ -11,6 +11,10 @@ MARGIN = 0.2
 """Part of the time to a deadline that is not counted on: for decoding, for packs that are not full, for the way."""
 
 
+class ClosedError(NaflexError):
+    """The scheduler takes no more images: its server is shutting down."""
+
+
 class QueueFullError(NaflexError):
     """The queue has no room, or would answer after the deadline.
 

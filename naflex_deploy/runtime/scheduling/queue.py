@@ -24,6 +24,10 @@ from naflex_deploy.core.pack import Patches
 class DeadlineError(NaflexError):
     """The time that a request allowed has passed."""
 
+    @classmethod
+    def of(cls, ticket: Ticket, now: float) -> DeadlineError:
+        return cls(f"not run within its deadline, after {now - ticket.arrival:.2f} s")
+
 
 @dataclass(frozen=True)
 class Policy:

@@ -14,31 +14,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
-from naflex_deploy.core.errors import ImageError, NaflexError
+from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.backends.session import Session, SideBySide
 from naflex_deploy.runtime.packing.isolation import EngineError, Results, run_isolated
-from naflex_deploy.runtime.scheduling.admission import Admission
+from naflex_deploy.runtime.scheduling.admission import Admission, ClosedError
+from naflex_deploy.runtime.scheduling.batch import Batch
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome, PackReport
 from naflex_deploy.runtime.scheduling.queue import DeadlineError, PackQueue, Policy, Ticket
 
 Work = Patches | Callable[[], Patches]
-
-
-class ClosedError(NaflexError):
-    """The scheduler takes no more images: its server is shutting down."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    number: int
-    tickets: list[Ticket]
-    images: list[Patches]
-    outputs: tuple[str, ...]
 
 
 class Scheduler:
@@ -76,16 +64,14 @@ class Scheduler:
         self._session, self._prefix = session, prefix
         self._worker = session.worker() if isinstance(session, SideBySide) and session.workers > 1 else session
         self._runs = runs or (session.workers if isinstance(session, SideBySide) else 1)
-        self._own_decoders = decoders is None
-        self._decoders: Executor = decoders or ThreadPoolExecutor(cores(), "decode")
+        self._decoders, self._own_decoders = decoders or ThreadPoolExecutor(cores(), "decode"), decoders is None
         self._on_pack, self._clock = on_pack, clock
         self._queue = PackQueue(budget, max_images, self.policy)
         self._changed = threading.Condition()
         self._engine = threading.Semaphore(self._runs)
         self._open: dict[Future[ImageOutcome], Ticket] = {}
         self._formed = self._packs = 0
-        self._until = math.inf
-        self._closed = False
+        self._until, self._closed = math.inf, False
         count = self._runs + 1 if start else 0
         self._threads = [threading.Thread(target=self._serve, name=f"pack-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
@@ -191,8 +177,7 @@ class Scheduler:
 
     def step(self) -> Callable[[], None] | None:
         """Form the next pack if one is due, and return what runs it and answers."""
-        batch = self._form()
-        return None if batch is None else partial(self._run, batch)
+        return None if (batch := self._form()) is None else partial(self._run, batch)
 
     def _left(self, future: Future[ImageOutcome]) -> None:
         """A future is done; where its caller cancelled it, its room is free."""
@@ -239,12 +224,9 @@ class Scheduler:
         while (batch := self._next()) is not None:
             self._run(batch)
 
-    def _next(self) -> _Batch | None:
+    def _next(self) -> Batch | None:
         """Wait for a pack; ``None`` once closed and empty."""
-        while True:
-            batch = self._form()
-            if batch is not None:
-                return batch
+        while (batch := self._form()) is None:
             with self._changed:
                 if self._closed and not self._open:
                     return None
@@ -253,38 +235,28 @@ class Scheduler:
                 if until > now and not self._queue.full:
                     self._until = until
                     self._changed.wait(None if until == math.inf else until - now)
+        return batch
 
-    def _form(self) -> _Batch | None:
+    def _form(self) -> Batch | None:
         with self._changed:
             now = self._clock()
             expired = self._queue.expired(now)
-            tickets = []
-            if self._formed <= self._runs:
-                tickets = self._queue.take(now, idle=self._formed < self._runs, claim=self._claim)
+            room, idle = self._formed <= self._runs, self._formed < self._runs
+            tickets = self._queue.take(now, idle=idle, claim=self._claim) if room else []
             if tickets:
                 self._formed += 1
                 self._packs += 1
                 self._changed.notify()  # another thread, to look after those left
             number = self._packs - 1
         self._expire(expired)
-        if not tickets:
-            return None
-        images = [ticket.patches for ticket in tickets if ticket.patches]
-        return _Batch(number, tickets, images, tuple(dict.fromkeys(name for t in tickets for name in t.outputs)))
+        return Batch.of(number, tickets) if tickets else None
 
     def _expire(self, tickets: Sequence[Ticket]) -> None:
-        now = self._clock()
-        self._answer(
-            [
-                (ticket, DeadlineError(f"not run within its deadline, after {now - ticket.arrival:.2f} s"))
-                for ticket in tickets
-            ]
-        )
+        self._answer([(ticket, DeadlineError.of(ticket, self._clock())) for ticket in tickets])
 
-    def _run(self, batch: _Batch) -> None:
+    def _run(self, batch: Batch) -> None:
         started = finished = self._clock()
         results: Sequence[Results | EngineError] = []
-        failure = EngineError("the engine's thread failed")
         try:
             pack = Pack.of(batch.images, prefix=self._prefix)
             laid_out = self._clock() - started
@@ -292,29 +264,14 @@ class Scheduler:
                 started = self._clock()
                 results = run_isolated(self._session_for(pack), pack, batch.images, batch.outputs)
                 finished = self._clock()
-            self._note(batch, pack, laid_out, started, finished)
-        except EngineError as error:
-            failure = error
+            self._note(batch.report(pack, self._queue.budget, laid_out, started, finished))
         except BaseException as error:  # nothing may end this thread, nor leave a caller without an answer
-            failure = EngineError(f"the engine's thread failed: {type(error).__name__}: {error}")
+            results = results or batch.failed(error)
         finally:
             with self._changed:
                 self._formed -= 1
                 self._changed.notify()
-        answers: list[tuple[Ticket, ImageOutcome | BaseException]] = []
-        token = 0
-        for index, ticket in enumerate(batch.tickets):
-            result = results[index] if results else failure
-            if isinstance(result, EngineError):
-                answers.append((ticket, result))
-            else:
-                own = {name: result[name] for name in ticket.outputs}
-                decoded, waited = ticket.queued - ticket.arrival, started - ticket.queued
-                grid = batch.images[index].grid_hw
-                served = ImageOutcome(own, grid, batch.number, token, decoded, waited, finished - started)
-                answers.append((ticket, served))
-            token += ticket.tokens
-        self._answer(answers)
+        self._answer(batch.answers(results, started, finished))
 
     def _session_for(self, pack: Pack) -> Session:
         """A pack alone gets the whole machine; packs side by side get a core each, also those that soon will be."""
@@ -336,10 +293,8 @@ class Scheduler:
             else:
                 ticket.future.set_result(answer)
 
-    def _note(self, batch: _Batch, pack: Pack, laid_out: float, started: float, finished: float) -> None:
-        ran = finished - started
+    def _note(self, report: PackReport) -> None:
         # Small packs say little about the rate under load.
-        if ran > 0 and 2 * pack.tokens >= self._queue.budget:
-            self._admission.note(self._runs * pack.tokens / ran)
-        waits = tuple(started - ticket.queued for ticket in batch.tickets)
-        self._on_pack(PackReport(len(batch.tickets), pack.tokens, self._queue.budget, waits, laid_out, ran))
+        if report.ran > 0 and 2 * report.tokens >= report.budget:
+            self._admission.note(self._runs * report.tokens / report.ran)
+        self._on_pack(report)

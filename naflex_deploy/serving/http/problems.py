@@ -7,9 +7,8 @@ from typing import Any
 
 from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
 from naflex_deploy.runtime.packing.isolation import EngineError
-from naflex_deploy.runtime.scheduling.admission import QueueFullError
+from naflex_deploy.runtime.scheduling.admission import ClosedError, QueueFullError
 from naflex_deploy.runtime.scheduling.queue import DeadlineError
-from naflex_deploy.runtime.scheduling.scheduler import ClosedError
 
 
 class Problem(NaflexError):

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 from starlette.types import Receive, Scope
 
 from naflex_deploy.core.errors import NaflexError
-from naflex_deploy.runtime.scheduling.admission import QueueFullError
+from naflex_deploy.runtime.scheduling.admission import ClosedError, QueueFullError
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
-from naflex_deploy.runtime.scheduling.scheduler import ClosedError
 from naflex_deploy.serving.http.infer import infer
 from naflex_deploy.serving.http.keys import Keys
 from naflex_deploy.serving.http.limits import Limits, Sent

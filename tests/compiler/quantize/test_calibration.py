@@ -21,7 +21,7 @@ from PIL import Image
 
 from naflex_deploy.compiler import checkpoints
 from naflex_deploy.compiler.model.attention import ragged_attention
-from naflex_deploy.compiler.quantize import calibration
+from naflex_deploy.compiler.quantize import calibration, observing
 from naflex_deploy.compiler.quantize.calibration import GATE_EVERY, Calibrated, calibrate
 from naflex_deploy.compiler.quantize.observation import BINS
 from naflex_deploy.compiler.quantize.observer import Observer
@@ -43,7 +43,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.compiler.quantize import test_calibration as tests
 from tests.support.tiny import copied
-tests.calibration.ROUND, tests.calibration.KEEP_SECONDS = 5, 0.0
+tests.observing.ROUND, tests.observing.KEEP_SECONDS = 5, 0.0
 def count(done, total):
     if done >= int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -66,7 +66,7 @@ def run(images: Path, output: Path, settings: Config | None = None, **options: o
 
 @pytest.fixture(autouse=True)
 def _small_rounds(_exported_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "ROUND", 5)
+    monkeypatch.setattr(observing, "ROUND", 5)
 
 
 @pytest.fixture(scope="module")
@@ -320,13 +320,13 @@ def test_activations_that_are_not_finite_name_the_site_and_the_image(
 ) -> None:
     monkeypatch.setattr(calibration, "Observer", Poisoned)
     merged: list[list[str]] = []
-    merge = calibration._Run._merge
+    merge = observing.Observing._merge
 
     def noted(self: object, members: list[tuple[str, Patches]]) -> None:
         merged.append([path for path, _ in members])
         merge(self, members)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(calibration._Run, "_merge", noted)
+    monkeypatch.setattr(observing.Observing, "_merge", noted)
     with pytest.raises(CheckpointError, match=r"^blocks\.1\.mlp\.fc2\.input is NaN or infinite for ") as caught:
         run(drawn, tmp_path / "out.json")
     assert f"{drawn / merged[0][len(merged[0]) // 2]}:" in caught.value.message

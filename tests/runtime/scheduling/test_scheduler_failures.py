@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from naflex_deploy.runtime.packing.isolation import EngineError
+from naflex_deploy.runtime.scheduling.admission import ClosedError
 from naflex_deploy.runtime.scheduling.queue import Policy
-from naflex_deploy.runtime.scheduling.scheduler import ClosedError, Scheduler
+from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 from tests.support.scheduling import BUDGET, OUTPUTS, Gate, assert_own, image
 from tests.support.sessions import POISON, FormulaSession
 
