@@ -22,9 +22,10 @@ from PIL import Image
 from naflex_deploy.compiler import checkpoints
 from naflex_deploy.compiler.model.attention import ragged_attention
 from naflex_deploy.compiler.quantize import calibration, observing
-from naflex_deploy.compiler.quantize.calibration import GATE_EVERY, Calibrated, calibrate
+from naflex_deploy.compiler.quantize.calibration import Calibrated, calibrate
 from naflex_deploy.compiler.quantize.observation import BINS
 from naflex_deploy.compiler.quantize.observer import Observer
+from naflex_deploy.compiler.quantize.observing import GATE_EVERY
 from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.compiler.quantize.subject import subject_of
 from naflex_deploy.core.config import Config
