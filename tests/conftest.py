@@ -1,16 +1,20 @@
-"""Make timm and transformers importable beside any build of torch, before a test imports them.
-
-Both import torchvision. Its wheel registers fake kernels for operators that its compiled half defines, and that
-half loads only beside the torch build it was made for. No test needs those operators: their registration is
-skipped while torchvision is imported once.
-"""
+"""What holds for every test: how torch and timm are imported, and which examples hypothesis draws."""
 
 from __future__ import annotations
 
+import os
+
 import torch
+from hypothesis import settings
 
 
 def _import_torchvision() -> None:
+    """Make timm and transformers importable beside any build of torch, before a test imports them.
+
+    Both import torchvision. Its wheel registers fake kernels for operators that its compiled half defines, and that
+    half loads only beside the torch build it was made for. No test needs those operators: their registration is
+    skipped while torchvision is imported once.
+    """
     register_fake = torch.library.register_fake
 
     def skipping(op, *args, **kwargs):
@@ -27,3 +31,9 @@ def _import_torchvision() -> None:
 
 _import_torchvision()
 torch.set_num_threads(1)
+
+# On a developer's machine every run draws other examples. Where CI is set, each run draws the same ones, so that chance
+# turns no change red. Neither has a deadline: the time of one example depends on what else the machine does.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
