@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from naflex_deploy.core.errors import ImageError, NaflexError
+from naflex_deploy.core.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from naflex_deploy.core.manifest import Manifest
     from naflex_deploy.runtime.engine import Engine
 
-__version__ = "0.1.0"
 __all__ = ["ImageError", "NaflexError", "__version__", "build", "load"]
 
 

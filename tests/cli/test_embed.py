@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -232,7 +233,7 @@ def test_a_full_disk_leaves_no_output(run: Run, bundle: Path, images: Path, monk
     def full(*arguments: object, **keywords: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(ZipFile, "open", full)
     output = images.parent / "out.npz"
     result = run("embed", bundle, images, "-o", output)
     assert result.exit_code == 2

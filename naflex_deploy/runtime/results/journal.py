@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import explain_os_errors, new_file
-from naflex_deploy.runtime.results.outputs import Provenance, Row, Table, writer
+from naflex_deploy.runtime.results.table import Provenance, Row, Table
+from naflex_deploy.runtime.results.writers import writer
 
 
 @dataclass(frozen=True)

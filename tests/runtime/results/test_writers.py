@@ -11,8 +11,9 @@ import pytest
 from pyarrow import parquet
 
 from naflex_deploy.core.errors import MissingExtraError, UsageError
-from naflex_deploy.runtime.results import outputs
-from naflex_deploy.runtime.results.outputs import Provenance, Row, Table, writer
+from naflex_deploy.runtime.results import table as table_module
+from naflex_deploy.runtime.results.table import Provenance, Row, Table
+from naflex_deploy.runtime.results.writers import writer
 
 PROVENANCE = Provenance("f00d", "onnxruntime-cpu-fp32", '{"image": {}}', "naflex-deploy 0")
 
@@ -38,7 +39,7 @@ def row(number: int) -> Row:
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Table:
-    monkeypatch.setattr(outputs, "CHUNK", 2)
+    monkeypatch.setattr(table_module, "CHUNK", 2)
     vectors = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
     return Table([row(number) for number in range(6)], vectors, [4, 0, 3, 5, 1], PROVENANCE)
 

@@ -1,0 +1,56 @@
+"""Previews of a run: noted as frames are embedded, drawn when all are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.files import new_file
+from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.images.inputs import open_inputs
+from naflex_deploy.runtime.images.media.read import read_frames
+from naflex_deploy.runtime.results.preview import draw_preview, principal_colours
+from naflex_deploy.runtime.results.result import Result
+
+
+class Previews:
+    """The frames of one run that get a picture.
+
+    Args:
+        folder: Where the pictures go; ``None`` draws none.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._noted: dict[tuple[str, int], tuple[list[Result], npt.NDArray[np.uint8] | None]] = {}
+
+    def note(self, images: Sequence[Result], joined: Result) -> None:
+        """Remember where a frame's images ran and how its tokens are coloured, without their values."""
+        if self._folder is not None:
+            colours = principal_colours(joined.outputs["tokens"]) if "tokens" in joined.outputs else None
+            self._noted[joined.name, joined.frame] = [replace(image, outputs={}) for image in images], colours
+
+    def draw(self, engine: Engine, paths: Iterable[Path]) -> None:
+        """Write a picture of each frame noted. The inputs are read once more, as their pixels were not kept.
+
+        Raises:
+            OutputError: A picture cannot be written.
+        """
+        if self._folder is None:
+            return
+        profile, budget = engine.manifest.config, engine.variant.budgets[-1]
+        wanted = {name for name, _ in self._noted}
+        for number, item in enumerate(open_inputs(paths)):
+            if item.name not in wanted or isinstance(item.source, NaflexError):
+                continue
+            for frame in read_frames(item.source, name=item.name, profile=profile):
+                found = self._noted.get((item.name, frame.number))
+                if found and frame.picture:
+                    path = self._folder / f"{number:06}-{frame.number:05}.png"
+                    with new_file(path) as partial:
+                        draw_preview(frame.picture, found[0], budget, found[1]).save(partial, "PNG")

@@ -1,0 +1,112 @@
+"""The table that ``embed`` writes: a row an image with its vector, and what made the vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.runtime.results.classes import Prediction
+from naflex_deploy.runtime.results.result import Result
+
+CHUNK = 1024
+"""Rows that are held at once."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of the output: a frame of an input, or a tile of it.
+
+    Attributes:
+        path: Of the input, as given.
+        digest: sha256 of its content.
+        frame, last, tile, tiles, size, box, dpi, time, grid_hw: See `Result`.
+        label, score: The best class of the frame, where the model has a classifier.
+        tokens: File of the frame's tokens, where they were asked for.
+    """
+
+    path: str
+    digest: str
+    frame: int
+    last: bool
+    tile: int
+    tiles: int
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+    dpi: float | None
+    time: float | None
+    grid_hw: tuple[int, int]
+    label: str = ""
+    score: float = 0.0
+    tokens: str = ""
+
+    @classmethod
+    def of(cls, result: Result, digest: str, best: Prediction | None, tokens: str) -> Row:
+        return cls(
+            path=result.name,
+            digest=digest,
+            frame=result.frame,
+            last=result.last,
+            tile=result.tile,
+            tiles=result.tiles,
+            size=result.size,
+            box=result.box,
+            dpi=result.dpi,
+            time=result.time,
+            grid_hw=result.grid_hw,
+            label=best.name if best else "",
+            score=best.score if best else 0.0,
+            tokens=tokens,
+        )
+
+    @classmethod
+    def parse(cls, line: bytes) -> Row:
+        """From a line of JSON, which has lists for tuples."""
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(line).items()}
+        return cls(**cast(dict[str, Any], values))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made the vectors of a file.
+
+    Attributes:
+        model: Digest of the weights.
+        variant: Of the bundle.
+        preparation: Sections image and video of the profile, as JSON.
+        tool: Name and version.
+    """
+
+    model: str
+    variant: str
+    preparation: str
+    tool: str
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows and their vectors, in the order in which they are to be written.
+
+    Attributes:
+        rows: All that there are.
+        vectors: [len(rows), D] float32, mapped from disk.
+        order: Which of them, and in which order.
+    """
+
+    rows: Sequence[Row]
+    vectors: npt.NDArray[np.float32]
+    order: Sequence[int]
+    provenance: Provenance
+
+    def chosen(self) -> list[Row]:
+        return [self.rows[index] for index in self.order]
+
+    def chunks(self) -> Iterator[tuple[list[Row], npt.NDArray[np.float32]]]:
+        """Some rows at a time."""
+        for start in range(0, len(self.order), CHUNK):
+            part = list(self.order[start : start + CHUNK])
+            yield [self.rows[index] for index in part], self.vectors[part]
