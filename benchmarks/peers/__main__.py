@@ -24,6 +24,7 @@ import torch
 from benchmarks.peers import contenders as c
 from benchmarks.peers.mixes import Mix, mixes
 from benchmarks.peers.rooflines import rooflines
+from benchmarks.peers.timm_contender import timm_model
 from benchmarks.peers.work import useful_gflop
 from benchmarks.support.provenance import installed
 from benchmarks.support.timing import interleaved
@@ -91,8 +92,8 @@ def _makers(source: Any, graphs: c.Graphs, threads: int, *, with_compile: bool) 
         "transformers sdpa fp32, one by one": partial(c.hf, source, "sdpa", one_by_one=True),
         "transformers sdpa bf16, padded": partial(c.hf, source, "sdpa", bf16),
         "transformers sdpa bf16, one by one": partial(c.hf, source, "sdpa", bf16, one_by_one=True),
-        "timm fp32, padded": partial(c.timm_model, source),
-        "timm fp32, one by one": partial(c.timm_model, source, one_by_one=True),
+        "timm fp32, padded": partial(timm_model, source),
+        "timm fp32, one by one": partial(timm_model, source, one_by_one=True),
         "naive ONNX export fp32, padded": partial(c.naive, source, threads),
     }
     if with_compile:

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.serving.engine import POISON, ChildSession, formula
-from benchmarks.serving.overhead import manifest, memory
+from benchmarks.serving.fake_server import manifest, memory
 from naflex_deploy.bench.load.http import post
 from naflex_deploy.runtime.images.patchify import patchify
 from naflex_deploy.runtime.packing.prepare import Preparer

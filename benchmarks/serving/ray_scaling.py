@@ -19,7 +19,7 @@ import pyarrow.parquet as parquet
 import ray
 import ray.data
 
-from benchmarks.serving.overhead import jpeg
+from benchmarks.serving.fake_server import jpeg
 from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.serving.ray.data import embed_to_parquet
 
