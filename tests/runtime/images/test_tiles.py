@@ -28,7 +28,7 @@ def layout(size: tuple[int, int], tokens: int = 1024, dpi: float | None = None, 
 
 
 def count(side: int, span: int, overlap: int) -> float:
-    """How many tiles of a span cover a side, by laying one after another; infinite where none would follow the first."""
+    """How many tiles cover a side, laid one after another; infinite where none would follow the first."""
     if span <= overlap and span < side:
         return math.inf
     laid, reached = 1, span
