@@ -85,7 +85,9 @@ def squared_error(seen: SiteObservation, low: float, high: float, steps: int = L
     def integral(x: Float64) -> Float64:
         inside = np.clip(x, -below * step, (steps - below) * step)
         levels = np.round(inside / step)
-        total: Float64 = levels * step**3 / 12 + (inside - levels * step) ** 3 / 3 + (x - inside) ** 3 / 3
+        rest, beyond = inside - levels * step, x - inside
+        # Cubes are written as products: numpy computes ``** 3`` by pow, which takes ten times as long.
+        total: Float64 = levels * step**3 / 12 + rest * rest * rest / 3 + beyond * beyond * beyond / 3
         return total
 
     counts = seen.counts[used]
