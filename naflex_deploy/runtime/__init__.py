@@ -1,1 +1,1 @@
-"""Images to packs to results: everything a machine that only runs bundles needs."""
+"""From images to packs to results: all that a machine needs to run bundles."""

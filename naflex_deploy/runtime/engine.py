@@ -1,4 +1,4 @@
-"""The engine: images of any size in, one result an image out, packed in between."""
+"""The engine: takes images of any size, runs them in packs, and returns one result per image."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ T = TypeVar("T")
 
 
 class Engine:
-    """A loaded variant of a bundle. Made by `naflex_deploy.load`.
+    """A loaded variant of a bundle, as `naflex_deploy.load` returns it.
 
-    Images come in a list or any iterable: paths, bytes, open binary files, Pillow images or [h, w, 3] uint8 arrays, of
-    any size; or `Patches`, which were cut from one already. Any thread may call any method.
+    Images come in a list or any other iterable: paths, bytes, open binary files, Pillow images or [h, w, 3] uint8
+    arrays, of any size; or `Patches`, which are cut already. All methods are thread-safe.
 
     Args:
         session: Runs packs.
-        manifest: Of the bundle.
-        variant: The one the session runs.
-        text: Opens the text tower.
+        manifest: Manifest of the bundle.
+        variant: The variant that the session runs.
+        text: Opens the text tower; ``None`` where there is none.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Engine:
         """The text tower, opened when it is first asked for.
 
         Raises:
-            UsageError: The bundle has none.
+            UsageError: The bundle has no text tower.
             MissingExtraError: The package ``tokenizers`` is not installed.
         """
         if self._open_text is None:
@@ -82,15 +82,16 @@ class Engine:
         return self._open_text()
 
     def embed(self, images: Images) -> Float:
-        """One vector an image.
+        """Embed every image as one vector.
 
         Returns:
-            [N, D] float32, in order. A document, scan or clip gives a row a frame; one cut into tiles as `join` says.
+            [N, D] float32, in order. A document, scan or clip gives one row per frame; `join` says how the vectors of
+            a frame's tiles become one.
 
         Raises:
-            UsageError: It is one image and no list.
-            ImageError: An input is no image; `stream` reports such without stopping.
-            EngineError: The engine failed on an image, which `stream` reports likewise, or altogether.
+            UsageError: ``images`` is a single image instead of a list.
+            ImageError: An input is not an image. `stream` reports such inputs and continues.
+            EngineError: The engine failed on an image, which `stream` also reports, or on every image.
         """
         rows = self._all(images, "pooled", lambda pooled: pooled)
         return np.stack(rows) if rows else np.zeros((0, self._width("pooled")), np.float32)
@@ -98,34 +99,35 @@ class Engine:
     def tokens(
         self, images: Images, output: str = "tokens", *, merge: int = 1, dtype: npt.DTypeLike = np.float32
     ) -> list[Floats]:
-        """Every patch's vector: [h, w, D] an image, in order. Tiles are stitched to their page.
+        """Embed every patch: one [h, w, D] array per image, in order. Tiles are stitched into their page.
 
         Args:
             images: As for `embed`.
-            output: ``tokens``, or one of a block where the profile asked for it: ``tokens:-K``, ``tokens:-K:norm``.
-            merge: Put blocks of this many rows and columns together, as decoders want them; see `merge_blocks`.
+            output: ``tokens``, or the output of a block that the profile lists: ``tokens:-K``, ``tokens:-K:norm``.
+            merge: Merge blocks of this many rows and columns into one token, as decoders expect; see `merge_blocks`.
             dtype: float32, or float16 for half the memory.
 
         Raises:
-            ImageError: An input is no image.
+            ImageError: An input is not an image.
             UsageError: A grid does not divide into such blocks, or a value does not fit into ``dtype``.
         """
         self._width(output)
         if not output.startswith("tokens"):
             raise UsageError(
-                f"expected an output of tokens, found '{output}', a vector an image", hint="ask stream or embed for it"
+                f"expected an output per token, found '{output}', which has one vector per image",
+                hint="get it from stream() or embed()",
             )
         return self._all(images, output, lambda tokens: narrowed(merge_blocks(tokens, merge), np.dtype(dtype)))
 
     def packed(self, images: Images, output: str = "tokens") -> Iterator[Packed]:
-        """Outputs pack by pack where the engine left them: in GPU memory, or as numpy arrays where it has no GPU.
+        """Yield an output pack by pack, where the engine left it: in GPU memory, or as numpy arrays on a CPU.
 
-        Either speaks DLPack, so that ``torch.from_dlpack(found.values)`` copies nothing. GPU memory is used again once
-        its last tensor is gone: where kernels of a stream of your own read it, wait for them first. All images are
-        prepared first; values are not looked at, and may be NaN.
+        Both support DLPack, so ``torch.from_dlpack(found.values)`` copies nothing. GPU memory is reused once its last
+        tensor is released, so wait for kernels on your own streams that read it before you release it. All images are
+        prepared before the first pack runs. Values are not checked and may be NaN.
 
         Raises:
-            ImageError: An input is no image.
+            ImageError: An input is not an image.
         """
         self._width(output)
         run = self._session.run_on_device if isinstance(self._session, OnDevice) else self._session.run
@@ -140,39 +142,39 @@ class Engine:
             yield Packed.of(pack, run(pack, (output,))[output], results, per_token=output.startswith("tokens"))
 
     def classify(self, images: Images, top: int = 5) -> list[list[Prediction]]:
-        """Names and scores of each image's best classes, best first; those below their threshold are left out.
+        """Classify every image: names and scores, best first. Classes below their threshold are left out.
 
         Args:
             images: As for `embed`.
-            top: How many, at least 1.
+            top: Maximum number of classes per image, at least 1.
 
         Raises:
             UsageError: The bundle has neither a classifier nor labels.
-            ImageError: An input is no image.
+            ImageError: An input is not an image.
         """
         if top < 1:
-            raise UsageError(f"top: expected at least 1, found {top}", hint="pass how many classes you want")
+            raise UsageError(f"top: expected at least 1, found {top}", hint="pass the number of classes you want")
         head = self.manifest.head
         if head is None:
             raise UsageError(
-                "the bundle names no classes: its model has no classifier",
+                "the bundle has no classes, because its model has neither a classifier nor labels",
                 hint="build a two-tower model with --labels, or a model that was fine-tuned for classification",
             )
         return self._all(images, "logits", lambda logits: rank(logits, head, top))
 
     def stream(self, images: Images, outputs: str | Sequence[str] = ("pooled",)) -> Iterator[Result]:
-        """Results as packs finish, not in order; memory is bounded by a window of a few packs.
+        """Yield results as packs finish, not in input order. Memory is bounded by a window of a few packs.
 
-        A frame cut into tiles gives a result a tile, and one of the whole; `by_frame` and `join` bring them together.
-        A bad image yields a result with an ``error`` and leaves the others unharmed.
+        A frame that is cut into tiles gives one result for the whole frame and one per tile; `by_frame` and `join`
+        combine them. A bad image gives a result with an ``error`` and does not affect the others.
 
         Args:
             images: As for `embed`; may be endless.
-            outputs: Name or names of the outputs wanted: ``pooled``, ``tokens``, ``logits``.
+            outputs: Name or names of the outputs to compute: ``pooled``, ``tokens``, ``logits``.
 
         Raises:
-            UsageError: The bundle has no such output, or it is one image and no list.
-            EngineError: The engine fails on every image, also on a blank one.
+            UsageError: The bundle has no such output, or ``images`` is a single image instead of a list.
+            EngineError: The engine fails on every image, even on a blank one.
         """
         names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         for name in names:
@@ -186,7 +188,7 @@ class Engine:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _all(self, images: Images, output: str, finish: Callable[[Float], T]) -> list[T]:
-        """Of every frame, in order, what ``finish`` makes of an output; it is called as results come."""
+        """Apply ``finish`` to an output of every frame as results arrive, and return them in input order."""
         finished: dict[tuple[int, int], T] = {}
         failed: dict[tuple[int, int], NaflexError] = {}
         for result in map(join, by_frame(self.stream(images, (output,)))):
@@ -215,13 +217,13 @@ def load_engine(
     session: Callable[[Path, Variant], Session] = open_session,
     settings: str | Sequence[str] = (),
 ) -> Engine:
-    """Open a bundle, choose a variant, check its files, load its engine: in that order.
+    """Open a bundle, choose a variant, check its files and load its engine, in this order.
 
     Args:
-        path: Of the bundle.
-        variant: Name of a variant, or the first that fits this machine.
-        session: Opens the engine; a server may bring its own.
-        settings: How inputs are read, see `adjust`.
+        path: Directory of the bundle.
+        variant: Name of a variant. Default: the first one that this machine can run.
+        session: Opens the engine; a server may pass its own function.
+        settings: How inputs are read; see `adjust`.
     """
     bundle = Bundle.open(path)
     manifest = bundle.manifest.model_copy(update={"config": adjust(bundle.manifest.config, settings)})

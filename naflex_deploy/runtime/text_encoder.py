@@ -1,4 +1,4 @@
-"""Texts in, vectors in the space of the image vectors out: a SigLIP2 text tower on ONNX Runtime."""
+"""Embed texts in the space of the image vectors, with a SigLIP2 text tower on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from naflex_deploy.runtime.bundle.bundle import Bundle
 Float = npt.NDArray[np.float32]
 
 BATCH = 64
-"""Texts of one call, which bounds memory."""
+"""Maximum number of texts per call of the engine, which bounds memory."""
 
 
 class Tokenizer:
-    """Texts as rows of token numbers, as SigLIP2 was trained: in lower case, cut and padded to one length.
+    """Turns texts into rows of token ids as SigLIP2 was trained: lower case, truncated and padded to one length.
 
     Args:
-        path: A ``tokenizer.json``.
+        path: Path of a ``tokenizer.json``.
         spec: Length and padding.
 
     Raises:
         MissingExtraError: The package ``tokenizers`` is not installed.
-        UsageError: The file is missing, no tokenizer, or one without the padding token.
+        UsageError: The file is missing, is not a tokenizer, or lacks the padding token.
     """
 
     def __init__(self, path: Path, spec: Tokenization) -> None:
@@ -39,17 +39,19 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises bare exceptions
-            raise UsageError(f"{path} is no tokenizer: {error}", hint="save or copy it again") from None
+            raise UsageError(f"{path} is not a tokenizer: {error}", hint="save or copy it again") from None
         pad = self._tokenizer.token_to_id(spec.pad_token)
         if pad is None:
-            raise UsageError(f"{path} has no token '{spec.pad_token}', which texts are padded with")
+            raise UsageError(
+                f"{path}: expected the padding token '{spec.pad_token}', found none", hint="save or copy it again"
+            )
         self._tokenizer.enable_truncation(spec.length)
         self._tokenizer.enable_padding(direction=spec.side, pad_id=pad, pad_token=spec.pad_token, length=spec.length)
         self._lowercase = tokenizers.normalizers.Lowercase()
         self._length = spec.length
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """[N, length] int64."""
+        """Token ids of the texts: [N, length] int64."""
         encoded = self._tokenizer.encode_batch([self._lowercase.normalize_str(text) for text in texts])
         return np.array([row.ids for row in encoded], np.int64).reshape(-1, self._length)
 
@@ -58,11 +60,11 @@ class TextEncoder:
     """The text tower of a bundle.
 
     Args:
-        bundle: Built with its text tower; its files are checked before they are read.
+        bundle: A bundle that was built with its text tower. The tower's files are checked before they are read.
 
     Raises:
-        UsageError: It has none.
-        BundleError: A file of it is missing or changed.
+        UsageError: The bundle has no text tower.
+        BundleError: A file of the text tower is missing or changed.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -75,7 +77,7 @@ class TextEncoder:
         self._session = open_tower(bundle.path / spec.model)
 
     def embed(self, texts: Sequence[str]) -> Float:
-        """One vector a text, in order: [N, D] float32, of any length, as `Engine.embed` gives for images."""
+        """Embed every text: [N, D] float32, in order. As from `Engine.embed`, vectors are not normalised."""
         width = int(self._session.get_outputs()[0].shape[-1])
         rows = [np.zeros((0, width), np.float32)]
         for start in range(0, len(texts), BATCH):
@@ -83,9 +85,9 @@ class TextEncoder:
         return np.concatenate(rows)
 
     def logits(self, images: Float, texts: Float) -> Float:
-        """How well images and texts belong together; the sigmoid of it is a probability.
+        """Logits of the match between images and texts; their sigmoid is a probability.
 
-        ``scale · cos(image, text) + bias``, as SigLIP is trained.
+        The logit is ``scale · cos(image, text) + bias``, as in the training of SigLIP.
 
         Args:
             images: [N, D] vectors of images.
@@ -99,10 +101,10 @@ class TextEncoder:
 
 
 def open_tower(path: Path) -> Any:
-    """An ONNX Runtime session of a text tower's graph: ``ids`` [N, length] int64 → ``vectors`` [N, D] float32.
+    """Load a text tower's graph into ONNX Runtime: ``ids`` [N, length] int64 → ``vectors`` [N, D] float32.
 
     Raises:
-        IncompatibleError: ONNX Runtime cannot load it.
+        IncompatibleError: ONNX Runtime cannot load the graph.
     """
     import onnxruntime as ort
 

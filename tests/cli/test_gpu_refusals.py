@@ -51,8 +51,8 @@ def test_doctor_without_a_driver(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert found["gpu"][0] == NO_DRIVER
     assert "can be built here, not run" in found["gpu"][1]
     assert found["tensorrt"] == ("not installed", "pip install 'naflex-deploy[tensorrt]'")
-    assert found["tensorrt-rtx"] == ("1.7.1.116", f"runs no engine here: {NO_DRIVER}")
-    assert found["onnxruntime-cuda"] == ("unavailable", f"runs no engine here: {NO_DRIVER}")
+    assert found["tensorrt-rtx"] == ("1.7.1.116", f"it runs no engine here: {NO_DRIVER}")
+    assert found["onnxruntime-cuda"] == ("unavailable", f"it runs no engine here: {NO_DRIVER}")
     assert "they need tensorrt" in found["plugins for tensorrt"][1]
 
 
@@ -103,7 +103,7 @@ def test_inspect_shows_what_the_builder_told(run: Run, with_engine: Path) -> Non
         (NO_DRIVER, "does not run here", NO_DRIVER),
         (Device("A10", "sm86", 10**10, "13.0"), "does not run here", "it was built for sm89, found sm86 (A10)"),
         (Device("L4", "sm89", 10**6, "13.0"), "does not run here", "it needs 0.0 GB of GPU memory"),
-        (Device("L4", "sm89", 10**10, "12.4"), "does not run here", "was made for CUDA 13"),
+        (Device("L4", "sm89", 10**10, "12.4"), "does not run here", "was built for CUDA 13"),
         (Device("L4", "sm89", 10**10, "13.0"), "runs here", ""),
     ],
 )
@@ -137,8 +137,8 @@ def test_doctor_on_a_gpu_that_not_everything_runs_on(run: Run, monkeypatch: pyte
     found = rows(run)
     assert found["gpu"] == ("H200 (sm90, 93 GiB, driver for CUDA 13.0)", "")
     assert found["tensorrt"] == ("11.4.0", "")
-    assert "TensorRT-RTX has no sm90" in found["tensorrt-rtx"][1]
-    assert "this build of ONNX Runtime has no CUDA" in found["onnxruntime-cuda"][1]
+    assert "found sm90 (H200)" in found["tensorrt-rtx"][1]
+    assert "the installed ONNX Runtime has no CUDA provider" in found["onnxruntime-cuda"][1]
     assert found["plugins for tensorrt"] == ("triton 3.5.0, tensorrt 11.4.0", "")
     monkeypatch.setattr(cuda_device, "find", lambda: Device("T4", "sm75", 10**10, "13.0"))
     assert rows(run)["gpu"][1] == "it has no bf16: --precision fp16"

@@ -214,7 +214,7 @@ def test_what_cannot_have_labels_says_why(directory: Path, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"tokenizer\.json gives token 4000, expected below"):
         with_labels(read(other), read_text(other), labels)
     (other / "tokenizer.json").write_text("{")
-    with pytest.raises(UsageError, match="is no tokenizer"):
+    with pytest.raises(UsageError, match="is not a tokenizer"):
         with_labels(read(other), read_text(other), labels)
 
 

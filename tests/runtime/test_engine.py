@@ -175,7 +175,7 @@ def test_one_image_is_not_taken_for_several(engine: Engine, tmp_path: Path, form
 
 
 def test_outputs_are_asked_for_where_they_can_be_given(engine: Engine) -> None:
-    with pytest.raises(UsageError, match="found 'pooled', a vector an image"):
+    with pytest.raises(UsageError, match="output per token, found 'pooled', which has one vector per image"):
         engine.tokens([photo(0)], "pooled")
     with pytest.raises(UsageError, match="top: expected at least 1, found -1"):
         engine.classify([photo(0)], top=-1)

@@ -1,4 +1,4 @@
-"""Running packs on engines: one folder a backend, each with a ``backend.py`` and a ``session.py``."""
+"""Run packs on engines. Each backend has a folder with a ``backend.py`` and a ``session.py``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from naflex_deploy.runtime.backends.session import Session
 
 @cache
 def find(name: str) -> Backend:
-    """The backend of a name that `FOLDERS` lists: ``BACKEND`` of its folder's ``backend.py``."""
+    """The backend with a name from `FOLDERS`, made by ``BACKEND`` in its folder's ``backend.py``."""
     module = import_module(f"naflex_deploy.runtime.backends.{FOLDERS[name]}.backend")
     return cast(Backend, module.BACKEND(name))
 
 
 def open_session(bundle: Path, variant: Variant) -> Session:
-    """Load a variant's engine; its files have been checked already.
+    """Load a variant's engine, whose files have been checked already.
 
     Raises:
-        IncompatibleError: The machine cannot run it.
+        IncompatibleError: This machine cannot run the variant.
     """
     if variant.backend not in FOLDERS:
         raise IncompatibleError(
@@ -38,14 +38,14 @@ def open_session(bundle: Path, variant: Variant) -> Session:
 
 
 def cannot_run(variant: Variant) -> str | None:
-    """Why this machine cannot run a variant, or ``None`` where it can, without loading its engine."""
+    """The reason why this machine cannot run a variant, ``None`` where it can. Does not load the engine."""
     if variant.backend not in FOLDERS:
-        return f"this version cannot run backend '{variant.backend}'"
+        return f"this version has no backend '{variant.backend}'"
     return find(variant.backend).refuses(variant)
 
 
 def executed_by(name: str) -> Executed:
-    """This machine and the library of a backend."""
+    """Describe this machine and the library of a backend."""
     backend = find(name)
     gpu = str(cuda_device.find()) if backend.on_gpu else ""
     return Executed(cpu=cpu_name(), system=system_name(), runtime=backend.library(), gpu=gpu)

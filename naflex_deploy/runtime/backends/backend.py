@@ -1,4 +1,4 @@
-"""What a backend says of itself: to the compiler, to whoever loads a bundle, and to ``doctor``."""
+"""The interface of a backend, which the compiler, the loading of bundles and ``doctor`` ask."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.backends.session import Session
 
 Check = tuple[str, str, str]
-"""A row of ``doctor``: what was looked for, what was found, and the remedy, empty where none is needed."""
+"""A row of ``doctor``: what was checked, what was found, and the remedy, which is empty where none is needed."""
 
 
 class Backend(ABC):
-    """A library that runs packs. Making one loads nothing; its methods look at the machine each time.
+    """A library that runs packs. Creating a backend loads nothing; its methods inspect the machine on every call.
 
     Args:
-        name: As profiles and manifests have it.
+        name: Name of the backend in profiles and manifests.
 
     Attributes:
-        precisions: It builds and runs; the first is the usual choice.
-        on_gpu: Whether it runs on the GPU rather than the CPU.
+        precisions: Precisions that it builds and runs, the default first.
+        on_gpu: Whether it runs on a GPU rather than on the CPU.
     """
 
     precisions: ClassVar[tuple[str, ...]]
@@ -32,27 +32,27 @@ class Backend(ABC):
         self.name = name
 
     def automatic(self, profile: Profile) -> str:
-        """The precision that ``auto`` means under a profile."""
+        """The precision that ``auto`` stands for in a profile."""
         return self.precisions[0]
 
     def cannot_build(self) -> str | None:
-        """Why no engine can be built on this machine, ``None`` where one can."""
+        """The reason why no engine can be built on this machine; ``None`` where one can."""
         return None
 
     @abstractmethod
     def cannot_run(self) -> str | None:
-        """Why this machine runs no engine of this backend at all, ``None`` where it runs some."""
+        """The reason why this machine can run no engine of this backend; ``None`` where it can run some."""
 
     def refuses(self, variant: Variant) -> str | None:
-        """Why this machine cannot run a variant, by its manifest entry alone, ``None`` where it can."""
+        """The reason why this machine cannot run a variant, from its manifest entry alone; ``None`` where it can."""
         return self.cannot_run()
 
     @abstractmethod
     def open(self, bundle: Path, variant: Variant) -> Session:
-        """Load a variant's engine; its files have been checked already.
+        """Load a variant's engine, whose files have been checked already.
 
         Raises:
-            IncompatibleError: The machine cannot run it.
+            IncompatibleError: This machine cannot run the variant.
         """
 
     @abstractmethod
@@ -61,4 +61,4 @@ class Backend(ABC):
 
     @abstractmethod
     def checks(self) -> list[Check]:
-        """Rows of ``doctor``."""
+        """The rows of ``doctor`` about this backend."""

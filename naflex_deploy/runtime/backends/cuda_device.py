@@ -1,4 +1,4 @@
-"""The GPU at hand, asked of its driver alone: no CUDA toolkit, no Python package."""
+"""Find the GPU through its driver alone, without the CUDA toolkit or a Python package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MAJOR, MINOR = 75, 76
-"""CUdevice_attribute of the two halves of the compute capability."""
+"""Values of CUdevice_attribute for the major and minor number of the compute capability."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Device:
     """A GPU.
 
     Attributes:
-        name: As its maker calls it.
-        sm: Architecture, ``sm89``.
-        memory: Bytes it has.
-        driver: Newest CUDA version that the driver serves, ``13.0``.
+        name: Product name.
+        sm: Architecture, such as ``sm89``.
+        memory: Size of its memory in bytes.
+        driver: Newest CUDA version that the driver supports, such as ``13.0``.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Device:
 
 
 def find() -> Device | str:
-    """The first GPU, or why there is none."""
+    """The first GPU, or the reason why there is none."""
     try:
         cuda = ctypes.CDLL(LIBRARY)
     except OSError:

@@ -1,4 +1,4 @@
-"""What every loaded engine can do, whatever library runs it."""
+"""The interface of a loaded engine, whatever library runs it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Session(Protocol):
         """Run one pack.
 
         Args:
-            pack: Within the largest budget.
-            outputs: Names to return.
+            pack: A pack within the largest budget.
+            outputs: Names of the outputs to return.
 
         Returns:
             Per-image outputs [M, …] and per-token outputs [T, …] by name.
@@ -31,18 +31,18 @@ class Session(Protocol):
 
 @runtime_checkable
 class SideBySide(Session, Protocol):
-    """A session whose packs are best run several at once, each on a core of its own, when there are enough.
+    """A session that is fastest with several packs at once, each on its own core, when there are enough packs.
 
     Attributes:
-        workers: How many at once.
-        worker_is_loaded: Whether `worker` was called.
+        workers: Number of packs to run at once.
+        worker_is_loaded: Whether the session that `worker` returns is loaded already.
     """
 
     workers: int
     worker_is_loaded: bool
 
     def worker(self) -> Session:
-        """What runs them, called from as many threads; loaded by the first call."""
+        """The session that runs packs side by side, from ``workers`` threads. The first call loads it."""
         ...
 
 
@@ -51,5 +51,5 @@ class OnDevice(Session, Protocol):
     """A session that can leave outputs in GPU memory."""
 
     def run_on_device(self, pack: Pack, outputs: Sequence[str]) -> dict[str, Any]:
-        """As `run`, but each output is an object that speaks DLPack, in memory of its own."""
+        """Run one pack; each output is an object that supports DLPack and owns its memory."""
         ...

@@ -1,1 +1,1 @@
-"""A bundle on disk: opening, checking, verifying, stripping and signing it."""
+"""Bundles on disk: open, check, verify, strip and sign them."""

@@ -1,4 +1,4 @@
-"""Opening a bundle: what it holds, which variant fits this machine, whether its files are the ones that were built."""
+"""Open a bundle, choose a variant that this machine can run, and check that the files are those that were built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from naflex_deploy.runtime.backends import cannot_run
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant and why it cannot be used here; ``None`` where it can."""
+    """A variant, and the reason why it cannot be used here; ``None`` where it can."""
 
     variant: Variant
     rejected: str | None
@@ -22,7 +22,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's directory and its manifest. Nothing else has been read yet."""
+    """A bundle's directory and its manifest. Opening it reads nothing else."""
 
     path: Path
     manifest: Manifest
@@ -37,16 +37,16 @@ class Bundle:
         return cls(path, Manifest.read(path))
 
     def candidates(self) -> list[Candidate]:
-        """Every variant, accepted or rejected, the profile's preferred backends first."""
+        """Every variant, accepted or rejected, in the profile's order of backends."""
         order: dict[str, int] = {name: rank for rank, name in enumerate(self.manifest.config.engine.backends)}
         variants = sorted(self.manifest.variants, key=lambda variant: order.get(variant.backend, len(order)))
         return [Candidate(variant, _rejection(variant)) for variant in variants]
 
     def choose(self, name: str | None = None) -> Variant:
-        """The first variant that fits this machine, or the one named.
+        """The named variant, or the first one that this machine can run.
 
         Raises:
-            IncompatibleError: There is none of that name, or none fits; gives each one's reason.
+            IncompatibleError: There is no such variant, or none can run here; the message gives every reason.
         """
         candidates = self.candidates()
         if name is not None:
@@ -56,13 +56,13 @@ class Bundle:
             if candidate.rejected is None:
                 return candidate.variant
         reasons = "; ".join(f"{c.variant.name}: {c.rejected}" for c in candidates) or "it has no variants"
-        raise IncompatibleError(f"no variant of {self.path} fits this machine ({reasons})", hint="build one here")
+        raise IncompatibleError(f"this machine can run no variant of {self.path} ({reasons})", hint="build one here")
 
     def variant(self, name: str) -> Variant:
-        """The variant of that name, whether it fits this machine or not.
+        """The variant with this name, whether this machine can run it or not.
 
         Raises:
-            IncompatibleError: There is none.
+            IncompatibleError: There is no such variant.
         """
         try:
             return self.manifest.variant(name)
@@ -71,10 +71,10 @@ class Bundle:
             raise IncompatibleError(f"{self.path} has no variant '{name}'", hint=nearest(name, names)) from None
 
     def check(self, names: Iterable[str]) -> None:
-        """Compare files with the digests of the manifest.
+        """Compare files with their digests in the manifest.
 
         Raises:
-            BundleError: One is missing or changed; the first is named.
+            BundleError: A file is missing or changed; the message names the first such file.
         """
         for name in names:
             expected, path = self.manifest.files.get(name), self.path / name
@@ -97,17 +97,17 @@ class Bundle:
                 )
 
     def files_of(self, variant: Variant) -> list[str]:
-        """The files that a variant needs to run: its engine, what lies beside it, what it shares."""
+        """The files that a variant needs to run: its engine, the files next to it, and those it shares."""
         folder = f"{Path(variant.model).parent.as_posix()}/"
         beside = [name for name in self.manifest.files if name.startswith(folder) and name != variant.model]
         return [variant.model, *beside, *variant.shares]
 
 
 def refuse_replacing(path: Path, *, force: bool) -> None:
-    """Refuse to write a bundle over something; ``force`` replaces a bundle, and nothing else.
+    """Refuse to overwrite what exists. ``force`` allows replacing a bundle, but nothing else.
 
     Raises:
-        OutputError: There is something.
+        OutputError: ``path`` exists and may not be replaced.
     """
     refuse_existing(path, force=force)
     if path.exists() and not (path / FILE_NAME).is_file():

@@ -1,7 +1,7 @@
-"""Peak memory of a variant: loading it and running its largest pack, in a process of its own.
+"""Measure the peak memory of a variant: load it and run its largest pack, in a separate process.
 
-The kernel counts mapped weights that were read, so the figure holds one copy of them as they lie on disk and one as
-ONNX Runtime arranges them for its products.
+The kernel counts mapped weights once they are read, so the figure holds two copies of the weights: the mapped file,
+and the copy that ONNX Runtime rearranges for matrix products.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from naflex_deploy.runtime.backends import open_session
 
 
 def run_peak(bundle: Path, variant: Variant, prefix: int) -> int:
-    """Bytes of resident memory, at their highest.
+    """Peak resident memory of a variant, in bytes.
 
     Args:
-        prefix: Prefix tokens of the model.
+        prefix: Number of prefix tokens of the model.
 
     Raises:
-        NaflexError: The variant does not run; with the last line of the reason.
+        NaflexError: The variant does not run; the message holds the last line of its error output.
     """
     done = subprocess.run(
         [sys.executable, "-m", "naflex_deploy.runtime.bundle.footprint", str(bundle), str(prefix)],

@@ -1,4 +1,4 @@
-"""Golden packs: inputs with fp32 reference outputs that travel in a bundle and measure any engine anywhere."""
+"""Golden packs: inputs and fp32 reference outputs in a bundle, which measure an engine on any machine."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What an engine of one precision may differ by.
+    """How much an engine of one precision may differ from the reference.
 
     Attributes:
-        pooled, tokens: Least cosine of a per-image vector, of a token.
-        max_error: Greatest max |Δ| over max |reference| of an output.
-        top1: Least share of images whose best class is the reference's.
-        margin: Greatest mean error of logit margins over the mean margin.
-        accuracy: Greatest loss of accuracy on labelled images, a share of them.
-        images: Whether to judge packs of real images alone, where there are any: an engine whose ranges were
-            calibrated on images owes nothing to drawn noise.
+        pooled, tokens: Minimum cosine of a per-image vector and of a token.
+        max_error: Maximum of max |Δ| over max |reference| of an output.
+        top1: Minimum share of images whose best class is that of the reference.
+        margin: Maximum mean error of logit margins, relative to the mean margin.
+        accuracy: Maximum loss of accuracy on labelled images, as a share of these images.
+        images: Whether only packs of real images are judged, where there are any: ranges that were calibrated on
+            images need not fit random noise.
     """
 
     pooled: float
@@ -44,11 +44,11 @@ class Tolerance:
 
 @dataclass(frozen=True, eq=False)
 class GoldenPack:
-    """One pack and the outputs of the reference model for it, per-token ones without the tail.
+    """One pack and the reference model's outputs for it; per-token outputs have no tail.
 
     Attributes:
-        labels: For a pack of real images, [M] int64 the class of each, -1 where it is not known; ``None`` for a
-            drawn one.
+        labels: [M] int64, the class of each image in a pack of real images, -1 where it is unknown; ``None`` for a
+            pack of random pixels.
     """
 
     pack: Pack
@@ -58,7 +58,7 @@ class GoldenPack:
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """What ``golden.npz`` holds."""
+    """The content of ``golden.npz``."""
 
     packs: Sequence[GoldenPack]
     tolerances: Mapping[str, Tolerance]
@@ -81,17 +81,17 @@ class Golden:
 
     @classmethod
     def read(cls, path: Path) -> Golden:
-        """Read ``golden.npz``; never unpickles.
+        """Read ``golden.npz`` without unpickling anything.
 
         Raises:
-            BundleError: It is damaged.
+            BundleError: The file is damaged.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 tolerances = {k: Tolerance(**v) for k, v in json.loads(str(arrays["tolerances"])).items()}
                 count = sum(name.endswith("/grid_hw") for name in arrays.files)
                 return cls([_golden_pack(arrays, f"{index}/") for index in range(count)], tolerances)
-        except Exception as error:  # zipfile and numpy raise nearly any of them on damaged data
+        except Exception as error:  # zipfile and numpy raise almost any exception on damaged data
             raise BundleError(f"{path} is damaged: {error}", hint="copy or build the bundle again") from None
 
 
@@ -107,16 +107,16 @@ def _golden_pack(arrays: Mapping[str, npt.NDArray[np.generic]], key: str) -> Gol
 
 
 def measure(session: Session, golden: Golden, precision: str, executed: Executed) -> Gate:
-    """Run every golden pack and compare.
+    """Run every golden pack on an engine and compare its outputs with the reference.
 
     Args:
         session: The engine.
         golden: Packs and references.
-        precision: Of the engine; chooses the tolerance.
+        precision: Precision of the engine, which selects the tolerance.
         executed: The machine at hand.
 
     Returns:
-        Passed or failed, with the figures of `Figures.summary`, the worst ones, and every reason why it failed.
+        The gate, passed or failed, with the figures of `Figures.summary`, the worst ones and all reasons for failure.
     """
     tolerance = golden.tolerances[precision]
     images_alone = tolerance.images and any(item.labels is not None for item in golden.packs)
@@ -146,17 +146,17 @@ def measure(session: Session, golden: Golden, precision: str, executed: Executed
 
 
 def shortfalls(figures: Mapping[str, float], tolerance: Tolerance, worst_error: float = 0.0) -> Iterator[str]:
-    """What misses its tolerance, a clause each.
+    """Describe every figure that misses its tolerance, in one clause each.
 
     Args:
-        figures: See `Figures.summary`.
-        tolerance: To hold them against.
-        worst_error: Greatest max |Δ| over max |reference|.
+        figures: Figures as from `Figures.summary`.
+        tolerance: The limits for the figures.
+        worst_error: Maximum of max |Δ| over max |reference|.
     """
     least = {
         "pooled_cosine": ("pooled cosine", tolerance.pooled),
         "token_cosine": ("tokens cosine", tolerance.tokens),
-        # Where decisions are judged, they say what the direction of the logits does not.
+        # Where top-1 agreement is judged, the cosine of the logits adds nothing to it.
         "logits_cosine": ("logits cosine", tolerance.pooled if tolerance.top1 is None else None),
         "top1_agreement": ("top-1 agreement", tolerance.top1),
     }

@@ -1,7 +1,7 @@
-"""Who made a bundle: a signature over all its files, by the OpenSSF's model-signing, with a key pair.
+"""Sign a bundle with a private key, and verify the signature, by the OpenSSF's model-signing.
 
-Digests in a manifest show that nothing changed by accident; whoever changes a file can change them too.
-``reports/`` is left out of the signature, because verifying writes there.
+The digests in a manifest reveal accidental changes, but whoever changes a file on purpose can change its digest too.
+The signature leaves out ``reports/``, because verifying a bundle writes there.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ KEYS = "make a pair: openssl ecparam -name prime256v1 -genkey -noout -out key.pe
 
 
 def sign(path: Path, private_key: Path) -> Path:
-    """Sign a bundle, after its files were checked; an earlier signature is replaced.
+    """Check the files of a bundle and sign it. An earlier signature is replaced.
 
     Args:
-        path: Of the bundle.
+        path: Directory of the bundle.
         private_key: An elliptic-curve key in PEM: P-256, P-384 or P-521, not encrypted.
 
     Returns:
-        Where the signature was written, a Sigstore bundle.
+        Path of the signature, which is a Sigstore bundle.
 
     Raises:
         UsageError: The key cannot be used.
         BundleError: A file of the bundle is missing or changed.
-        OutputError: It cannot be written.
+        OutputError: The signature cannot be written.
     """
     config = _module("signing").Config().set_hashing_config(_hashing())
     bundle = Bundle.open(path)
     bundle.check(bundle.manifest.files)
     try:
         config.use_elliptic_key_signer(private_key=private_key)
-    except Exception as error:  # cryptography raises many kinds
+    except Exception as error:  # cryptography raises many kinds of exceptions
         raise _unusable(private_key, "an EC private key", error) from None
     with TemporaryDirectory() as folder:
         try:
@@ -54,11 +54,11 @@ def sign(path: Path, private_key: Path) -> Path:
 
 
 def verify_signature(path: Path, public_key: Path) -> None:
-    """Check that the owner of a key signed a bundle, and that every file is as it was then, none added.
+    """Check that a key signed a bundle, and that no file has been changed, removed or added since.
 
     Args:
-        path: Of the bundle.
-        public_key: In PEM.
+        path: Directory of the bundle.
+        public_key: Path of the signer's public key in PEM.
 
     Raises:
         UsageError: The key cannot be used.
@@ -67,7 +67,7 @@ def verify_signature(path: Path, public_key: Path) -> None:
     config = _module("verifying").Config().set_hashing_config(_hashing())
     try:
         config.use_elliptic_key_verifier(public_key=public_key)
-    except Exception as error:  # cryptography raises many kinds
+    except Exception as error:  # cryptography raises many kinds of exceptions
         raise _unusable(public_key, "an EC public key", error) from None
     if not (path / SIGNATURE).is_file():
         raise BundleError(
@@ -75,14 +75,15 @@ def verify_signature(path: Path, public_key: Path) -> None:
         )
     try:
         config.verify(path.resolve(), path / SIGNATURE)
-    except Exception as error:  # on damaged signatures nearly any kind
+    except Exception as error:  # a damaged signature raises almost any exception
         raise BundleError(
-            f"{path}: the signature does not hold: {_line(error)}", hint="do not use it; get it from its maker again"
+            f"{path}: the signature is not valid: {_line(error)}",
+            hint="do not use the bundle; get it again from whoever signed it",
         ) from None
 
 
 def _hashing() -> Any:
-    # By itself the library leaves out what git keeps in a directory, unsigned and unseen.
+    # By default the library ignores git's own files, which would then be neither signed nor noticed.
     return _module("hashing").Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
 
 

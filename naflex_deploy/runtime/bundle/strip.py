@@ -1,4 +1,4 @@
-"""An edge copy of a bundle: one variant, and what it needs to run and to be verified."""
+"""Copy a bundle for the edge: one variant, and what it needs to run and to be verified."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from naflex_deploy.core.manifest import FILE_NAME, Manifest
 from naflex_deploy.runtime.bundle.bundle import Bundle, refuse_replacing
 
 REBUILDING = frozenset({"portable.onnx", "portable.onnx.data", "calibration.json"})
-"""Files that only building another variant needs, unless a variant shares them."""
+"""Files that are only needed to build another variant, unless a variant shares them."""
 
 
 def strip(path: Path, variant: str, output: Path, *, force: bool = False) -> Manifest:
-    """Copy a bundle without its other variants and without what only rebuilding needs.
+    """Copy a bundle without its other variants, and without the files that only a rebuild needs.
 
     Args:
-        path: Of the bundle.
-        variant: To keep; it need not run here.
-        output: The copy's directory.
-        force: Replace a bundle that is there.
+        path: Directory of the bundle.
+        variant: Name of the variant to keep; this machine need not be able to run it.
+        output: Directory of the copy.
+        force: Replace an existing bundle.
 
     Returns:
-        The copy's manifest.
+        Manifest of the copy.
 
     Raises:
-        BundleError: A file of it is missing or changed.
-        IncompatibleError: It has no such variant.
-        OutputError: The directory exists, or cannot be written.
+        BundleError: A file of the bundle is missing or changed.
+        IncompatibleError: The bundle has no such variant.
+        OutputError: ``output`` exists or cannot be written.
     """
     refuse_replacing(output, force=force)
     bundle = Bundle.open(path)

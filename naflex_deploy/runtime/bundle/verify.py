@@ -1,4 +1,4 @@
-"""Verifying a bundle on the machine at hand: its files, and every engine that runs here on the golden packs."""
+"""Verify a bundle on the machine at hand: check its files, and run the golden packs on every engine that runs here."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from naflex_deploy.runtime.bundle.signature import SIGNATURE, verify_signature
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """Result of a verification.
 
     Attributes:
-        gates: Of each variant; those that cannot run here are unmeasured, with the reason.
-        report: Where the hardware report was written, ``None`` where the bundle is read-only.
+        gates: Gate of each variant; a variant that cannot run here is unmeasured, with the reason.
+        report: Path of the hardware report; ``None`` where the bundle is read-only.
     """
 
     gates: dict[str, Gate]
@@ -31,23 +31,23 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """At least one variant was measured, and none failed."""
+        """Whether at least one variant was measured, and none failed."""
         statuses = {gate.status for gate in self.gates.values()}
         return "failed" not in statuses and "passed" in statuses
 
 
 def verify(path: Path, public_key: Path | None = None) -> Verification:
-    """Check every digest, run the golden packs, write the outcome into the bundle where it is writable.
+    """Check every digest, run the golden packs, and write the result into the bundle where it is writable.
 
-    The manifest of a signed bundle stays as it was signed: the outcome is in the report alone.
+    The manifest of a signed bundle is left as it was signed; the result is then only in the report.
 
     Args:
-        path: Of the bundle.
-        public_key: Whose owner must have signed it, which is checked before anything else; see `verify_signature`.
+        path: Directory of the bundle.
+        public_key: Key that must have signed the bundle, checked before anything else; see `verify_signature`.
 
     Raises:
-        BundleError: A file is missing or changed.
-        IncompatibleError: A newer tool wrote the bundle.
+        BundleError: A file is missing or changed, or the signature is missing or not valid.
+        IncompatibleError: A newer version of the tool wrote the bundle.
     """
     if public_key is not None:
         verify_signature(path, public_key)

@@ -1,1 +1,1 @@
-"""Patches to packs, and packs to results."""
+"""From patches to packs, and from packs to results."""

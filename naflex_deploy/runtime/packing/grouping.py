@@ -1,4 +1,4 @@
-"""Which prepared images share a pack. Those of a frame do, where one holds them, so that its results come together."""
+"""Group prepared images into packs. The images of a frame share one where they fit, so its results arrive together."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from naflex_deploy.runtime.packing.prepare import Prepared
 
 @dataclass(frozen=True)
 class PackMaker:
-    """What a pack holds.
+    """Makes packs within their limits.
 
     Attributes:
-        tokens: The most in all.
-        images: The most.
-        prefix: Prefix tokens of each image.
+        tokens: Maximum number of tokens per pack.
+        images: Maximum number of images per pack.
+        prefix: Number of prefix tokens per image.
     """
 
     tokens: int
@@ -26,21 +26,25 @@ class PackMaker:
     prefix: int = 0
 
     def taken(self, members: Iterable[Prepared]) -> int:
-        """Tokens of images."""
+        """Number of tokens that these images take up in a pack."""
         return sum(self.prefix + len(item.patches) for item in members if item.patches)
 
     def pack(self, members: Iterable[Prepared]) -> Pack:
-        """Images laid out, without a tail."""
+        """Lay images out in one pack, without a tail."""
         return Pack.of([item.patches for item in members if item.patches], prefix=self.prefix)
 
     def packs(self, images: Sequence[Prepared]) -> list[list[Prepared]]:
-        """All of them in packs, the emptiest last."""
+        """Distribute the images over packs, the emptiest pack last."""
         groups, shares = self._groups(images)
         packs = [_flat(groups, chosen) for chosen in pack_lengths(shares, self.tokens, self.images)]
         return sorted(packs, key=self.taken, reverse=True)
 
     def even_packs(self, images: Sequence[Prepared], workers: int) -> list[list[Prepared]] | None:
-        """As packs of nearly one size, as many for each worker; ``None`` where they do not divide so."""
+        """Distribute the images over packs of nearly equal size, the same number for each worker.
+
+        Returns:
+            The packs; ``None`` where the images do not divide evenly.
+        """
         groups, shares = self._groups(images)
         count = workers * max(1, math.ceil(self.taken(images) / (workers * self.tokens)))
         found = balanced(shares, count, self.tokens, self.images)
@@ -49,7 +53,7 @@ class PackMaker:
         return [_flat(groups, sorted(chosen)) for chosen in found]
 
     def _groups(self, images: Sequence[Prepared]) -> tuple[list[list[Prepared]], list[int]]:
-        """Images that go into one pack, and how many tokens of its room each group takes."""
+        """Groups of images that must share a pack, and the number of tokens that each group takes up."""
         frames: dict[tuple[int, int], list[Prepared]] = {}
         for item in images:
             frames.setdefault((item.result.input, item.result.frame), []).append(item)
@@ -59,7 +63,7 @@ class PackMaker:
             groups += [own] if fits else [[image] for image in own]
         shares = [self.taken(group) for group in groups]
         if len(groups) < len(images):
-            # The limit on images as one on tokens, as a group counts as one image where packs are filled.
+            # The packer counts a group as one image, so express the limit on images in tokens.
             of_images = [math.ceil(len(group) * self.tokens / self.images) for group in groups]
             shares = list(map(max, shares, of_images))
         return groups, shares

@@ -1,4 +1,4 @@
-"""Run a pack so that what goes wrong with one image stays with that image."""
+"""Run a pack so that an error of one image does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Results = dict[str, npt.NDArray[np.float32]]
 
 
 class EngineError(NaflexError):
-    """The engine failed, on an image or altogether, or returned NaN or infinity for an image."""
+    """The engine failed on one image or on every image, or returned NaN or infinity for an image."""
 
 
 def run_isolated(
     session: Session, pack: Pack, images: Sequence[Patches], outputs: Sequence[str]
 ) -> list[Results | EngineError]:
-    """Run a pack; where it fails or a result is not finite, run each of its images alone.
+    """Run a pack. Where it fails or a result is not finite, run each of its images alone.
 
-    A mask keeps attention apart but not NaN, as 0·NaN is NaN: alone, only the culprit has it. Whatever the engine
-    fails on has a second try, as it may have recovered: a worker that was killed, memory that ran out.
+    Attention masks do not stop NaN, because 0·NaN is NaN; when images run alone, only the culprit gives NaN. A failed
+    run is tried once more, because the engine may recover: from a killed worker, or from a lack of memory.
 
     Args:
         session: Runs packs.
-        pack: Of the images, without a tail.
-        images: [M], for the second run.
-        outputs: Names of those wanted.
+        pack: The images, without a tail.
+        images: [M] images of the pack, for the second run.
+        outputs: Names of the outputs to compute.
 
     Returns:
-        [M]: per-image outputs [...] and per-token outputs [h, w, D] in float32, or why there are none.
+        [M] results: per-image outputs [...] and per-token outputs [h, w, D] in float32, or the error of the image.
 
     Raises:
-        EngineError: The engine fails on a blank image too: nothing is known against these.
+        EngineError: The engine also fails on a blank image, so these images are not the cause.
     """
     try:
         results = _attempt(session, pack, outputs)
@@ -76,7 +76,7 @@ def _attempt(session: Session, pack: Pack, outputs: Sequence[str]) -> list[Resul
             return _run(session, pack, outputs)
         except Exception as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            hint = "`naflex-deploy verify BUNDLE` tests it"
+            hint = "run `naflex-deploy verify BUNDLE` to test the engine"
             raise EngineError(f"the engine failed: {reason}", hint=hint) from error
 
 
@@ -88,12 +88,12 @@ def _run(session: Session, pack: Pack, outputs: Sequence[str]) -> list[Results]:
 
 def _split(name: str, found: Outputs, pack: Pack) -> list[npt.NDArray[np.float32]]:
     if name not in found:
-        raise ValueError(f"it returned {sorted(found)}, expected '{name}' among them")
+        raise ValueError(f"expected an output '{name}', found {sorted(found)}")
     values, per_token = found[name], name.startswith("tokens")
     rows = pack.tokens if per_token else pack.images
     if len(values) != rows:
-        raise ValueError(f"it returned '{name}' of {len(values)} rows, expected {rows}")
-    # Copies, so that keeping one result does not keep the whole pack, and the session may use its memory again.
+        raise ValueError(f"expected {rows} rows of '{name}', found {len(values)}")
+    # Copies: a kept result must not keep the whole pack alive, and the session may reuse its memory.
     return [part.astype(np.float32) for part in (pack.split(values) if per_token else values)]
 
 
@@ -102,7 +102,7 @@ def _finite(result: Results) -> bool:
 
 
 def _not_finite() -> EngineError:
-    return EngineError("the engine returned NaN or infinity", hint="try a variant of fp32 or bf16")
+    return EngineError("the engine returned NaN or infinity", hint="try a variant in fp32 or bf16")
 
 
 def _blank(like: Patches) -> Patches:

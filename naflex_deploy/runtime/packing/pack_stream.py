@@ -1,4 +1,4 @@
-"""A stream of images, pack by pack: packs run while the next images are decoded.
+"""Run a stream of images pack by pack, while the next images are decoded.
 
 images ─▶ prepare_ahead (thread pool) ─▶ window ─▶ packs ─▶ session, or its workers side by side ─▶ results
 """
@@ -28,24 +28,24 @@ Image = Source | Input | Patches
 Images = Iterable[Image]
 
 WINDOW = 4
-"""Packs' worth of images looked at together: more fill packs better, fewer hold less memory."""
+"""Number of packs' worth of images that are packed together. More fill packs better; fewer take less memory."""
 
 WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Patches, Input)
-"""Kinds of sources that any thread may read."""
+"""Types of sources that any thread may read."""
 
 
 def prepare_ahead(
     prepare: Callable[[int, Image], Iterable[list[Prepared]]], images: Images, pool: Executor
 ) -> Iterator[list[Prepared]]:
-    """Every frame of every image, in order, the first frames of the next images being prepared meanwhile.
+    """Yield every frame of every image in order, while the first frames of the next images are prepared.
 
     Args:
-        prepare: An image and its number → its frames, each with the images that it became.
+        prepare: Maps the number of an image and the image to its frames, each a list of the images that it became.
     """
 
     def begin(item: tuple[int, Image]) -> tuple[list[Prepared] | None, Iterator[list[Prepared]]]:
         frames = iter(prepare(*item))
-        # Reading a stream or a lazy Pillow image is not safe from another thread: the caller may hold it twice.
+        # A stream or a lazy Pillow image is read in this thread, because the caller may have passed it twice.
         return (next(frames, None) if isinstance(item[1], WHOLE) else None), frames
 
     for _, (first, frames) in prefetch(pool, begin, enumerate(images), depth=cores() + 1):
@@ -57,13 +57,13 @@ def prepare_ahead(
 class PackStream:
     """Runs one stream.
 
-    A stream that fills a window has work for every core, and its packs run side by side. A shorter one gives its
-    first pack all cores, unless it divides evenly and the session for packs side by side is there already.
+    A stream that fills a window has work for every core, so its packs run side by side. The first pack of a shorter
+    stream uses all cores, unless the stream divides evenly and the session for packs side by side is loaded already.
 
     Args:
         session: Runs packs.
         maker: Lays images out in packs.
-        outputs: Names of those wanted.
+        outputs: Names of the outputs to compute.
         pool: Runs packs side by side.
     """
 
@@ -74,13 +74,13 @@ class PackStream:
         self._packs = 0
 
     def results(self, frames: Iterable[list[Prepared]]) -> Iterator[Result]:
-        """A result for each image, as packs finish.
+        """Yield one result per image as packs finish.
 
         Args:
-            frames: The images of each; may be endless.
+            frames: Lists of the images of each frame; may be endless.
 
         Raises:
-            EngineError: The engine fails on every image, also on a blank one.
+            EngineError: The engine fails on every image, even on a blank one.
         """
         workers = self._side_by_side.workers if self._side_by_side else 1
         enough = max(WINDOW, 2 * workers) * self._maker.tokens
@@ -101,7 +101,7 @@ class PackStream:
             yield from future.result()
 
     def _last(self, window: Sequence[Prepared], workers: int) -> Iterator[Result]:
-        """Run what is left when no more images come."""
+        """Run the images that remain at the end of the stream."""
         loaded = self._side_by_side is not None and self._side_by_side.worker_is_loaded
         even = self._maker.even_packs(window, workers) if workers > 1 and (self._packs or loaded) else None
         for members in even or self._maker.packs(window):
@@ -111,7 +111,7 @@ class PackStream:
                 yield from self._start(members)
 
     def _start(self, members: Sequence[Prepared]) -> Iterator[Result]:
-        """Run a pack side by side with others; yields the results of one that has to end first."""
+        """Run a pack side by side with others. Yields the results of an earlier pack where too many are running."""
         number = self._next_number()
         if self._side_by_side is None:
             yield from self._run(self._session, members, number)

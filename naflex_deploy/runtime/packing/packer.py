@@ -1,17 +1,17 @@
-"""Which images share a pack: bin packing of token counts, with a limit on images per pack.
+"""Choose which images share a pack: bin packing of token counts, with a limit on images per pack.
 
 Token counts are small integers that repeat, so packs are made as in Gilmore and Gomory's cutting-stock
 formulation ("A linear programming approach to the cutting-stock problem", 1961): a *pattern* says how many
-images of each length share a pack, and one pattern is used for as many packs as the images left allow. A
+images of each length share a pack, and one pattern is used for as many packs as the remaining images allow. A
 million images need some thousand patterns.
 
-A pattern starts from its *fair share* of the images left, c = images left · budget / tokens left: the c
-shortest, which are then exchanged for longer ones, each for the longest that still fits, and the longest
-that fit into what is left are added. So every pack takes long images together with short ones, where
-first-fit decreasing, which takes long images first, leaves short ones for the end, and the image limit cuts
-packs off half empty there. Both ways of rounding c are tried, and the fewer packs win.
+A pattern starts from its *fair share* of the remaining images, c = remaining images · budget / remaining tokens. It
+takes the c shortest images, exchanges each for the longest one that still fits, and adds the longest images that fit
+into the room left over. Every pack thus mixes long and short images. First-fit decreasing takes long images first and
+leaves the short ones for the end, where the image limit closes packs half empty. Both ways of rounding c are tried,
+and the one that needs fewer packs wins.
 
-`balanced` makes as many packs as are asked for instead, nearly equal, for workers that run side by side.
+`balanced` instead makes a given number of packs of nearly equal size, for workers that run side by side.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from naflex_deploy.core.errors import ImageError
 Int64 = npt.NDArray[np.int64]
 
 UNEVEN = 1.1
-"""Packs are nearly equal up to this multiple of their mean. Beyond, waiting for the fullest would cost more than
-spreading each pack over all cores."""
+"""Packs count as nearly equal while the fullest has at most this multiple of their mean. Beyond that, waiting for the
+fullest pack would cost more than running each pack on all cores."""
 
-# One pattern in use: (index into the distinct lengths, copies in a pack), packs that use it.
+# A pattern, as pairs of (index into the distinct lengths, copies in a pack), and the number of packs that use it.
 _Pattern = tuple[list[tuple[int, int]], int]
 
 
@@ -40,7 +40,7 @@ def smallest_budget(tokens: int, budgets: Sequence[int]) -> int:
     """The smallest budget of at least ``tokens`` tokens.
 
     Raises:
-        ImageError: None is large enough.
+        ImageError: No budget is large enough.
     """
     fitting = [budget for budget in budgets if budget >= tokens]
     if not fitting:
@@ -55,12 +55,12 @@ def pack_lengths(lengths: Sequence[int] | npt.NDArray[np.integer], budget: int, 
     """Distribute images over few packs. The same input always gives the same packs.
 
     Args:
-        lengths: [N] tokens of each image, prefix tokens included.
-        budget: Tokens that a pack holds.
-        max_images: Images that a pack holds.
+        lengths: [N] numbers of tokens of the images, prefix tokens included.
+        budget: Maximum number of tokens per pack.
+        max_images: Maximum number of images per pack.
 
     Returns:
-        For each pack the indices of its images, ascending. Every index is in exactly one pack.
+        For each pack, the indices of its images in ascending order. Every index is in exactly one pack.
 
     Raises:
         ImageError: An image is longer than the budget.
@@ -84,7 +84,7 @@ def pack_lengths(lengths: Sequence[int] | npt.NDArray[np.integer], budget: int, 
 
 def _checked(lengths: Sequence[int] | npt.NDArray[np.integer], budget: int, max_images: int) -> Int64:
     if budget < 1 or max_images < 1:
-        raise ValueError(f"a pack needs room: expected at least 1, found budget {budget}, {max_images} images")
+        raise ValueError(f"expected a budget and an image limit of at least 1, found {budget} and {max_images}")
     tokens = np.asarray(lengths, np.int64).reshape(-1)
     if len(tokens) and tokens.min() < 1:
         raise ValueError(f"image {tokens.argmin()}: expected at least 1 token, found {tokens.min()}")
@@ -148,7 +148,7 @@ def _pattern(sizes: list[int], counts: list[int], budget: int, max_images: int, 
 
 
 def _longest(sizes: list[int], counts: list[int], pack: dict[int, int], limit: int) -> int:
-    """Index of the longest size up to ``limit`` of which the pack has not taken every image; -1 if none."""
+    """Index of the longest size up to ``limit`` of which images are left over; -1 if there is none."""
     j = bisect_right(sizes, limit) - 1
     while j >= 0 and counts[j] == pack[j]:
         j -= 1
@@ -156,7 +156,7 @@ def _longest(sizes: list[int], counts: list[int], pack: dict[int, int], limit: i
 
 
 def _assign(patterns: list[_Pattern], packs: int, place: Int64, counts: Int64) -> list[Int64]:
-    """Give each image, in order, the next place that the patterns have for its length."""
+    """Assign each image, in order, to the next place that the patterns have for its length."""
     table = np.array(
         [(i, copies, repeats) for pattern, repeats in patterns for i, copies in pattern], np.int64
     ).reshape(-1, 3)
@@ -175,7 +175,7 @@ def _assign(patterns: list[_Pattern], packs: int, place: Int64, counts: Int64) -
 
 
 def lower_bound(lengths: Sequence[int] | npt.NDArray[np.integer], budget: int, max_images: int) -> int:
-    """A number of packs that no packing can go below; the largest of three bounds.
+    """A lower bound on the number of packs of any packing: the largest of three bounds.
 
     Raises:
         ImageError: An image is longer than the budget.
@@ -192,11 +192,11 @@ def lower_bound(lengths: Sequence[int] | npt.NDArray[np.integer], budget: int, m
 
 
 def _linear_bound(tokens: Int64, budget: int, max_images: int) -> float:
-    """Σ price / the dearest pack, for prices ``a`` per token and ``b`` per image.
+    """Price of all images over the price of the dearest pack, at prices ``a`` per token and ``b`` per image.
 
-    Includes total tokens / budget and images / max_images, and is sharper where lengths do not add up to
-    the budget: ``fullest[c]`` is the most tokens that c images can have. An optimal price is the normal of an
-    edge of the hull of (c, fullest[c]), so the normals of all pairs of points are tried.
+    The bound covers total tokens / budget and images / max_images, and is sharper where lengths do not add up to
+    the budget: ``fullest[c]`` is the largest number of tokens that fit into a pack of c images. An optimal price is
+    the normal of an edge of the hull of (c, fullest[c]), so the normals of all pairs of points are tried.
     """
     sizes = np.unique(tokens).tolist()
     fullest = []
@@ -219,10 +219,11 @@ def _linear_bound(tokens: Int64, budget: int, max_images: int) -> float:
 
 
 def _crowding_bound(tokens: Int64, budget: int, max_images: int) -> float:
-    """Few images are short enough to be crowded.
+    """A bound from the number of images that are short enough to share a pack with many others.
 
-    Packs of more than m images hold images of mean length ≤ budget / (m+1), so at most K(m) images, the
-    longest ascending prefix with that mean. The fewest packs put K(c-1) - K(c) images into packs of c.
+    Packs of more than m images hold images of mean length ≤ budget / (m+1). These are at most K(m) images, where
+    K(m) is the length of the longest ascending prefix with that mean. The fewest packs then put K(c-1) - K(c) images
+    into packs of c.
     """
     mean = np.cumsum(tokens) / np.arange(1, len(tokens) + 1)
     crowd = np.arange(1, max_images + 1)
@@ -233,9 +234,9 @@ def _crowding_bound(tokens: Int64, budget: int, max_images: int) -> float:
 def _big_item_bound(tokens: Int64, budget: int, max_images: int) -> float:
     """Martello and Toth's L2 ("Knapsack Problems", 1990, 8.3), and its counterpart for the image limit.
 
-    For every k ≤ budget/2, images longer than budget - k share a pack with none of at least k tokens. Of the
-    others, those above budget/2 need a pack each, and the rest the room that they leave. By images: a long
-    image leaves room for few others, even of the shortest.
+    For every k ≤ budget/2, an image longer than budget - k cannot share a pack with one of at least k tokens. Of the
+    other images, those above budget/2 need a pack each, and the rest must fit into the room that these leave. The
+    counterpart counts images: a long image leaves room for few others, even if they are the shortest ones.
     """
     k = np.arange(budget // 2 + 1)
     total = np.append(0, np.cumsum(tokens))
@@ -250,16 +251,17 @@ def _big_item_bound(tokens: Int64, budget: int, max_images: int) -> float:
 
 
 def balanced(lengths: Sequence[int], packs: int, budget: int, max_images: int) -> list[list[int]] | None:
-    """Indices of images in packs of nearly the same size: the longest first, each to the emptiest pack.
+    """Distribute images over packs of nearly equal size: the longest first, each into the emptiest pack.
 
     Args:
-        lengths: Tokens of each image.
-        packs: How many.
-        budget: Tokens that a pack holds.
-        max_images: Images that a pack holds.
+        lengths: Number of tokens of each image.
+        packs: Number of packs.
+        budget: Maximum number of tokens per pack.
+        max_images: Maximum number of images per pack.
 
     Returns:
-        ``None`` where a pack would overflow, or stay so empty that they are not nearly equal.
+        The indices of each pack's images; ``None`` where a pack would overflow, or the packs would not be nearly
+        equal.
     """
     found: list[list[int]] = [[] for _ in range(packs)]
     loads = [0] * packs

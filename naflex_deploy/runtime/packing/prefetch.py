@@ -1,4 +1,4 @@
-"""Threads that work ahead of whoever takes the results, as far as their memory is bounded."""
+"""Work ahead in threads, by a bounded number of items."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Result = TypeVar("Result")
 def prefetch(
     pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Items and what became of them, in order, while the next ``depth`` items are worked on.
+    """Yield items with their results, in order, while the next ``depth`` items are processed.
 
     Args:
-        pool: Does the work.
-        work: On one item.
-        items: May be endless: taken one by one.
-        depth: Items begun beyond the one that is waited for.
+        pool: Runs ``work``.
+        work: Called with one item; returns its result.
+        items: Taken one by one; may be endless.
+        depth: Number of items that are started ahead of the one that is waited for.
     """
     begun: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:

@@ -1,4 +1,4 @@
-"""From one input to patches: decode, fit, patchify, as the profile and the model want it."""
+"""Turn one input into patches: decode, fit and patchify, as the profile and the model say."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from naflex_deploy.runtime.results.result import Result
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One image ready to be packed, or why it cannot be.
+    """One image that is ready to be packed, or the error that prevents it.
 
     Attributes:
-        result: What is known of it before it runs.
-        patches: ``None`` where the result has an error.
+        result: What is known of the image before it runs.
+        patches: Its patches; ``None`` where the result has an error.
     """
 
     result: Result
@@ -40,10 +40,10 @@ class Preparer:
     """Prepares images for one model.
 
     Args:
-        model: How it wants its pixels.
-        profile: Gives the sections image and video.
-        backend: Whose budgets bound one image.
-        prefix: Prefix tokens of the model.
+        model: How the model expects its pixels.
+        profile: The profile, whose sections ``image`` and ``video`` are used.
+        backend: Name of the backend whose budgets limit an image.
+        prefix: Number of prefix tokens of the model.
     """
 
     def __init__(self, model: Preprocessing, profile: Profile, backend: str, prefix: int = 0) -> None:
@@ -55,13 +55,13 @@ class Preparer:
 
     @classmethod
     def of(cls, manifest: Manifest, variant: Variant) -> Preparer:
-        """That of a variant of a bundle."""
+        """The preparer for a variant of a bundle."""
         return cls(manifest.preprocessing, manifest.config, variant.backend, manifest.model.prefix)
 
     def __call__(self, index: int, source: Source | Input | Patches) -> Iterator[list[Prepared]]:
-        """For each frame of one input its images: one, or the whole and its tiles.
+        """Yield the images of each frame of one input: the whole frame, and its tiles where it is cut.
 
-        A frame that cannot be prepared is one image with its error.
+        A frame that cannot be prepared yields one image with its error.
         """
         if isinstance(source, Patches):
             yield [self._cut(index, source)]
@@ -82,10 +82,10 @@ class Preparer:
                 yield [Prepared(replace(result, error=error))]
 
     def pixels(self, image: npt.NDArray[np.uint8]) -> Patches:
-        """The patches of one [h, w, 3] uint8 image; where it is a whole grid already, nothing but cut.
+        """The patches of one [h, w, 3] uint8 image, which is not resized where it fills its grid already.
 
         Raises:
-            ImageError: It cannot be prepared.
+            ImageError: The image cannot be prepared.
         """
         fit = self._layout((image.shape[0], image.shape[1])).whole
         if fit.size == fit.canvas == image.shape[:2]:
@@ -93,7 +93,7 @@ class Preparer:
         return self._patches(next(decode(image, max_pixels=self._profile.image.max_pixels)), fit)
 
     def _cut(self, index: int, patches: Patches) -> Prepared:
-        """Patches that the caller cut."""
+        """Check patches that the caller cut."""
         side, (h, w), name = self._model.patch_size, patches.grid_hw, describe(patches)
         size = (w * side, h * side)
         result = Result(index, 0, name, size=size, box=(0, 0, *size), grid_hw=(h, w))

@@ -1,1 +1,1 @@
-"""Requests to packs, for servers."""
+"""Form packs from the requests of many callers, for servers."""

@@ -1,4 +1,4 @@
-"""What came of an image that a scheduler ran, and of a pack."""
+"""Results of the images and packs that a scheduler ran."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from naflex_deploy.runtime.packing.isolation import Results
 
 @dataclass(frozen=True, eq=False)
 class ImageOutcome:
-    """One image's result and how it came about. Times in seconds.
+    """One image's result, and the time of each stage in seconds.
 
     Attributes:
-        outputs: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D], those asked for. float32.
-        grid_hw: Rows and columns of its patches.
-        pack: Number of its pack, from 0.
-        start: Its first token in the pack.
-        decoded: From arrival to the end of decoding.
-        waited: From there to the start of the run.
-        ran: The run.
+        outputs: The requested ones of ``pooled`` [D], ``logits`` [classes] and ``tokens`` [h, w, D], float32.
+        grid_hw: Rows and columns of the image's patch grid.
+        pack: Number of the pack that it ran in, from 0.
+        start: Index of its first token in the pack.
+        decoded: Time from arrival to the end of decoding.
+        waited: Time from the end of decoding to the start of the run.
+        ran: Time of the run of its pack.
     """
 
     outputs: Results
@@ -32,7 +32,7 @@ class ImageOutcome:
 
 @dataclass(frozen=True)
 class PackReport:
-    """One pack that ran, for metrics. Times in seconds."""
+    """One pack that ran, for metrics. Times are in seconds; ``waits`` has one per image."""
 
     images: int
     tokens: int

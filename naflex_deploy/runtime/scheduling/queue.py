@@ -1,10 +1,11 @@
-"""Images that wait for an engine, and which of them make the next pack. No threads, no clock: simulated as it runs.
+"""A queue of images that wait for an engine, and the choice of those that form the next pack.
 
-Packs form continuously. The first in line is always taken, then those behind it that still fit, looking at a
-bounded number of images, so that an image is overtaken only while a pack that it does not fit into fills up. Each
-pack takes the first in line, so an image with n others before it is in one of the next n + 1 packs. Priority is a
-head start in seconds: it moves an image ahead of those that arrived up to that long before, and of no others, so
-low priority waits longer but never for ever.
+It uses no threads and no clock, so a simulation runs the same code as a server.
+
+Packs form continuously. A pack takes the first image in line, then images behind it that still fit, looking at a
+bounded number of them. An image is therefore overtaken only while a pack that it does not fit into fills up, and an
+image with n others ahead of it runs in one of the next n + 1 packs. Priority is a head start in seconds: it moves an
+image ahead of those that arrived up to that much earlier, and of no others, so low priority never waits forever.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from naflex_deploy.core.pack import Patches
 
 
 class DeadlineError(NaflexError):
-    """The time that a request allowed has passed."""
+    """A request's deadline has passed."""
 
     @classmethod
     def of(cls, ticket: Ticket, now: float) -> DeadlineError:
-        return cls(f"not run within its deadline, after {now - ticket.arrival:.2f} s")
+        return cls(f"the deadline passed before the image ran, after {now - ticket.arrival:.2f} s")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """When packs go, and how much may wait.
+    """When packs are formed, and how much may wait.
 
     Attributes:
-        queue_tokens: Tokens that may be waiting, decoding or running; 0 for 32 times the largest budget.
+        queue_tokens: Maximum number of tokens decoding, waiting or running; 0 for 32 times the largest budget.
         max_wait: Seconds that an idle engine waits for a pack to fill up.
-        look_ahead: Images passed over while one that fits into the pack is looked for; 0 is first in, first out.
-        head_start: Seconds that one step of priority is worth.
+        look_ahead: Maximum number of images skipped in search of one that fits; 0 is first in, first out.
+        head_start: Seconds of head start per step of priority.
     """
 
     queue_tokens: int = 0
@@ -51,13 +52,14 @@ class Ticket:
     """One image on its way through the queue.
 
     Attributes:
-        tokens: That it takes up, prefix tokens included; an upper bound until it is decoded.
-        outputs: Names of those wanted.
-        arrival, deadline: On the scheduler's clock, in seconds.
-        order: Arrival less head start.
-        future: Gets its result.
-        patches: Once it is decoded.
-        queued: When it was decoded and could be packed.
+        tokens: Number of its tokens, prefix tokens included; an upper bound until it is decoded.
+        outputs: Names of the requested outputs.
+        arrival, deadline: Times on the scheduler's clock, in seconds.
+        order: Arrival minus head start; the queue is sorted by it.
+        future: Receives the result.
+        patches: The patches, once the image is decoded.
+        queued: Time at which it was decoded and could be packed.
+        waiting: Whether it is in the queue.
     """
 
     tokens: int
@@ -72,7 +74,7 @@ class Ticket:
 
 
 class PackQueue:
-    """Tickets in order, for packs of at most ``budget`` tokens and ``max_images`` images."""
+    """A queue of tickets for packs of at most ``budget`` tokens and ``max_images`` images."""
 
     def __init__(self, budget: int, max_images: int, policy: Policy = Policy()) -> None:
         self.budget = budget
@@ -85,7 +87,7 @@ class PackQueue:
         self._number = itertools.count()
 
     def put(self, ticket: Ticket, now: float) -> None:
-        """Line up a ticket of at most ``budget`` tokens."""
+        """Add a ticket of at most ``budget`` tokens."""
         number = next(self._number)
         ticket.waiting, ticket.queued = True, now
         self.tokens += ticket.tokens
@@ -95,7 +97,7 @@ class PackQueue:
             heapq.heappush(self._deadlines, (ticket.deadline, number, ticket))
 
     def remove(self, ticket: Ticket) -> None:
-        """Forget a ticket, which may have left already."""
+        """Remove a ticket, which may have been removed already."""
         if ticket.waiting:
             ticket.waiting = False
             self.tokens -= ticket.tokens
@@ -108,7 +110,7 @@ class PackQueue:
             heapq.heapify(self._deadlines)
 
     def expired(self, now: float) -> list[Ticket]:
-        """Remove the tickets whose deadline has come."""
+        """Remove and return the tickets whose deadline has passed."""
         found = []
         while self._deadlines and (self._deadlines[0][0] <= now or not self._deadlines[0][2].waiting):
             ticket = heapq.heappop(self._deadlines)[2]
@@ -123,22 +125,22 @@ class PackQueue:
         return self.tokens >= self.budget or self.images >= self.max_images
 
     def due(self) -> float:
-        """When an idle engine should take what is there."""
+        """Time at which an idle engine should take a pack that is not full; infinite for an empty queue."""
         first = self._first()
         return math.inf if first is None else first.queued + self.policy.max_wait
 
     def next_event(self, idle: bool) -> float:
-        """When something is to be done although nothing arrives: a pack is due or a deadline comes."""
+        """Time of the next event that needs no arrival: a pack becomes due for an idle engine, or a deadline passes."""
         deadline = self._deadlines[0][0] if self._deadlines else math.inf
         return min(deadline, self.due()) if idle else deadline
 
     def take(self, now: float, *, idle: bool, claim: Callable[[Ticket], bool] = lambda ticket: True) -> list[Ticket]:
-        """The next pack, empty where none should be made yet.
+        """Remove and return the tickets of the next pack; none where no pack should be formed yet.
 
         Args:
-            now: The time.
-            idle: An engine waits for it. Otherwise only full packs are made, ahead of their run.
-            claim: Called for each ticket; ``False`` where it was cancelled in this moment.
+            now: Current time on the scheduler's clock.
+            idle: Whether an engine waits for the pack. Otherwise only full packs are formed, ahead of their run.
+            claim: Called for each ticket; returns ``False`` where the ticket was just cancelled.
         """
         if not (self.full or (idle and now >= self.due())):
             return []

@@ -1,10 +1,10 @@
-"""Many callers, one engine: images come one by one from anywhere, run in packs, and each caller gets its own.
+"""Share one engine between many callers: images arrive one by one, run in packs, and each caller gets its results.
 
     submit ─▶ decode pool ─▶ PackQueue ─▶ form ─▶ run ─▶ Future
                                           └ the next pack is laid out while one runs
 
-One thread more than packs run at once does it all: while one runs a pack, another lays out the next. It waits
-for a full one, as until the engine is free a pack that is not full can still be filled.
+There is one thread more than packs run at once: while the others run packs, it lays out the next one. Until an
+engine is free it takes only full packs, because a pack that is not full can still be filled.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Scheduler:
 
     Args:
         session: Runs packs.
-        budget: Tokens that a pack holds.
-        max_images: Images that a pack holds.
-        prefix: Prefix tokens of the model.
-        policy: When packs go, and how much may wait.
-        runs: Packs running at once; 0 for as many as the session wants side by side, one for most.
-        decoders: Where images are decoded; by default a thread a core, ended by `close`.
+        budget: Maximum number of tokens per pack.
+        max_images: Maximum number of images per pack.
+        prefix: Number of prefix tokens of the model.
+        policy: When packs are formed, and how much may wait.
+        runs: Number of packs that run at once; 0 takes the number that the session prefers, usually 1.
+        decoders: Pool in which images are decoded. Default: one thread per core, which `close` ends.
         on_pack: Called after every pack, from the thread that ran it.
-        clock: In seconds.
-        start: Start the threads. Without, `step` does their work, one pack a call.
+        clock: Returns the time in seconds.
+        start: Whether to start the threads. Without them, each call of `step` forms one pack.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class Scheduler:
 
     @property
     def capacity(self) -> int:
-        """The most tokens that may be admitted at a time."""
+        """Maximum number of tokens that may be admitted at a time."""
         return self._admission.capacity
 
     @property
     def admitted_tokens(self) -> int:
-        """Tokens decoding, waiting or running."""
+        """Number of tokens that are decoding, waiting or running."""
         return self._admission.tokens
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens decoded and waiting for a pack."""
+        """Number of tokens that are decoded and wait for a pack."""
         return self._queue.tokens
 
     def submit(
@@ -101,30 +101,30 @@ class Scheduler:
         deadline: float = math.inf,
         priority: int = 0,
     ) -> list[Future[ImageOutcome]]:
-        """Admit images, all or none.
+        """Admit all of the images, or none of them.
 
         Args:
-            works: Patches, or functions that decode them, called in the decode pool.
-            outputs: Names of those wanted.
-            tokens: The most patches that a function returns; the budget where it is not given.
-            deadline: On the scheduler's clock; an image not run by then fails with `DeadlineError`.
+            works: Patches, or functions that return them, which run in the decode pool.
+            outputs: Names of the outputs to compute.
+            tokens: Maximum number of patches that a function returns; 0 stands for the budget.
+            deadline: Time on the scheduler's clock; an image that has not run by then fails with `DeadlineError`.
             priority: Each step is a head start of ``policy.head_start`` seconds.
 
         Returns:
-            A future an image. Cancelling it takes the image out of the queue; `ImageError` and `EngineError`
-            are the image's own.
+            One future per image. Cancelling it takes the image out of the queue. `ImageError` and `EngineError` are
+            set on the future of the image that failed.
 
         Raises:
             QueueFullError: There is no room, or the queue is longer than the deadline allows.
             ClosedError: `close` was called.
             ImageError: An image is larger than the budget.
-            UsageError: Together they are larger than the queue.
+            UsageError: The images together are larger than the whole queue.
         """
         now = self._clock()
         most = min(self._prefix + tokens, self._queue.budget) if tokens else self._queue.budget
         counts = [self._prefix + len(work) if isinstance(work, Patches) else most for work in works]
         if max(counts, default=0) > self._queue.budget:
-            raise ImageError(f"expected at most {self._queue.budget} tokens an image, found {max(counts)}")
+            raise ImageError(f"expected at most {self._queue.budget} tokens per image, found {max(counts)}")
         order = now - priority * self.policy.head_start
         tickets = [Ticket(count, tuple(outputs), now, deadline, order) for count in counts]
         with self._changed:
@@ -135,31 +135,31 @@ class Scheduler:
                 if isinstance(work, Patches):
                     self._enqueue(ticket, work)
         for ticket, work in zip(tickets, works, strict=True):
-            # Not bound to its ticket, which would refer back to it: no cycles, no work for the garbage collector.
+            # The callback does not hold the ticket, which holds the future: a cycle would need garbage collection.
             ticket.future.add_done_callback(self._left)
             if not isinstance(work, Patches):
                 self._decoders.submit(self._decode, ticket, work)
         return [ticket.future for ticket in tickets]
 
     def check(self, tokens: int, time_left: float) -> None:
-        """What `submit` checks first, to refuse before anything is spent on the images.
+        """Check for room as `submit` does, so that a request can be refused before its images cost anything.
 
         Args:
-            tokens: Of all images together.
-            time_left: Seconds until their deadline. A part of it is kept for what the queue does not know of.
+            tokens: Number of tokens of all images together.
+            time_left: Seconds until their deadline. `MARGIN` of it is kept in reserve.
 
         Raises:
             QueueFullError, ClosedError, UsageError: See `submit`.
         """
         if self._closed:
-            raise ClosedError("the server is shutting down", hint="send it to another one, or again later")
+            raise ClosedError("the server is shutting down", hint="send the request to another server, or again later")
         self._admission.check(tokens, time_left)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Admit no more, run what is admitted, end the threads.
+        """Admit no more images, run those that were admitted, and end the threads.
 
         Returns:
-            Whether all was answered within ``timeout`` seconds; what was not fails with `ClosedError`.
+            Whether every image was answered within ``timeout`` seconds; the others fail with `ClosedError`.
         """
         with self._changed:
             self._closed = True
@@ -169,24 +169,24 @@ class Scheduler:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
         with self._changed:
             left = list(self._open.values())
-        closed = ClosedError("the server shut down before this was run", hint="send it again")
+        closed = ClosedError("the server shut down before the image ran", hint="send the request again")
         self._answer([(ticket, closed) for ticket in left])
         if self._own_decoders:
             self._decoders.shutdown(wait=False, cancel_futures=True)
         return not left
 
     def step(self) -> Callable[[], None] | None:
-        """Form the next pack if one is due, and return what runs it and answers."""
+        """Form the next pack if one is due, and return a function that runs it and answers its callers."""
         return None if (batch := self._form()) is None else partial(self._run, batch)
 
     def _left(self, future: Future[ImageOutcome]) -> None:
-        """A future is done; where its caller cancelled it, its room is free."""
+        """Called when a future is done. Frees the room of an image whose caller cancelled it."""
         if future.cancelled():
             with self._changed:
                 self._forget(self._open[future])
 
     def _forget(self, ticket: Ticket) -> None:
-        """Give a ticket's room back, the lock being held."""
+        """Free a ticket's room. The caller holds the lock."""
         del self._open[ticket.future]
         self._queue.remove(ticket)
         self._admission.tokens -= ticket.tokens
@@ -203,7 +203,7 @@ class Scheduler:
             patches = work()
             if self._prefix + len(patches) > ticket.tokens:
                 raise ImageError(f"expected at most {ticket.tokens - self._prefix} patches, found {len(patches)}")
-        except BaseException as error:  # whatever a decoder does, its caller gets an answer
+        except BaseException as error:  # the caller gets an answer, whatever the decoder raises
             self._answer([(ticket, error)])
             return
         with self._changed:
@@ -211,12 +211,12 @@ class Scheduler:
                 self._enqueue(ticket, patches)
 
     def _enqueue(self, ticket: Ticket, patches: Patches) -> None:
-        """Line up an image, the lock being held."""
+        """Add a decoded image to the queue. The caller holds the lock."""
         exact = self._prefix + len(patches)
         self._admission.tokens -= ticket.tokens - exact
         ticket.tokens, ticket.patches = exact, patches
         self._queue.put(ticket, self._clock())
-        # Threads that wait look again only where this changes what they wait for.
+        # Wake a thread only where this image changes what the threads wait for.
         if self._queue.images == 1 or self._queue.full or ticket.deadline < self._until:
             self._changed.notify()
 
@@ -225,7 +225,7 @@ class Scheduler:
             self._run(batch)
 
     def _next(self) -> Batch | None:
-        """Wait for a pack; ``None`` once closed and empty."""
+        """Wait for a pack. Returns ``None`` once the scheduler is closed and empty."""
         while (batch := self._form()) is None:
             with self._changed:
                 if self._closed and not self._open:
@@ -246,7 +246,7 @@ class Scheduler:
             if tickets:
                 self._formed += 1
                 self._packs += 1
-                self._changed.notify()  # another thread, to look after those left
+                self._changed.notify()  # another thread takes care of the remaining images
             number = self._packs - 1
         self._expire(expired)
         return Batch.of(number, tickets) if tickets else None
@@ -265,7 +265,7 @@ class Scheduler:
                 results = run_isolated(self._session_for(pack), pack, batch.images, batch.outputs)
                 finished = self._clock()
             self._note(batch.report(pack, self._queue.budget, laid_out, started, finished))
-        except BaseException as error:  # nothing may end this thread, nor leave a caller without an answer
+        except BaseException as error:  # no error may end this thread or leave a caller without an answer
             results = results or batch.failed(error)
         finally:
             with self._changed:
@@ -274,7 +274,7 @@ class Scheduler:
         self._answer(batch.answers(results, started, finished))
 
     def _session_for(self, pack: Pack) -> Session:
-        """A pack alone gets the whole machine; packs side by side get a core each, also those that soon will be."""
+        """A pack that runs alone uses all cores; one with others running, or waiting to run, uses one core."""
         alone = self._formed == 1 and self._admission.tokens <= pack.tokens
         return self._session if alone else self._worker
 
@@ -282,7 +282,7 @@ class Scheduler:
         return ticket.future in self._open and ticket.future.set_running_or_notify_cancel()
 
     def _answer(self, answers: Sequence[tuple[Ticket, ImageOutcome | BaseException]]) -> None:
-        """The first answer counts; a caller may have left in this moment."""
+        """Set the results of futures. The first answer counts, and a caller may have cancelled just now."""
         with self._changed:
             first = [(t, a) for t, a in answers if t.future in self._open and (t.future.running() or self._claim(t))]
             for ticket, _ in first:
@@ -294,7 +294,7 @@ class Scheduler:
                 ticket.future.set_result(answer)
 
     def _note(self, report: PackReport) -> None:
-        # Small packs say little about the rate under load.
+        # Small packs say little about the throughput under load.
         if report.ran > 0 and 2 * report.tokens >= report.budget:
             self._admission.note(self._runs * report.tokens / report.ran)
         self._on_pack(report)

@@ -105,9 +105,9 @@ def test_results_outlive_the_memory_of_the_session():
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ({}, r"returned \[\], expected 'pooled'"),
-        ({"pooled": np.zeros((2, 4), np.float32)}, "'pooled' of 2 rows, expected 3"),
-        ({"pooled": np.zeros((3, 4), np.float32), "tokens": np.zeros((3, 4))}, "'tokens' of 3 rows, expected 7"),
+        ({}, r"expected an output 'pooled', found \[\]"),
+        ({"pooled": np.zeros((2, 4), np.float32)}, "expected 3 rows of 'pooled', found 2"),
+        ({"pooled": np.zeros((3, 4), np.float32), "tokens": np.zeros((3, 4))}, "expected 7 rows of 'tokens', found 3"),
     ],
 )
 def test_a_session_that_returns_too_little_is_told_so(returned, message):

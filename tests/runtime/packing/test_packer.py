@@ -126,9 +126,16 @@ def test_an_image_above_the_budget_is_named():
             function([100, 3, 101, 200], 100, 4)
 
 
-@pytest.mark.parametrize(("lengths", "budget", "max_images"), [([3, 0], 9, 9), ([3], 0, 9), ([3], 9, 0)])
-def test_nonsense_is_refused(lengths, budget, max_images):
-    with pytest.raises(ValueError, match="expected at least 1"):
+@pytest.mark.parametrize(
+    ("lengths", "budget", "max_images", "message"),
+    [
+        ([3, 0], 9, 9, "image 1: expected at least 1 token, found 0"),
+        ([3], 0, 9, "expected a budget and an image limit of at least 1, found 0 and 9"),
+        ([3], 9, 0, "expected a budget and an image limit of at least 1, found 9 and 0"),
+    ],
+)
+def test_nonsense_is_refused(lengths, budget, max_images, message):
+    with pytest.raises(ValueError, match=message):
         pack_lengths(lengths, budget, max_images)
 
 

@@ -1,1 +1,1 @@
-"""Running packs on ONNX Runtime on a CPU."""
+"""Run packs on ONNX Runtime on a CPU."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU, which runs everywhere: it is a dependency of the runtime."""
+"""ONNX Runtime on a CPU. It runs everywhere, because the runtime depends on it."""
 
 from __future__ import annotations
 

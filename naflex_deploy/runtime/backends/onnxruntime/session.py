@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU."""
+"""Run packs on ONNX Runtime on a CPU."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.backends.session import Outputs
 
 SETTINGS = {
-    # ONNX Runtime would merge additions into SkipLayerNormalization, which takes eight times as long on a CPU.
+    # ONNX Runtime would fuse additions into SkipLayerNormalization, which takes eight times as long on a CPU.
     "optimization.disable_specified_optimizers": "SkipLayerNormFusion",
 }
 
 
 def session_options(weights: Path) -> ort.SessionOptions:
-    """The options that graphs are run with.
+    """The session options for every graph.
 
     Args:
-        weights: Directory that external data is named relative to.
+        weights: Directory to which the paths of external data are relative.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     for key, value in SETTINGS.items():
         options.add_session_config_entry(key, value)
     if not has_vnni():
-        # Products of u8 and s8 saturate: take those of u8 and u8. With VNNI these are 2.5 times as slow for nothing.
+        # u8 by s8 products saturate here, so use u8 by u8. With VNNI, u8 by u8 would be 2.5 times slower for nothing.
         options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.resolve()))
     return options
@@ -43,8 +43,8 @@ class OnnxRuntimeSession:
     Args:
         model: Path of the graph.
         variant: Its manifest entry.
-        threads: Threads inside one call, 0 for one a core.
-        weights: Directory that the graph's external data is named relative to; that of the graph if not given.
+        threads: Number of threads per call; 0 for one per core.
+        weights: Directory to which the paths of external data are relative. Default: that of the graph.
     """
 
     def __init__(self, model: Path, variant: Variant, threads: int = 0, weights: Path | None = None) -> None:
@@ -65,11 +65,11 @@ class OnnxRuntimeSession:
 
     @property
     def workers(self) -> int:
-        """Packs that are best run side by side, on `worker`."""
+        """Number of packs that are best run side by side on `worker`."""
         return self._threads
 
     def worker(self) -> OnnxRuntimeSession:
-        """The same graph with one thread a call: several packs at once waste no time waiting for each other."""
+        """The same graph with one thread per call, so that packs side by side do not wait for each other's threads."""
         if self._threads == 1:
             return self
         with self._loading:
@@ -79,7 +79,7 @@ class OnnxRuntimeSession:
 
     @property
     def worker_is_loaded(self) -> bool:
-        """Whether `worker` was asked for already."""
+        """Whether the session that `worker` returns is loaded already."""
         return self._threads == 1 or self._worker is not None
 
     def run(self, pack: Pack, outputs: Sequence[str]) -> Outputs:

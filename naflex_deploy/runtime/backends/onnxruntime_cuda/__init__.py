@@ -1,1 +1,1 @@
-"""Running packs on ONNX Runtime on an NVIDIA GPU."""
+"""Run packs on ONNX Runtime on an NVIDIA GPU."""

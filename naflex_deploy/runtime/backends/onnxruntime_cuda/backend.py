@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU. Its graphs are written on any machine."""
+"""ONNX Runtime on an NVIDIA GPU. Its graphs can be built on any machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OnnxRuntimeCuda(Backend):
 
     def checks(self) -> list[Check]:
         if reason := self.cannot_run():
-            return [(self.name, "unavailable", f"runs no engine here: {reason}")]
+            return [(self.name, "unavailable", f"it runs no engine here: {reason}")]
         return [(self.name, "available", "")]
 
 

@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime runs graphs on the GPU at hand, found out before one is loaded."""
+"""Check, before a graph is loaded, whether ONNX Runtime can run it on this machine's GPU."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ BACKEND = "onnxruntime-cuda"
 PROVIDER = "CUDAExecutionProvider"
 
 INSTALL = "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
-"""The two packages hold the same modules: beside each other, the one installed last is the one there."""
+"""Both packages install the same modules, so where both are installed, the last one has overwritten the first."""
 
 OLDEST, OLDEST_BF16 = 75, 80
-"""Compute capabilities, ten times the number."""
+"""Oldest compute capabilities, times ten: for any graph, and for one in bf16."""
 
 SINCE_BF16 = (1, 24)
-"""First version of ONNX Runtime whose MultiHeadAttention has kernels of bf16 for CUDA."""
+"""First version of ONNX Runtime whose MultiHeadAttention has bf16 kernels for CUDA."""
 
 
 def no_machine() -> str | None:
-    """Why this machine runs no graph on a GPU at all."""
+    """The reason why this machine can run no graph on a GPU; ``None`` where it can."""
     device = cuda_device.find()
     if isinstance(device, str):
         return device
@@ -28,12 +28,12 @@ def no_machine() -> str | None:
     import onnxruntime
 
     if PROVIDER not in onnxruntime.get_available_providers():
-        return f"this build of ONNX Runtime has no CUDA ({INSTALL})"
+        return f"the installed ONNX Runtime has no CUDA provider ({INSTALL})"
     return None
 
 
 def cannot_run(variant: Variant) -> str | None:
-    """Why this machine cannot run a variant, by its manifest entry alone."""
+    """The reason why this machine cannot run a variant, from its manifest entry alone; ``None`` where it can."""
     if reason := no_machine():
         return reason
     device = cuda_device.find()

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: a pack's inputs copied to its memory once, outputs left there or brought back."""
+"""Run packs on ONNX Runtime on a GPU. Inputs are copied to the GPU once; outputs stay there or are copied back."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from naflex_deploy.runtime.backends.session import Outputs
 DEVICE = "cuda"
 
 OPTIONS = {
-    "use_tf32": "0",  # float32 engines are held to float32
-    "enable_skip_layer_norm_strict_mode": "1",  # sums in float32, whatever the type of what is summed
+    "use_tf32": "0",  # fp32 engines must not fall back to TF32
+    "enable_skip_layer_norm_strict_mode": "1",  # accumulates in float32, whatever the type of the inputs
     "arena_extend_strategy": "kSameAsRequested",
 }
 
@@ -30,10 +30,12 @@ OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "CUDA error 2")
 
 @dataclass(frozen=True)
 class Bound:
-    """A pack in GPU memory, to be run any number of times.
+    """A pack in GPU memory, which can run any number of times.
 
     Attributes:
-        outputs: Names, in order.
+        session: The session that runs it.
+        binding: ONNX Runtime's I/O binding of its inputs and outputs.
+        outputs: Names of the outputs, in order.
     """
 
     session: OnnxRuntimeCudaSession
@@ -41,19 +43,19 @@ class Bound:
     outputs: tuple[str, ...]
 
     def launch(self) -> None:
-        """Run, and leave outputs on the GPU.
+        """Run the pack and leave its outputs on the GPU.
 
         Raises:
-            IncompatibleError: It takes more memory than the GPU has, or ONNX Runtime fails otherwise.
+            IncompatibleError: The GPU has too little memory, or ONNX Runtime fails for another reason.
         """
         self.session.launch(self.binding)
 
     def fetch(self) -> Outputs:
-        """Outputs of the last run."""
+        """Copy the outputs of the last run to the CPU."""
         return dict(zip(self.outputs, self.binding.copy_outputs_to_cpu(), strict=True))
 
     def keep(self) -> dict[str, Any]:
-        """The same in GPU memory: objects that speak DLPack."""
+        """The outputs of the last run in GPU memory, as objects that support DLPack."""
         return dict(zip(self.outputs, self.binding.get_outputs(), strict=True))
 
 
@@ -63,11 +65,11 @@ class OnnxRuntimeCudaSession:
     Args:
         model: Path of the graph.
         variant: Its manifest entry.
-        weights: Directory that the graph's external data is named relative to.
-        tuning: Further options of ONNX Runtime's CUDA provider.
+        weights: Directory to which the paths of external data are relative.
+        tuning: Additional options of ONNX Runtime's CUDA provider.
 
     Raises:
-        IncompatibleError: This machine cannot run it, or ONNX Runtime does not load it.
+        IncompatibleError: This machine cannot run the variant, or ONNX Runtime cannot load the graph.
     """
 
     def __init__(
@@ -75,11 +77,11 @@ class OnnxRuntimeCudaSession:
     ) -> None:
         if reason := cannot_run(variant):
             raise IncompatibleError(
-                f"variant '{variant.name}' cannot run here: {reason}", hint="take a variant for the CPU"
+                f"variant '{variant.name}' cannot run here: {reason}", hint="use a variant for the CPU"
             )
         self._variant = variant
         if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # of CUDA, where they came as Python packages
+            ort.preload_dlls()  # loads CUDA libraries that were installed as Python packages
         options = ort.SessionOptions()
         options.log_severity_level = 3
         folder = str(weights.resolve())
@@ -91,9 +93,9 @@ class OnnxRuntimeCudaSession:
                 f"ONNX Runtime {ort.__version__} cannot load variant '{variant.name}': {_line(error)}",
                 hint=f"it was built with {variant.versions.get('onnxruntime', 'another version')}; build it again here",
             ) from None
-        if PROVIDER not in self._session.get_providers():  # it goes on without, and says so on stderr alone
+        if PROVIDER not in self._session.get_providers():  # ONNX Runtime falls back to the CPU and only logs it
             raise IncompatibleError(
-                f"ONNX Runtime {ort.__version__} does not find the libraries of CUDA that it was built for",
+                f"ONNX Runtime {ort.__version__} does not find the CUDA libraries that it was built for",
                 hint=INSTALL,
             )
 
@@ -103,17 +105,17 @@ class OnnxRuntimeCudaSession:
         return bound.fetch()
 
     def run_on_device(self, pack: Pack, outputs: Sequence[str]) -> dict[str, Any]:
-        """The same, leaving outputs in GPU memory: objects that speak DLPack."""
+        """Run a pack and leave the outputs in GPU memory, as objects that support DLPack."""
         bound = self.bind(pack, outputs)
         bound.launch()
         return bound.keep()
 
     def bind(self, pack: Pack, outputs: Sequence[str]) -> Bound:
-        """Copy a pack to the GPU.
+        """Copy a pack to the GPU and bind its outputs.
 
         Args:
-            pack: Of any number of tokens.
-            outputs: Names to compute.
+            pack: A pack of any number of tokens.
+            outputs: Names of the outputs to compute.
         """
         binding = self._session.io_binding()
         views = row_views(pack, (spec.role for spec in self._variant.inputs))
@@ -126,20 +128,20 @@ class OnnxRuntimeCudaSession:
         return Bound(self, binding, tuple(outputs))
 
     def launch(self, binding: Any) -> None:
-        """Run what is bound; see `Bound.launch`."""
+        """Run the pack that is bound; see `Bound.launch`."""
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime raises bare exceptions of its own
             short = any(words in str(error) for words in OUT_OF_MEMORY)
-            said = "the GPU has not enough memory for this pack" if short else _line(error)
+            said = "the GPU does not have enough memory for this pack" if short else _line(error)
             raise IncompatibleError(
                 f"variant '{self._variant.name}' does not run: {said}",
-                hint="leave the largest of packing.budgets out" if short else "naflex-deploy verify tells more",
+                hint="remove the largest of packing.budgets" if short else "run `naflex-deploy verify BUNDLE`",
             ) from None
 
 
 def providers(tuning: Mapping[str, str]) -> list[Any]:
-    """As ONNX Runtime takes them; on the CPU it computes sizes of tensors alone."""
+    """The execution providers: CUDA, and the CPU for operations on tensor shapes."""
     return [(PROVIDER, OPTIONS | dict(tuning)), "CPUExecutionProvider"]
 
 

@@ -1,1 +1,1 @@
-"""Running packs on TensorRT and TensorRT-RTX."""
+"""Run packs on TensorRT and TensorRT-RTX."""

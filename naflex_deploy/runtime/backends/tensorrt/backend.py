@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: two libraries of one interface, told apart by the backend's name."""
+"""TensorRT and TensorRT-RTX: two libraries with the same interface, selected by the backend's name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class TensorRT(Backend):
     on_gpu = True
 
     def automatic(self, profile: Profile) -> str:
-        """bf16, but for Turing, which has none."""
+        """bf16, or fp16 where a target is Turing, which has no bf16."""
         return "fp16" if "sm75" in profile.engine.tensorrt.targets else "bf16"
 
     def cannot_build(self) -> str | None:
-        """TensorRT-RTX builds without a GPU, TensorRT does not."""
+        """The reason why no engine can be built here. TensorRT needs a GPU for it, TensorRT-RTX does not."""
         return self.cannot_run() if self.name == "tensorrt" else library.missing(self.name)
 
     def cannot_run(self) -> str | None:
@@ -44,7 +44,7 @@ class TensorRT(Backend):
             found: Check = (self.name, "not installed", f"pip install 'naflex-deploy[{self.name}]'")
         else:
             reason = self.cannot_run()
-            found = (self.name, number, f"runs no engine here: {reason}" if reason else "")
+            found = (self.name, number, f"it runs no engine here: {reason}" if reason else "")
         return [found, _plugins(number)] if self.name == "tensorrt" else [found]
 
 

@@ -1,4 +1,4 @@
-"""Whether a TensorRT engine fits this machine, found out before anything of it is loaded."""
+"""Check whether this machine can run a TensorRT engine, before any of it is loaded."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from naflex_deploy.runtime.backends.tensorrt.library import NAMES
 from naflex_deploy.runtime.backends.tensorrt.plan import REBUILD, TARGETS, PlanHeader, refuse_foreign
 
 AMPERE_ON = "ampere+"
-"""Target of an engine built for every architecture that the library has from Ampere on."""
+"""Target of an engine that was built for every architecture from Ampere on that the library supports."""
 
 
 def no_machine(backend: str) -> str | None:
-    """Why this machine runs no engine of a backend at all."""
+    """The reason why this machine can run no engine of a backend; ``None`` where it can run some."""
     if reason := tensorrt_library.missing(backend):
         return reason
     device = find_device(backend)
     if isinstance(device, str):
         return device
     if backend == "tensorrt-rtx" and device.sm not in TARGETS:
-        return f"TensorRT-RTX has no {device.sm} ({device.name}), only {', '.join(TARGETS)}"
+        return f"TensorRT-RTX supports {', '.join(TARGETS)}, found {device.sm} ({device.name})"
     return None
 
 
 def find_device(backend: str) -> cuda_device.Device | str:
-    """The GPU, or why a library has none: there is none, or its driver is older than what the library was made for."""
+    """The GPU, or the reason why a backend cannot use one: there is none, or its driver is older than the library."""
     device, needed = cuda_device.find(), tensorrt_library.cuda_needed(backend)
     if isinstance(device, str) or needed is None or int(device.driver.partition(".")[0]) >= needed:
         return device
     return (
-        f"{NAMES[backend]} was made for CUDA {needed}, found a driver for CUDA {device.driver} "
+        f"{NAMES[backend]} was built for CUDA {needed}, found a driver for CUDA {device.driver} "
         "(CUDA calls it error 35): update the driver"
     )
 
 
 def cannot_run(variant: Variant) -> str | None:
-    """Why this machine cannot run a variant, by its manifest entry alone."""
+    """The reason why this machine cannot run a variant, from its manifest entry alone; ``None`` where it can."""
     if reason := tensorrt_library.missing(variant.backend):
         return reason
     built, here = variant.versions.get(variant.backend), tensorrt_library.installed(variant.backend)
@@ -57,7 +57,7 @@ def cannot_run(variant: Variant) -> str | None:
 
 
 def memory_needed(variant: Variant) -> int:
-    """Bytes of weights and of the largest profile's activations, as its builder logged them; 0 where it did not."""
+    """Bytes of weights plus activations of the largest profile, as the builder logged them; 0 where it did not."""
     profiles = variant.build.get("profiles", [])
     return (variant.build.get("weights_bytes") or 0) + max((one["activation_bytes"] for one in profiles), default=0)
 
@@ -66,7 +66,7 @@ def check_plan(path: Path, variant: Variant) -> None:
     """Refuse a plan that this machine cannot run, before it is deserialised.
 
     Raises:
-        IncompatibleError: With what was expected and what was found.
+        IncompatibleError: The plan does not fit this machine; the message says what was expected and found.
         BundleError: The plan is truncated.
     """
     if reason := cannot_run(variant):

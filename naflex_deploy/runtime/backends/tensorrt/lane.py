@@ -1,4 +1,4 @@
-"""What one pack at a time is computed with on a GPU: a stream, and pinned and device memory for every tensor."""
+"""A lane runs one pack at a time on a GPU, with a stream and pinned and device memory of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[np.generic]
 
 
 class Lane:
-    """A stream, and for every tensor a pinned and a device buffer that hold it at its largest."""
+    """A stream and, for every tensor, a pinned and a device buffer of the largest size that it can have."""
 
     def __init__(self, cuda: Any, device: Any, variant: Variant) -> None:
         self._cuda = cuda
@@ -43,7 +43,7 @@ class Lane:
         self.stream.sync()
 
     def stage(self, pack: Pack, sizes: Sizes) -> None:
-        """Write every view of a pack into pinned memory and start copying it."""
+        """Write every view of a pack into pinned memory, and start the copies to the device."""
         patches = self._host(Role.PATCHES.value, self._inputs[Role.PATCHES], sizes)
         patches[: pack.tokens] = pack.patches
         patches[pack.tokens :] = 0
@@ -60,7 +60,7 @@ class Lane:
             )
 
     def fetch(self, outputs: Sequence[str], sizes: Sizes, pack: Pack) -> Outputs:
-        """Wait, and bring outputs back."""
+        """Copy outputs to the host, and wait for them."""
         hosts = {name: self._host(name, self._outputs[name], sizes) for name in outputs}
         for name, host in hosts.items():
             self._part(self.device_buffers, name, host.nbytes).copy_to(
@@ -70,10 +70,11 @@ class Lane:
         return {name: host[: _rows(name, pack)].copy() for name, host in hosts.items()}
 
     def keep(self, outputs: Sequence[str], pack: Pack) -> dict[str, Any]:
-        """Copy outputs into device memory of their own, and wait.
+        """Copy outputs into new device memory, and wait for the copies.
 
-        A buffer is given back on the stream that it was allocated on. That is the default stream, where others read it
-        as well: whoever lets go of it right after starting a kernel there still has it read before it is used again.
+        A buffer is freed on the stream that it was allocated on. That is the default stream, on which callers usually
+        read it too: if a caller releases the buffer right after starting a kernel there, the kernel still finishes
+        before the memory is reused.
         """
         view = import_module("cuda.core.utils").StridedMemoryView
         default = self._device.default_stream

@@ -1,4 +1,4 @@
-"""What the first bytes of a TensorRT-RTX plan say of it, read before anything deserialises it."""
+"""Read the header of a TensorRT-RTX plan before the plan is deserialised."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAGIC = b"vtrt"
 REBUILD = "make this variant again on this machine: naflex-deploy bundle rebuild"
 
 LENGTH = 64
-"""Bytes of the header that are read."""
+"""Number of bytes that are read of a header."""
 
 TARGETS = {"sm75": 0x01, "sm80": 0x02, "sm86": 0x04, "sm89": 0x08, "sm120": 0x10, "sm121": 0x20}
-"""Bits of the architectures that a plan holds kernels for. The library's default has a further bit of its own."""
+"""Bits that mark the architectures a plan has kernels for. The library's default target has a further bit."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class PlanHeader:
     """The header of a plan.
 
     Attributes:
-        size: Bytes of the whole plan.
-        version: Of the library that built it, ``1.7.1.116``.
-        targets: Architectures it runs on.
+        size: Size of the whole plan in bytes.
+        version: Version of the library that built it, such as ``1.7.1.116``.
+        targets: Architectures that it runs on.
     """
 
     size: int
@@ -38,10 +38,10 @@ class PlanHeader:
 
         Args:
             data: The first bytes of a plan.
-            source: Names it in messages.
+            source: Name of the plan in messages.
 
         Raises:
-            IncompatibleError: It is no plan of TensorRT-RTX.
+            IncompatibleError: It is not a TensorRT-RTX plan.
         """
         if len(data) < LENGTH or data[:4] != MAGIC:
             raise IncompatibleError(
@@ -55,7 +55,7 @@ class PlanHeader:
 
     @classmethod
     def read(cls, path: Path) -> PlanHeader:
-        """Read the header of a file, and hold the size it names against the file's.
+        """Read the header of a file, and compare the size in it with the size of the file.
 
         Raises:
             IncompatibleError: See `parse`.
@@ -72,10 +72,10 @@ class PlanHeader:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Refuse what cannot be a plan of TensorRT, whose own header is not documented.
+    """Refuse a file that cannot be a TensorRT plan. The header of such plans is not documented.
 
     Raises:
-        IncompatibleError: It is empty, or a plan of TensorRT-RTX.
+        IncompatibleError: The file is empty, or is a TensorRT-RTX plan.
     """
     with path.open("rb") as stream:
         data = stream.read(LENGTH)
@@ -87,5 +87,5 @@ def _kind(data: bytes) -> str:
     if not data:
         return "an empty file"
     if data[:4] == MAGIC:
-        return "a plan of TensorRT-RTX"
-    return "a plan of TensorRT" if data[1:4] == b"trt" and data[:1] in b"fp" else "something else"
+        return "a TensorRT-RTX plan"
+    return "a TensorRT plan" if data[1:4] == b"trt" and data[:1] in b"fp" else "something else"

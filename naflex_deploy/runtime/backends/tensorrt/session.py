@@ -1,7 +1,8 @@
-"""TensorRT and TensorRT-RTX, on cuda-core: pinned staging, a context and a CUDA graph for each optimization profile.
+"""Run packs on TensorRT and TensorRT-RTX through cuda-core.
 
-Two lanes, each with a stream and buffers of its own: while one computes, the other copies. Contexts share one
-scratch memory, so computations follow one another across lanes, by an event that the next one waits for.
+Inputs are staged in pinned memory, and each optimization profile has a context and a CUDA graph. There are two lanes,
+each with its own stream and buffers: while one computes, the other copies. Contexts share one scratch memory, so each
+computation waits for an event that the previous one recorded, on whichever lane that was.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class TensorRTSession:
         variant: Its manifest entry.
 
     Raises:
-        IncompatibleError: It does not fit this machine, which is found out before it is deserialised; or it does
-            not deserialise.
+        IncompatibleError: This machine cannot run the engine, which is checked before it is deserialised, or the
+            library cannot deserialise it.
     """
 
     def __init__(self, plan: Path, variant: Variant) -> None:
@@ -62,21 +63,21 @@ class TensorRTSession:
                 self._lanes.put(Lane(self._cuda, self._device, variant))
 
     def run(self, pack: Pack, outputs: Sequence[str]) -> Outputs:
-        """Run one pack; see `Session.run`. Arrays are copies of their own."""
+        """Run one pack; see `Session.run`. The arrays are copies, which stay valid after later runs."""
         with self._computing(pack) as (lane, sizes):
             return lane.fetch(outputs, sizes, pack)
 
     def run_on_device(self, pack: Pack, outputs: Sequence[str]) -> dict[str, Any]:
-        """The same, leaving outputs in GPU memory of their own: objects that speak DLPack.
+        """Run one pack; each output is an object that supports DLPack and owns its GPU memory.
 
-        Per-token outputs have as many rows as the pack, per-image ones as it has images.
+        Per-token outputs have one row per token of the pack, per-image outputs one row per image.
         """
         with self._computing(pack) as (lane, _):
             return lane.keep(outputs, pack)
 
     @contextmanager
     def _computing(self, pack: Pack) -> Iterator[tuple[Lane, Sizes]]:
-        """A lane on whose stream a pack is computed, and the sizes of its buffers."""
+        """Compute a pack on a free lane; gives the lane and the sizes of the profile."""
         index = choose_profile(pack, self._variant.profiles)
         sizes = self._variant.profiles[index]
         self._device.set_current()
@@ -113,7 +114,7 @@ class TensorRTSession:
         if context is None:
             raise IncompatibleError(
                 f"profile {index} of variant '{self._variant.name}' does not start: {self._said()}",
-                hint="leave the largest of packing.budgets out",
+                hint="remove the largest of packing.budgets",
             )
         context.set_device_memory(int(self._scratch.handle), scratch)
         self._demand(context.set_optimization_profile_async(index, int(stream.handle)))
@@ -123,14 +124,14 @@ class TensorRTSession:
         return context
 
     def _strategy(self) -> Any:
-        """How contexts get memory and kernels."""
+        """The configuration by which a context gets its memory and kernels."""
         managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._variant.backend == "tensorrt":
             return managed
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(managed)
-        # By default kernels for a shape are compiled beside the first runs. A graph captured before they are ready
-        # would keep the slower ones that take any shape.
+        # By default, kernels for a shape are compiled in the background of the first runs. A graph that is captured
+        # before they are ready would keep the slower kernels for any shape.
         config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         return config
 
@@ -142,7 +143,7 @@ class TensorRTSession:
         return self._logger.errors[-1] if self._logger.errors else "it gave no reason"
 
     def _launch(self, lane: Lane, index: int) -> None:
-        """Compute what the lane holds, after what other lanes compute."""
+        """Compute the pack that the lane holds, after the computations of other lanes."""
         with self._compute:
             if self._computed is not None:
                 lane.stream.wait(self._computed)
@@ -155,8 +156,8 @@ class TensorRTSession:
             self._computed = lane.stream.record()
 
     def _capture(self, lane: Lane, index: int) -> Any:
-        """The graph of a profile on a lane; ``None`` where the library cannot be captured."""
-        self._enqueue(lane, index)  # the first run compiles and allocates, which no graph may hold
+        """The CUDA graph of a profile on a lane; ``None`` where the stream cannot be captured."""
+        self._enqueue(lane, index)  # the first run compiles and allocates, which cannot be captured in a graph
         lane.stream.sync()
         capturable = getattr(self._contexts[index], "is_stream_capturable", None)
         if capturable is not None and not capturable(int(lane.stream.handle)):
@@ -167,7 +168,7 @@ class TensorRTSession:
             self._enqueue(lane, index)
             return builder.end_building().complete()
         finally:
-            builder.close()  # after an error, too: a stream that still captures runs nothing
+            builder.close()  # also after an error, because a stream that is still capturing runs nothing
 
     def _enqueue(self, lane: Lane, index: int) -> None:
         context = self._contexts[index]
@@ -178,16 +179,16 @@ class TensorRTSession:
 
 @contextmanager
 def _within_memory(variant: Variant) -> Iterator[None]:
-    """Say that the GPU has not enough memory left, where CUDA says so."""
+    """Turn an out-of-memory error of CUDA into an `IncompatibleError`."""
     try:
         yield
-    except Exception as error:  # cuda-core has no class of its own for it
+    except Exception as error:  # cuda-core has no exception class for it
         if "CUDA_ERROR_OUT_OF_MEMORY" not in str(error):
             raise
         raise IncompatibleError(
             f"variant '{variant.name}' needs {memory_needed(variant) / 1e9:.1f} GB of GPU memory, "
-            "which other work on the GPU does not leave",
-            hint="free some, or leave the largest of packing.budgets out",
+            "which is not free while other work runs on the GPU",
+            hint="free GPU memory, or remove the largest of packing.budgets",
         ) from None
 
 
@@ -203,7 +204,7 @@ def _cuda_core() -> Any:
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors, which are the only reasons that the library gives."""
+        """Keeps error messages, because the library gives reasons only in its log."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

@@ -1,4 +1,4 @@
-"""The fixed shapes of an engine: what its symbols stand for, and which set of them a pack runs in."""
+"""The fixed shapes of an engine: resolve their symbols, and choose the profile that a pack runs in."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from naflex_deploy.core.pack import Pack
 
 
 def symbol(dim: int | str) -> tuple[str, int]:
-    """``images+1`` → (``images``, 1); a number → ("", 0)."""
+    """Split a dimension into symbol and summand: ``images+1`` → (``images``, 1); a number → ("", 0)."""
     found = re.fullmatch(r"([A-Za-z_]+)(?:\+(\d+))?", str(dim))
     return (found[1], int(found[2] or 0)) if found else ("", 0)
 
 
 def shape_of(spec: InputSpec | OutputSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of an input or output."""
+    """The shape of an input or output, with its symbols replaced by ``sizes``."""
     named = [(symbol(dim), dim) for dim in spec.shape]
     return tuple(sizes[name] + more if name else int(dim) for (name, more), dim in named)
 
 
 def choose_profile(pack: Pack, profiles: Sequence[Sizes]) -> int:
-    """The first profile that a pack fits into.
+    """Index of the first profile that a pack fits into.
 
     Args:
-        pack: Its tail, if it has one, counts.
-        profiles: The smallest first.
+        pack: The pack; its tail counts too.
+        profiles: The profiles, the smallest first.
 
     Raises:
-        UsageError: It fits into none.
+        UsageError: The pack fits into no profile.
     """
     longest = int(np.diff(pack.offsets).max())
     for index, sizes in enumerate(profiles):
@@ -40,6 +40,6 @@ def choose_profile(pack: Pack, profiles: Sequence[Sizes]) -> int:
         if fits and longest <= sizes.get("row_tokens", longest):
             return index
     raise UsageError(
-        f"a pack of {pack.images} images and {pack.tokens} tokens, the longest of {longest}, fits no budget",
+        f"a pack of {pack.tokens} tokens with {pack.images} images of up to {longest} tokens fits into no profile",
         hint="the engine was built for " + "; ".join(map(str, profiles)),
     )

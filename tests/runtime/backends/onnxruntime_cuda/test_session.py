@@ -102,7 +102,10 @@ def test_threads_share_a_session_without_mixing_packs(variant: tuple[Path, Varia
 def test_a_pack_above_the_gpus_memory_says_so(variant: tuple[Path, Variant], monkeypatch: pytest.MonkeyPatch) -> None:
     session, pack = open_session(*variant), exported("dinov3").pack((3, 3))
     for said, message in (
-        ("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9", "not enough memory"),
+        (
+            "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9",
+            "does not have enough memory",
+        ),
         ("CUBLAS failure 13\nand more", "does not run: CUBLAS failure 13"),
     ):
 
@@ -154,8 +157,8 @@ def unknown_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (without_driver, "cannot run here: there is no NVIDIA driver"),
         (too_old, r"needs sm75 or later, found sm70 \(V100\)"),
-        (for_the_cpu, "this build of ONNX Runtime has no CUDA"),
-        (without_libraries, "does not find the libraries of CUDA"),
+        (for_the_cpu, "the installed ONNX Runtime has no CUDA provider"),
+        (without_libraries, "does not find the CUDA libraries"),
         (unknown_operator, "cannot load variant 'onnxruntime-cuda-fp32': Fatal error"),
     ],
 )
