@@ -10,8 +10,10 @@ demo: $(STAMP)
 	$(BIN)/naflex-deploy verify build/demo
 	$(BIN)/naflex-deploy embed build/demo naflex_deploy/demo/pages -o build/demo-pages.jsonl --force
 
+# Two processes: each takes its half of the tests in their order, and then half of what the other has left, so that
+# tests that share a fixture mostly stay together.
 test: $(STAMP)-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: $(STAMP)-dev
 	$(BIN)/ruff check .

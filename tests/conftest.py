@@ -1,11 +1,29 @@
-"""What holds for every test: how torch and timm are imported, and which examples hypothesis draws."""
+"""What holds for every test: how torch and timm are imported, which examples hypothesis draws, what is shared."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 
+import pytest
 import torch
 from hypothesis import settings
+
+from tests.support.exports import FOLDER, shared_exports
+
+__all__ = ["shared_exports"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of shared exports; the processes of pytest-xdist inherit its name."""
+    if not hasattr(config, "workerinput"):
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="naflex-exports-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(FOLDER))
 
 
 def _import_torchvision() -> None:

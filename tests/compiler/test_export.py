@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from naflex_deploy.compiler.export import export, input_specs, output_specs
 from naflex_deploy.compiler.model.attention import ragged_attention
 from naflex_deploy.core.pack import Pack
+from tests.support.exports import exporting_anew
 from tests.support.packs import inputs, random_images
 from tests.support.tiny import CLASSES, WIDTH, tiny_checkpoint
 
@@ -32,7 +33,8 @@ UNSUPPORTED = {"Resize", "Upsample", "GridSample", "AffineGrid", "If", "Loop", "
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "portable.onnx"
-    export(tiny_checkpoint().model(OUTPUTS), path)
+    with exporting_anew():
+        export(tiny_checkpoint().model(OUTPUTS), path)
     return path
 
 
@@ -129,7 +131,8 @@ def test_the_weights_lie_beside_it(graph: Path) -> None:
 
 
 def test_the_same_model_gives_the_same_bytes(graph: Path, tmp_path: Path) -> None:
-    export(tiny_checkpoint().model(OUTPUTS), tmp_path / graph.name)
+    with exporting_anew():
+        export(tiny_checkpoint().model(OUTPUTS), tmp_path / graph.name)
     for name in ("portable.onnx", "portable.onnx.data"):
         digests = {hashlib.sha256((folder / name).read_bytes()).digest() for folder in (graph.parent, tmp_path)}
         assert len(digests) == 1, name

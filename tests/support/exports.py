@@ -1,0 +1,75 @@
+"""Exported graphs, each made once in a run of the tests: an export takes seconds, and many tests want the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from filelock import FileLock
+from torch import Tensor, nn
+
+from naflex_deploy.compiler import export
+
+FOLDER = "SHARED_TEST_EXPORTS"
+"""The environment variable that names the folder which all processes of a run share."""
+
+_REAL = export._export
+_OF_ANY_MODULE = vars(nn.Module()).keys()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_exports() -> Iterator[None]:
+    """Exports are shared among all tests."""
+    with patch.object(export, "_export", _shared):
+        yield
+
+
+@contextmanager
+def exporting_anew() -> Iterator[None]:
+    """For tests of the export itself: it runs whether or not the same was exported before."""
+    with patch.object(export, "_export", _REAL):
+        yield
+
+
+def _shared(
+    model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], first_axes: Sequence[Any], path: Path
+) -> None:
+    """In the place of `export._export`: a copy, where this or another process exported the same before."""
+    try:
+        key = _digest(model, inputs, outputs, first_axes)
+    except (pickle.PicklingError, AttributeError):  # It holds a function that has no name of its own.
+        _REAL(model, inputs, outputs, first_axes, path)
+        return
+    folder = Path(os.environ[FOLDER], key)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            making = folder.with_suffix(".making")
+            making.mkdir()
+            _REAL(model, inputs, outputs, first_axes, making / path.name)
+            making.rename(folder)
+    for file in folder.iterdir():
+        shutil.copyfile(file, path.with_name(file.name))
+
+
+def _digest(model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], first_axes: Sequence[Any]) -> str:
+    """Of all that an export depends on: classes, attributes and tensors of the model, and what goes in and out."""
+    digest = hashlib.sha256()
+
+    def add(*values: object) -> None:
+        digest.update(pickle.dumps(values))
+
+    add(list(outputs), [str(axis) for axis in first_axes])
+    for name, module in model.named_modules():
+        own = {attribute: vars(module)[attribute] for attribute in sorted(vars(module).keys() - _OF_ANY_MODULE)}
+        add(name, type(module), own)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers(), *inputs.items()):
+        add(name, tensor.dtype, tensor.shape, tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
