@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(STAMP)
 	$(BIN)/naflex-deploy build --profile doc-ocr --model demo -o build/demo --force
@@ -20,6 +20,9 @@ check: $(STAMP)-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)-dev
+	$(BIN)/python -m docs.site -o build/site
 
 # The constraints name the CPU build of torch that was tested; it goes in first, alone,
 # so that no other package's open range picks a build with gigabytes of CUDA libraries.

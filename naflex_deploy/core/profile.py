@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -22,64 +20,11 @@ from pydantic_core import ErrorDetails
 
 from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.errors import UsageError, nearest
+from naflex_deploy.core.profile_values import Backend, Budgets, ByteCount, Output, ProfileName, Score, Target, once
 
 SCHEMA = 1
-
-if TYPE_CHECKING:
-    Backend = str
-else:
-    Backend = Literal[tuple(FOLDERS)]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
 Method = Literal["minmax", "percentile", "entropy", "mse"]
-
-_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def _byte_count(value: object) -> object:
-    """'8GiB' → 8589934592; numbers pass through."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)\s*", value)
-    if match is None:
-        raise ValueError("expected a number of bytes such as '8GiB' or '512MB'")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _output(name: str) -> str:
-    if not re.fullmatch(r"pooled|tokens|logits|tokens:-[1-9]\d*(:norm)?", name):
-        raise ValueError(
-            "expected 'pooled', 'tokens', 'tokens:-K' (the K-th block from the end), "
-            "'tokens:-K:norm' (that block after the final norm) or 'logits'"
-        )
-    return name
-
-
-def _ascending(budgets: list[int]) -> list[int]:
-    if budgets != sorted(set(budgets)):
-        raise ValueError("expected budgets in ascending order without repeats")
-    return budgets
-
-
-def _once(values: list[str]) -> list[str]:
-    if len(values) != len(set(values)):
-        raise ValueError("expected no value more than once")
-    return values
-
-
-def _named(pattern: str, expected: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"expected {expected}")
-        return value
-
-    return AfterValidator(check)
-
-
-ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
-Output = Annotated[str, AfterValidator(_output)]
-ProfileName = Annotated[str, _named(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")]
-Target = Annotated[str, _named(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]
-Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_ascending)]
 
 
 class Section(BaseModel):
@@ -138,37 +83,65 @@ class VideoSection(Section):
 
 
 class PackingSection(Section):
-    """Limits of a pack. ``budgets`` are numbers of tokens, prefix tokens included."""
+    """Limits of a pack.
+
+    Attributes:
+        budgets: Numbers of tokens, prefix tokens included, that packs hold; each pack takes the smallest that fits.
+        max_images: Maximum number of images per pack.
+    """
 
     budgets: Budgets = [256, 1024, 4096]
     max_images: PositiveInt = 64
 
 
 class OnnxRuntimeSection(Section):
+    """What differs for ONNX Runtime on a CPU.
+
+    Attributes:
+        budgets: Take the place of ``packing.budgets``.
+    """
+
     budgets: Budgets | None = None
 
 
 class TensorRTSection(Section):
+    """What differs for TensorRT and TensorRT-RTX.
+
+    Attributes:
+        l_buckets: Row lengths in tokens that ``rows`` attention is built for.
+        targets: GPU architectures that TensorRT-RTX builds for; all from Ampere on where none is given.
+        attention: Form of attention; ``auto`` chooses by the largest budget.
+    """
+
     l_buckets: Budgets = [256, 576, 1024]
     targets: list[Target] = []
     attention: Literal["auto", "segment", "rows", "packed", "plugin"] = "auto"
 
 
 class EngineSection(Section):
-    """Which engine is built. The first backend that is available on the machine is used."""
+    """Which engine is built. The first backend that is available on the machine is used.
 
-    backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(_once)] = list(FOLDERS)
+    Attributes:
+        backends: Names of backends in order of preference.
+        precision: ``auto`` is fp32 on a CPU and the backend's usual choice on a GPU.
+        memory_limit: Maximum GPU memory of an engine: a number of bytes, or text such as ``8GiB``.
+    """
+
+    backends: Annotated[list[Backend], Field(min_length=1), AfterValidator(once)] = list(FOLDERS)
     precision: Precision = "auto"
     memory_limit: ByteCount | None = None
     onnxruntime: OnnxRuntimeSection = OnnxRuntimeSection()
     tensorrt: TensorRTSection = TensorRTSection()
 
 
-Score = Annotated[float, Field(ge=0, le=1)]
-
-
 class HeadSection(Section):
-    """How classes are scored, and the minimum score at which they are reported. ``auto`` follows the checkpoint."""
+    """How classes are scored.
+
+    Attributes:
+        scores: ``softmax``: one of the classes; ``sigmoid``: each by itself; ``auto``: as the checkpoint says.
+        threshold: Minimum score at which a class is reported.
+        thresholds: Thresholds of single classes, by name.
+    """
 
     scores: Literal["auto", "softmax", "sigmoid"] = "auto"
     threshold: Score = 0.0
@@ -194,17 +167,31 @@ class GateSection(Section):
 
 
 class CalibrationSection(Section):
+    """How `naflex-deploy calibrate` observes activations.
+
+    Attributes:
+        samples: Number of images to observe.
+        method: How a range follows from the histogram of an activation.
+    """
+
     samples: PositiveInt = 256
     method: Method = "percentile"
 
 
 class Profile(Section):
-    """A resolved profile. Every field is validated; an unknown key is an error that names its path."""
+    """A resolved profile. Every field is validated; an unknown key is an error that names its path.
+
+    Attributes:
+        schema_: Version of this format.
+        name: Lower-case letters, digits, ``.``, ``_`` and ``-``.
+        description: One line that ``naflex-deploy profiles`` prints.
+        outputs: What an engine returns: ``pooled``, ``tokens``, ``tokens:-K``, ``tokens:-K:norm``, ``logits``.
+    """
 
     schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)] = SCHEMA
     name: ProfileName
     description: str = ""
-    outputs: Annotated[list[Output], Field(min_length=1), AfterValidator(_once)] = ["pooled"]
+    outputs: Annotated[list[Output], Field(min_length=1), AfterValidator(once)] = ["pooled"]
     image: ImageSection = ImageSection()
     video: VideoSection = VideoSection()
     packing: PackingSection = PackingSection()

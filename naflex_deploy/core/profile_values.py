@@ -1,0 +1,65 @@
+"""Values of a profile that have a form of their own: numbers of bytes, names, budgets, scores."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+
+from naflex_deploy.core.backends import FOLDERS
+
+if TYPE_CHECKING:
+    Backend = str
+else:
+    Backend = Literal[tuple(FOLDERS)]
+
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _byte_count(value: object) -> object:
+    """'8GiB' → 8589934592; numbers pass through."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)\s*", value)
+    if match is None:
+        raise ValueError("expected a number of bytes such as '8GiB' or '512MB'")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _output(name: str) -> str:
+    if not re.fullmatch(r"pooled|tokens|logits|tokens:-[1-9]\d*(:norm)?", name):
+        raise ValueError(
+            "expected 'pooled', 'tokens', 'tokens:-K' (the K-th block from the end), "
+            "'tokens:-K:norm' (that block after the final norm) or 'logits'"
+        )
+    return name
+
+
+def _ascending(budgets: list[int]) -> list[int]:
+    if budgets != sorted(set(budgets)):
+        raise ValueError("expected budgets in ascending order without repeats")
+    return budgets
+
+
+def once(values: list[str]) -> list[str]:
+    if len(values) != len(set(values)):
+        raise ValueError("expected no value more than once")
+    return values
+
+
+def _named(pattern: str, expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return AfterValidator(check)
+
+
+ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
+Output = Annotated[str, AfterValidator(_output)]
+ProfileName = Annotated[str, _named(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")]
+Target = Annotated[str, _named(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]
+Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_ascending)]
+Score = Annotated[float, Field(ge=0, le=1)]
