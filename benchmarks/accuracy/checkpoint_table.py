@@ -59,41 +59,41 @@ POSITIONS: dict[str, nn.Module] = {
 }
 TEXT = """# Checkpoints
 
-Written by `python -m benchmarks.accuracy.checkpoint_table`; do not edit.
+`python -m benchmarks.accuracy.checkpoint_table` writes this page; do not edit it.
 
 | SPEC | What is read |
 |---|---|
 | `demo` | the model that ships with the package |
-| a directory | what transformers' `save_pretrained` or timm's `save_for_hf` wrote; safetensors only |
-| `hf:ORG/NAME[@REVISION]` | the same from the hub |
+| a directory | the output of transformers' `save_pretrained` or timm's `save_for_hf`; safetensors only |
+| `hf:ORG/NAME[@REVISION]` | the same, downloaded from the hub |
 | `timm:NAME:FILE.safetensors` | a registered `naflexvit_*` architecture with its weights |
 | `timm:FILE.safetensors` | weights with timm's `config.json` beside them |
-| `bv:FILE.npz[:POOLING]` | big_vision; map, gap, max or none, by default map where the file has it, else gap |
-| `random:NAME` | seeded weights of a true shape: `siglip2-base`, `siglip2-so400m`, any registered timm name |
+| `bv:FILE.npz[:POOLING]` | big_vision; pooling map, gap, max or none; default: map if the file has it, else gap |
+| `random:NAME` | seeded random weights: `siglip2-base`, `siglip2-so400m`, any registered timm name |
 | a torch module | transformers' `Siglip2…`, timm's `NaFlexVit`, or a `PackedNaFlexViT` |
 
-A checkpoint is refused, by name and value, where an option has no counterpart, a tensor is missing, left over or of
-another shape, a file is a pickle or holds Python objects, or a position table is larger than 128x128.
+A checkpoint is refused, with the name and value of the cause, if an option has no counterpart, a tensor is missing,
+left over or of another shape, a file is a pickle or holds Python objects, or a position table is larger than 128x128.
 
 ## Options of timm that are limited
 
-Every other option of `NaFlexVitCfg` is taken at any value that timm accepts. Refused in combination: tables that are
-not square with `pos_embed_ar_preserving`, and a classifier or `fc_norm` without pooling. Patches are square.
+Every other option of `NaFlexVitCfg` is supported at any value that timm accepts. Two combinations are refused: tables
+that are not square with `pos_embed_ar_preserving`, and a classifier or `fc_norm` without pooling. Patches are square.
 
 {limits}
 
 ## Positions that no published checkpoint has
 
 `learned_softmax`, `coordinate_mlp` and `align_corners` are options of `naflex_deploy.compiler.model.architecture`;
-their formulas are in `learned.py` and `gather.py` of `naflex_deploy/compiler/model/positions/`. They train: build a
-`PackedNaFlexViT`, train it with `ragged_attention`, and give the module to `build`. A grid rounded up to whole patches
-is `fit = "pad-to-patch"` in a profile.
+their formulas are in `learned.py` and `gather.py` of `naflex_deploy/compiler/model/positions/`. They can be trained:
+build a `PackedNaFlexViT`, train it with `ragged_attention`, and pass the module to `build`. `fit = "pad-to-patch"` in a
+profile rounds grids up to whole patches.
 
-## Measured: the worst difference from the original
+## Measured: the largest difference from the original
 
 Narrow models (width 96, 2 or 3 blocks, patch 8) with seeded weights and the same pixels; the original runs in float64,
 ours in float32. One pack of images of {grids} patches.
-σ is the smallest standard deviation of the attention logits of any block or head: small ones would hide errors.
+σ is the smallest standard deviation of the attention logits of any block or head; small logits would hide errors.
 error = max |Δ| / max |original| over pooled, tokens and logits.
 
 {errors}
@@ -102,9 +102,9 @@ error = max |Δ| / max |original| over pooled, tokens and logits.
 
 ## Measured: what positions cost
 
-Embeddings of four images of 16x16 patches in a pack, width 768, one thread: CPU time, the median of {repeats} runs
-taken in turn, and its quartiles. The graph is the portable one, before any pass. The last row is for scale: a block of
-a ViT-B is twelve such products and its attention.
+Embeddings of four images of 16x16 patches in a pack, width 768, one thread: median CPU time of {repeats} interleaved
+runs, and its quartiles. The graph is the portable one, before any pass. The last row is for scale: a block of a ViT-B
+has twelve such products and its attention.
 
 {costs}
 
