@@ -25,7 +25,7 @@ def page() -> str:
 
 def commands() -> Iterator[click.Context]:
     """The context of every command, the group of all first."""
-    yield from _below(click.Context(main, info_name="naflex-deploy"))
+    yield from _below(click.Context(main, info_name="naflex-deploy", **main.context_settings))
 
 
 def _below(context: click.Context) -> Iterator[click.Context]:

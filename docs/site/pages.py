@@ -62,6 +62,7 @@ def gather(folder: Path) -> None:
     document = http_reference.document()
     (reference / "http.md").write_text(http_reference.page(document), encoding="utf-8")
     (reference / "openapi.json").write_text(http_reference.text(document), encoding="utf-8")
+    shutil.copyfile(SITE / "style.css", folder / "pages" / "style.css")
     shutil.copyfile(SITE / "zensical.toml", folder / "zensical.toml")
     shutil.copytree(SITE / "theme", folder / "theme", dirs_exist_ok=True)
 

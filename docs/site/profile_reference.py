@@ -74,6 +74,8 @@ def allowed(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         return " or ".join(allowed(one, definitions) for one in schema["anyOf"] if one.get("type") != "null")
     if "enum" in schema or "const" in schema:
         return ", ".join(code(json.dumps(value)) for value in schema.get("enum", [schema.get("const")]))
+    if "minimum" in schema and schema["minimum"] == schema.get("maximum"):
+        return code(json.dumps(schema["minimum"]))
     if schema["type"] == "array":
         return f"list of: {allowed(schema['items'], definitions)}"
     if schema["type"] == "object":
