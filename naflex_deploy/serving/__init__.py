@@ -1,1 +1,1 @@
-"""Bundles behind HTTP, and on distributed engines that exist."""
+"""Serve bundles over HTTP, on Ray and on NVIDIA Triton Server."""

@@ -1,4 +1,4 @@
-"""A typed client of the server.
+"""A typed client for the HTTP server.
 
 with Client("http://127.0.0.1:8000") as client:
     vectors = client.embed(["page.png", "receipt.jpg"])
@@ -30,16 +30,16 @@ Source = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
 
 _HEADER_LENGTH = "inference-header-content-length"
-_AGAIN = frozenset({429, 502, 503})
+_RETRIED = frozenset({429, 502, 503})
 
 
 class ServerError(NaflexError):
-    """The server refused or failed, also after retries.
+    """The server refused the request or failed, even after retries.
 
     Attributes:
-        status: HTTP status, 0 where there was no answer.
-        reason: Of the closed set in the server's documentation, such as ``queue_full``.
-        request_id: To find the request in the server's log.
+        status: HTTP status; 0 where there was no answer.
+        reason: One of the reasons in the server's documentation, such as ``queue_full``.
+        request_id: Identifies the request in the server's log.
     """
 
     def __init__(self, status: int, reason: str, message: str, request_id: str = "", hint: str = "") -> None:
@@ -53,14 +53,14 @@ class Client:
     """Talks to one server over kept-alive connections. Safe to use from several threads.
 
     Args:
-        url: Of the server.
-        model: Name of the bundle; the server's first where it is left out.
-        api_key: If the server asks for one.
+        url: URL of the server.
+        model: Name of the bundle. Default: the first one that the server has loaded.
+        api_key: API key, where the server requires one.
         timeout: Seconds to wait for an answer.
-        retries: How often a request that met overload or a broken connection is sent again.
-        batch: Images of one request.
-        transport: Of httpx, for tests.
-        sleep: Waits, for tests.
+        retries: Maximum number of retries after overload or a broken connection.
+        batch: Maximum number of images per request.
+        transport: Replaces the transport of httpx in tests.
+        sleep: Replaces `time.sleep` in tests.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Client:
         self._http.close()
 
     def ready(self) -> bool:
-        """Whether the server answers, is warm and not draining."""
+        """Whether the server answers, its models are warm, and it is not draining."""
         try:
             return self._http.get("/v2/health/ready").status_code == 200
         except httpx.TransportError:
@@ -102,10 +102,10 @@ class Client:
         return found
 
     def embed(self, images: Iterable[Source]) -> Float:
-        """One vector an image: [N, D] float32, in order; [0, 0] for none.
+        """Embed every image as one vector: [N, D] float32, in order; [0, 0] for no images.
 
         Raises:
-            UsageError: It is one image and no list.
+            UsageError: ``images`` is a single image instead of a list.
             ImageError: An image was refused; the message names it by its index.
             ServerError: Anything else went wrong.
         """
@@ -113,7 +113,7 @@ class Client:
         return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
 
     def tokens(self, images: Iterable[Source]) -> list[Float]:
-        """Every patch's vector: [h, w, D] float32 an image, in order."""
+        """Embed every patch: one [h, w, D] float32 array per image, in order."""
         found: list[Float] = []
         for start, batch in self._batches(images):
             outputs = self._infer(batch, start, ["tokens", "grid_hw"])
@@ -162,7 +162,7 @@ class Client:
         return _tensors(response)
 
     def _send(self, method: str, path: str, *, start: int = 0, **options: Any) -> httpx.Response:
-        """Send, and again after overload: after what Retry-After says, else after a doubling, random time."""
+        """Send a request, and retry after overload: after the time in Retry-After or a random, doubling time."""
         for attempt in range(self._retries + 1):
             pause = random.uniform(0.5, 1.0) * 0.1 * 2**attempt
             try:
@@ -173,7 +173,7 @@ class Client:
                 if response.is_success:
                     return response
                 failure = _failure(response, start)
-                if response.status_code not in _AGAIN:
+                if response.status_code not in _RETRIED:
                     break
                 pause = max(pause, _seconds(response.headers.get("retry-after", "")))
             if attempt < self._retries:

@@ -1,1 +1,1 @@
-"""The HTTP server."""
+"""The HTTP server: Open Inference Protocol v2, embeddings in OpenAI's format, health and metrics."""

@@ -1,4 +1,4 @@
-"""The HTTP application: routes of the Open Inference Protocol, of OpenAI's shape, health, metrics, the page."""
+"""The HTTP application: Open Inference Protocol, routes in OpenAI's format, health, metrics and a demo page."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from naflex_deploy.serving.http.service import Service, work
 def create_app(
     models: Models, *, limits: Limits | None = None, keys: Collection[str] = (), metrics: Metrics | None = None
 ) -> Gate:
-    """The application.
+    """Create the application.
 
     Args:
-        models: Loaded already: it is ready at once.
-        limits: Of requests.
-        keys: API keys; none means that no key is asked for, and that models are not reloaded over HTTP.
-        metrics: The counters that the models' schedulers were given.
+        models: Models that are loaded already, so that the application is ready at once.
+        limits: Limits of requests.
+        keys: Accepted API keys. Without keys, none is required, and models cannot be reloaded over HTTP.
+        metrics: The metrics to which the models' schedulers report.
     """
     app = FastAPI(title="naflex-deploy", version=naflex_deploy.__version__, docs_url=None, redoc_url=None)
     service = Service(models, limits or Limits(), Keys(keys), metrics or Metrics())
@@ -72,15 +72,15 @@ def _add_errors(app: FastAPI) -> None:
 def _add_health(app: FastAPI, service: Service) -> None:
     page = files("naflex_deploy.serving.http").joinpath("page.html").read_text(encoding="utf-8")
 
-    @app.get("/v2/health/live", summary="The process answers")
+    @app.get("/v2/health/live", summary="Liveness: the process answers")
     async def live() -> Response:
         return Response(status_code=200)
 
-    @app.get("/v2/health/ready", summary="Models are warm and the server is not draining")
+    @app.get("/v2/health/ready", summary="Readiness: models are warm and the server is not draining")
     async def ready() -> Response:
         return Response(status_code=503 if service.draining else 200)
 
-    @app.get("/metrics", summary="For Prometheus", response_class=Response)
+    @app.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=Response)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -94,7 +94,7 @@ def _add_oip(app: FastAPI, service: Service) -> None:
     def versioned(path: str) -> list[str]:
         return [f"/v2/models/{{name}}{path}", f"/v2/models/{{name}}/versions/{oip.VERSION}{path}"]
 
-    @app.get("/v2", summary="The server")
+    @app.get("/v2", summary="Name, version and extensions of the server")
     async def server() -> dict[str, Any]:
         return {
             "name": "naflex-deploy",
@@ -110,19 +110,22 @@ def _add_oip(app: FastAPI, service: Service) -> None:
         return Response(status_code=503 if service.draining else 200)
 
     for path in versioned("/ready"):
-        app.add_api_route(path, model_ready, summary="The model is loaded")
+        app.add_api_route(path, model_ready, summary="Readiness of a model")
     for path in versioned(""):
         app.add_api_route(path, model_metadata, summary="Inputs and outputs of a model")
 
-    @app.post("/v2/repository/index", summary="Loaded models")
+    @app.post("/v2/repository/index", summary="List the loaded models")
     async def repository() -> list[dict[str, str]]:
         return [{"name": model.name, "version": oip.VERSION, "state": "READY"} for model in service.models.all()]
 
-    @app.post("/v2/repository/models/{name}/load", summary="Load a bundle again; needs API keys to be set")
+    @app.post("/v2/repository/models/{name}/load", summary="Reload a bundle; allowed only where API keys are set")
     async def load(name: str) -> Response:
         if not service.keys:
             raise Problem(
-                403, "forbidden", "models are reloaded over HTTP only where API keys are set", hint="or SIGHUP"
+                403,
+                "forbidden",
+                "models can be reloaded over HTTP only where API keys are set",
+                hint="start the server with API keys, or send it SIGHUP",
             )
         service.model(name)
         await asyncio.to_thread(service.models.reload, name)
@@ -130,10 +133,15 @@ def _add_oip(app: FastAPI, service: Service) -> None:
 
 
 def _describe(app: FastAPI, infer: InferRoute) -> None:
-    """Add the route that FastAPI does not know to the OpenAPI document."""
+    """Add `InferRoute`, which bypasses FastAPI, to the OpenAPI document."""
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    responses = {"200": {"description": "Tensors, in JSON or after it as bytes"}}
-    operation = {"summary": "Infer", "parameters": [name], "responses": responses, **_body(oip.InferRequest)}
+    responses = {"200": {"description": "Output tensors, in JSON or as bytes after it"}}
+    operation = {
+        "summary": "Run a model on images",
+        "parameters": [name],
+        "responses": responses,
+        **_body(oip.InferRequest),
+    }
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -145,13 +153,13 @@ def _describe(app: FastAPI, infer: InferRoute) -> None:
 
 
 def _add_openai(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", summary="Loaded models")
+    @app.get("/v1/models", summary="List the loaded models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_described(model) for model in service.models.all()]}
 
     @app.post(
         "/v1/embeddings",
-        summary="One vector an image",
+        summary="Embed images: one vector per image",
         response_model=openai.EmbeddingsResponse,
         openapi_extra=_body(openai.EmbeddingsRequest, multipart=True),
     )
@@ -160,7 +168,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/v1/classify",
-        summary="The most probable classes of each image",
+        summary="Classify images: the most probable classes of each image",
         response_model=openai.ClassifyResponse,
         openapi_extra=_body(openai.ClassifyRequest, multipart=True),
     )
@@ -213,7 +221,7 @@ def _described(model: Model) -> dict[str, Any]:
 
 
 def _body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
-    """The OpenAPI description of a body that the route itself parses."""
+    """The OpenAPI description of a request body that the route parses itself."""
     schema = _inlined(model.model_json_schema())
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if multipart:
@@ -224,7 +232,7 @@ def _body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema with its definitions put where they are used."""
+    """A JSON schema in which every reference is replaced by its definition."""
     definitions = schema.pop("$defs", {})
 
     def resolved(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Around every request: its id, its key, its line in the log, its counts."""
+"""Wrap every request: give it an id, check its API key, log it and count it."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("naflex_deploy.serving")
 
 OPEN = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
-"""What needs no key: the page (it asks for one) and the checks of a load balancer."""
+"""Paths that need no key: the page, which asks for one itself, and the checks of a load balancer."""
 
 LEFT = 499
-"""Status in logs and metrics where nobody was there to answer."""
+"""Status in logs and metrics of a request whose sender left before the answer."""
 
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line."""
+    """Formats log records as one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         content: dict[str, Any] = {
@@ -53,7 +53,7 @@ class JsonLines(logging.Formatter):
 
 
 class BufferedLines(logging.Handler):
-    """Lines on stderr: those of requests when `flush` is called, others at once, with all before them."""
+    """Writes lines to stderr. Lines about requests wait for `flush`; any other line writes out all of them at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,12 +74,12 @@ class BufferedLines(logging.Handler):
 
 
 class Gate:
-    """The outermost layer.
+    """The outermost ASGI layer.
 
     Args:
-        app: What answers.
-        infer: What answers its own path instead.
-        service: That both belong to.
+        app: Answers requests.
+        infer: Answers requests to its own path, which bypass ``app``.
+        service: The service that both belong to.
     """
 
     def __init__(self, app: FastAPI, infer: InferRoute, service: Service) -> None:
@@ -94,7 +94,7 @@ class Gate:
             return
         started, path, headers = time.perf_counter(), scope["path"], dict(scope["headers"])
         request_id = self._request_id(headers)
-        # What the handlers add to the line in the log.
+        # Handlers add fields to the request's line in the log.
         fields: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": path}
         scope["state"] = {**scope.get("state", {}), "fields": fields}
         status = LEFT
@@ -121,7 +121,7 @@ class Gate:
             self._note(scope, status, time.perf_counter() - started, fields)
 
     def _request_id(self, headers: Mapping[bytes, bytes]) -> str:
-        """The sender's, if it is fit to be printed, or a new one."""
+        """The request id that the sender gave, if it is safe to log, or a new one."""
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         return given if _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._number):08x}"
 
@@ -142,7 +142,7 @@ class Gate:
 
 
 def answer(problem: Problem, scope: Scope) -> JSONResponse:
-    """The response to a problem; notes its reason for the log."""
+    """The response to a problem, whose reason and message also go into the log."""
     fields = scope["state"]["fields"]
     fields["reason"] = problem.reason
     fields["message"] = problem.message

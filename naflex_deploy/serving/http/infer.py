@@ -1,4 +1,4 @@
-"""From images of a request to results, while its sender waits."""
+"""Run the images of a request while its sender waits."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from naflex_deploy.serving.http.problems import Problem, problem_of
 from naflex_deploy.serving.http.receive import left
 
 PATIENCE = 0.02
-"""Seconds after which a request begins to look whether its sender is still there; most are answered before."""
+"""Seconds after which a request starts to check whether its sender has left; most are answered earlier."""
 
 Frame = list[tuple[Result, Patches]]
 
 INLINE = 64 << 10
-"""Bytes of pixels up to which the event loop cuts a raw tensor into patches itself."""
+"""Largest raw tensor, in bytes, that is cut into patches on the event loop instead of in another thread."""
 
 
 async def infer(
@@ -46,12 +46,12 @@ async def infer(
     """Run images and wait for all of them.
 
     Args:
-        receive: Of the request, whose sender may leave, which takes its images out of the queue.
-        seconds: That the sender allows, if less than the server.
+        receive: ASGI receive function of the request. If its sender leaves, its images are taken out of the queue.
+        seconds: Time that the sender allows, where it is less than the server's limit.
         priority: See `Scheduler.submit`.
 
     Raises:
-        Problem: Of the first image that failed, or of the queue.
+        Problem: The first image that failed, or the queue, caused an error.
         ClientDisconnect: The sender left.
     """
     allowed = min(seconds or math.inf, limits.deadline_seconds)
@@ -76,13 +76,13 @@ async def infer(
 
 
 def _work(model: Model, image: Sent, limits: Limits) -> Work:
-    """A small tensor costs less to cut into patches than to hand to another thread."""
+    """Cut a small tensor into patches at once, because handing it to another thread would cost more."""
     work = model.work(image, limits)
     return work() if isinstance(image, np.ndarray) and image.nbytes <= INLINE else work
 
 
 async def _frames(model: Model, images: Sequence[Sent], limits: Limits) -> list[Frame]:
-    """Images of which some become several: how many is known when they are decoded."""
+    """Decode images that may be cut into tiles, because only then is the number of tiles known."""
     work = [asyncio.to_thread(model.frame, image, limits) for image in images]
     frames = await asyncio.gather(*work, return_exceptions=True)
     for index, frame in enumerate(frames):
@@ -96,7 +96,7 @@ def _patches(frames: Sequence[Frame]) -> list[Work]:
 
 
 def _joined(frames: Sequence[Frame], served: Sequence[ImageOutcome]) -> list[ImageOutcome]:
-    """One answer an image from those of the whole and its tiles."""
+    """Join the results of each image and its tiles into one result per image."""
     rest = iter(served)
     found = []
     for frame in frames:
@@ -109,7 +109,7 @@ def _joined(frames: Sequence[Frame], served: Sequence[ImageOutcome]) -> list[Ima
 
 
 async def _all_done(futures: Sequence[Future[ImageOutcome]], receive: Receive, allowed: float) -> None:
-    """Wait for all, or cancel them."""
+    """Wait until all futures are done. Cancel them where the time is up or the sender leaves."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     _when_all_done(futures, lambda: loop.call_soon_threadsafe(_resolve, done))
@@ -118,7 +118,7 @@ async def _all_done(futures: Sequence[Future[ImageOutcome]], receive: Receive, a
         await asyncio.wait([done], timeout=PATIENCE)
         if not done.done():
             leaving = asyncio.ensure_future(left(receive))
-            # The scheduler keeps the deadline; the margin is for an engine that hangs.
+            # The scheduler enforces the deadline; this later limit is for an engine that hangs.
             limit = allowed + 0.05 - PATIENCE
             await asyncio.wait([done, leaving], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -129,7 +129,7 @@ async def _all_done(futures: Sequence[Future[ImageOutcome]], receive: Receive, a
     if not done.done():
         if leaving and leaving.done():
             raise ClientDisconnect
-        raise Problem(504, "deadline", f"not answered within {allowed:g} s", hint="allow more time")
+        raise Problem(504, "deadline", f"the request was not answered within {allowed:g} s", hint="allow more time")
 
 
 def _resolve(done: asyncio.Future[None]) -> None:
@@ -138,7 +138,7 @@ def _resolve(done: asyncio.Future[None]) -> None:
 
 
 def _when_all_done(futures: Sequence[Future[ImageOutcome]], call: Callable[[], object]) -> None:
-    """Call once, from whichever thread answers last: one wake-up of the event loop for a request."""
+    """Call ``call`` once, from the thread that answers last, so that a request wakes the event loop only once."""
     lock = threading.Lock()
     left_open = len(futures)
 
@@ -148,7 +148,7 @@ def _when_all_done(futures: Sequence[Future[ImageOutcome]], call: Callable[[], o
             left_open -= 1
             last = not left_open
         if last:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
+            with contextlib.suppress(RuntimeError):  # the event loop has ended
                 call()
 
     for future in futures:

@@ -1,6 +1,6 @@
 """``POST /v2/models/NAME/infer`` as a bare ASGI application.
 
-FastAPI's way to a route and back costs more than all else that a small tensor needs.
+For a small tensor, FastAPI's routing would cost more than all other work on the request.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _PATH = re.compile(rf"/v2/models/([^/]+)(?:/versions/{oip.VERSION})?/infer")
 
 
 class InferRoute:
-    """The route.
+    """The route for inference.
 
     Attributes:
-        path: As the OpenAPI document and the metrics name it.
+        path: Name of the route in the OpenAPI document and in metrics.
     """
 
     path = "/v2/models/{name}/infer"
@@ -29,19 +29,19 @@ class InferRoute:
         self._service = service
 
     def takes(self, path: str) -> bool:
-        """Whether a request's path is this route's."""
+        """Whether a request's path belongs to this route."""
         return _PATH.fullmatch(path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer.
+        """Answer a request.
 
         Raises:
-            Problem: Nothing was sent.
+            Problem: The request failed, and no answer has been sent yet.
             ClientDisconnect: The sender left.
         """
         scope["route"] = self
         if scope["method"] != "POST":
-            raise Problem(405, "not_found", "expected POST")
+            raise Problem(405, "not_found", f"expected POST, found {scope['method']}")
         service, name = self._service, scope["path"].split("/")[3]
         model = service.model(name)
         service.check_ready(model)

@@ -1,4 +1,4 @@
-"""API keys of a server."""
+"""Check API keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 
 class Keys:
-    """API keys, kept as digests; none: no key is asked for."""
+    """The accepted API keys, kept as digests. Without any, no key is required."""
 
     def __init__(self, keys: Collection[str]) -> None:
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
@@ -17,7 +17,7 @@ class Keys:
         return bool(self._digests)
 
     def accept(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether a request bears one: ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
+        """Whether a request has an accepted key: ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
         scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
         given = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         digest = hashlib.sha256(given).digest()

@@ -1,4 +1,4 @@
-"""What a request may cost, checked before anything is decoded."""
+"""Limits of a request, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from naflex_deploy.runtime.images.decode import read_header
 from naflex_deploy.serving.http.problems import Problem
 
 Sent = bytes | npt.NDArray[np.uint8]
-"""An image as it arrives: encoded, or [h, w, 3] pixels."""
+"""An image as it is received: an encoded file, or [h, w, 3] pixels."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one request, and of all together.
+    """Limits of one request, and of all requests together.
 
     Attributes:
-        body_bytes: Of one request, also once decompressed.
-        buffered_bytes: Of all requests that are being received or answered.
-        items: Images of one request.
-        pixels: Of one image, width times height; the profile's own limit holds besides.
-        aspect: Longer side over shorter side.
-        receive_seconds: In which a request's body must arrive.
-        deadline_seconds: In which it is answered, where the request names no shorter time.
+        body_bytes: Maximum size of a request's body, before and after decompression.
+        buffered_bytes: Maximum size of the bodies of all requests that are being received or answered.
+        items: Maximum number of images per request.
+        pixels: Maximum width times height of an image; the limit in the profile applies as well.
+        aspect: Maximum ratio of the longer side of an image to the shorter one.
+        receive_seconds: Time within which a request's body must arrive.
+        deadline_seconds: Time within which a request is answered, unless it asks for a shorter one.
     """
 
     body_bytes: int = 32 << 20
@@ -38,32 +38,37 @@ class Limits:
     deadline_seconds: float = 30.0
 
     def check_count(self, count: int, param: str, hint: str) -> None:
-        """Count the images of a request, which came in its part ``param``.
+        """Check the number of images in the part ``param`` of a request.
 
         Raises:
-            Problem: There is none, or there are too many.
+            Problem: There are no images, or too many.
         """
         if not 1 <= count <= self.items:
             what = f"expected 1 to {self.items} images, found {count}"
-            raise Problem(422, "too_many_items", what, hint=hint if count < 1 else "send fewer at once", param=param)
+            raise Problem(
+                422, "too_many_items", what, hint=hint if count < 1 else "send fewer images at once", param=param
+            )
 
     def check(self, image: Sent) -> None:
-        """Look at an image's header.
+        """Check the header of an image.
 
         Raises:
-            ImageError: It is no image, has too many pixels, too unequal sides, or several frames.
+            ImageError: It is not an image, has several frames or too many pixels, or its sides are too unequal.
         """
         if isinstance(image, bytes):
             width, height, frames = read_header(image)
         else:
             height, width, frames = image.shape[0], image.shape[1], 1
         if frames > 1:
-            raise ImageError(f"expected one image, found {frames} frames", hint="send each frame as an image")
+            raise ImageError(f"expected one image, found {frames} frames", hint="send each frame as one image")
         if width < 1 or height < 1:
-            raise ImageError(f"expected at least 1x1 pixels, found {width}x{height}", hint="leave it out")
+            raise ImageError(f"expected at least 1x1 pixels, found {width}x{height}", hint="leave this image out")
         if width * height > self.pixels:
             raise ImageError(
-                f"expected at most {self.pixels} pixels, found {width}x{height} = {width * height}", hint="shrink it"
+                f"expected at most {self.pixels} pixels, found {width}x{height} = {width * height}",
+                hint="shrink the image",
             )
         if max(width, height) > self.aspect * min(width, height):
-            raise ImageError(f"expected sides of at most {self.aspect:g}:1, found {width}x{height}", hint="crop it")
+            raise ImageError(
+                f"expected an aspect ratio of at most {self.aspect:g}:1, found {width}x{height}", hint="crop the image"
+            )

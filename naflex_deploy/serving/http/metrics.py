@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""Metrics of a server for Prometheus."""
 
 from __future__ import annotations
 
@@ -26,26 +26,42 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "naflex_requests", "Requests by route and status", ["route", "status"], registry=self.registry
+            "naflex_requests",
+            "Number of requests by route and HTTP status",
+            ["route", "status"],
+            registry=self.registry,
         )
         self.rejections = Counter(
-            "naflex_rejections", "Requests not served, by reason", ["reason"], registry=self.registry
+            "naflex_rejections",
+            "Number of requests that were not served, by reason",
+            ["reason"],
+            registry=self.registry,
         )
-        self.request_seconds = self._histogram("naflex_request_seconds", "From first byte to answer", ["route"])
-        self.images = Counter("naflex_images", "Images that ran", ["model"], registry=self.registry)
-        self.tokens = Counter("naflex_tokens", "Tokens that ran", ["model"], registry=self.registry)
-        self.packs = Counter("naflex_packs", "Packs that ran", ["model"], registry=self.registry)
+        self.request_seconds = self._histogram(
+            "naflex_request_seconds", "Seconds from the arrival of a request to its answer", ["route"]
+        )
+        self.images = Counter("naflex_images", "Number of images that ran", ["model"], registry=self.registry)
+        self.tokens = Counter("naflex_tokens", "Number of tokens that ran", ["model"], registry=self.registry)
+        self.packs = Counter("naflex_packs", "Number of packs that ran", ["model"], registry=self.registry)
         self.fill = Histogram(
-            "naflex_pack_fill", "Tokens over budget", ["model"], buckets=_FILL, registry=self.registry
+            "naflex_pack_fill",
+            "Tokens of a pack as a share of its budget",
+            ["model"],
+            buckets=_FILL,
+            registry=self.registry,
         )
-        self.wait = self._histogram("naflex_queue_wait_seconds", "From decoded to run", ["model"])
-        self.stage = self._histogram("naflex_stage_seconds", "Seconds in decode, lay_out, run", ["model", "stage"])
+        self.wait = self._histogram(
+            "naflex_queue_wait_seconds", "Seconds that a decoded image waits for its run", ["model"]
+        )
+        self.stage = self._histogram(
+            "naflex_stage_seconds", "Seconds in the stages decode, lay_out and run", ["model", "stage"]
+        )
 
     def _histogram(self, name: str, text: str, labels: list[str]) -> Histogram:
         return Histogram(name, text, labels, buckets=_SECONDS, registry=self.registry)
 
     def pack_observer(self, model: str) -> Callable[[PackReport], None]:
-        """What a scheduler calls after each pack."""
+        """A function for a scheduler to call after each pack."""
         images, tokens, packs = (counter.labels(model) for counter in (self.images, self.tokens, self.packs))
         fill, wait = self.fill.labels(model), self.wait.labels(model)
         lay_out, run = self.stage.labels(model, "lay_out"), self.stage.labels(model, "run")
@@ -68,7 +84,7 @@ class Metrics:
             stage.observe(item.decoded)
 
     def watch(self, models: Models) -> None:
-        """Report queues as they are when asked."""
+        """Report the state of every model's queue whenever metrics are collected."""
         self.registry.register(_Queues(models))
 
     def text(self) -> bytes:
@@ -80,9 +96,13 @@ class _Queues(Collector):
         self._models = models
 
     def collect(self) -> Iterable[Metric]:
-        admitted = GaugeMetricFamily("naflex_admitted_tokens", "Tokens decoding, waiting or running", labels=["model"])
-        waiting = GaugeMetricFamily("naflex_queue_tokens", "Tokens waiting for a pack", labels=["model"])
-        capacity = GaugeMetricFamily("naflex_queue_capacity_tokens", "Tokens that may be admitted", labels=["model"])
+        admitted = GaugeMetricFamily(
+            "naflex_admitted_tokens", "Number of tokens that are decoding, waiting or running", labels=["model"]
+        )
+        waiting = GaugeMetricFamily("naflex_queue_tokens", "Number of tokens that wait for a pack", labels=["model"])
+        capacity = GaugeMetricFamily(
+            "naflex_queue_capacity_tokens", "Maximum number of admitted tokens", labels=["model"]
+        )
         for model in self._models.all():
             scheduler = model.scheduler
             admitted.add_metric([model.name], scheduler.admitted_tokens)

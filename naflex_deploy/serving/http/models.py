@@ -1,4 +1,4 @@
-"""The bundles a server has loaded, by name; each can be replaced while requests run."""
+"""The loaded bundles of a server, by name. Each can be replaced while requests run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Model:
 
     @property
     def image_tokens(self) -> int:
-        """The most patches of one image."""
+        """Maximum number of patches of one image."""
         return self.manifest.config.image_tokens(self.variant.backend, self.manifest.model.prefix)
 
     @property
@@ -46,23 +46,23 @@ class Model:
 
     @property
     def labels(self) -> list[str]:
-        """Name of each class, empty where there is neither a classifier nor labels."""
+        """Name of each class; empty where the model has neither a classifier nor labels."""
         return self.manifest.head.labels if self.manifest.head else []
 
     @property
     def tiled(self) -> bool:
-        """Whether an image may become several, as `frame` gives them, instead of one, as `work` does."""
+        """Whether an image may be cut into tiles, so that `frame` has to prepare it instead of `work`."""
         return self.manifest.config.image.tiled
 
     def work(self, image: Sent, limits: Limits) -> Callable[[], Patches]:
-        """What decodes an image, its header checked first."""
+        """A function that checks the header of an image and decodes it."""
         return partial(self._patches, image, limits)
 
     def frame(self, image: Sent, limits: Limits) -> list[tuple[Result, Patches]]:
-        """The whole image and its tiles, its header checked first.
+        """Check the header of an image, and prepare the whole image and its tiles.
 
         Raises:
-            ImageError: It is refused or damaged.
+            ImageError: The image is refused or damaged.
         """
         limits.check(image)
         found = []
@@ -94,14 +94,14 @@ def open_model(
     session: Callable[[Path, Variant], Session] = open_session,
     on_pack: Callable[[PackReport], None] = lambda report: None,
 ) -> Model:
-    """Load a bundle, check its files, and run a pack so that the first request finds it warm.
+    """Load a bundle, check its files, and run packs to warm it up for the first request.
 
     Args:
-        name: In requests.
-        path: Of the bundle.
+        name: Name of the model in requests.
+        path: Directory of the bundle.
         policy, runs, decoders, on_pack: See `Scheduler`.
-        variant: Name of a variant, or the first that fits this machine.
-        session: Opens the engine; bring your own to serve another.
+        variant: Name of a variant. Default: the first one that this machine can run.
+        session: Opens the engine; pass your own function to serve another engine.
 
     Raises:
         BundleError: A file is missing or changed.
@@ -135,11 +135,11 @@ def _warm_up(session: Session, manifest: Manifest, variant: Variant) -> None:
 
 
 class Models:
-    """Loaded models by name. `get` is for the event loop; `reload` blocks and is for another thread.
+    """The loaded models by name. `get` may run on the event loop; `reload` blocks and needs another thread.
 
     Args:
-        paths: Of the bundles, by name; the first is the default.
-        load: Opens one.
+        paths: Directories of the bundles, by name; the first is the default.
+        load: Loads one bundle.
     """
 
     def __init__(self, paths: Mapping[str, Path], load: Callable[[str, Path], Model]) -> None:
@@ -152,10 +152,10 @@ class Models:
         return list(self._models.values())
 
     def get(self, name: str | None = None) -> Model:
-        """A model; the only one, or the first, where no name is given.
+        """The model with this name, or the first one where no name is given.
 
         Raises:
-            UsageError: There is none of that name; names the nearest.
+            UsageError: There is no such model; the hint names the nearest one.
         """
         if not name:
             return next(iter(self._models.values()))
@@ -164,10 +164,10 @@ class Models:
         return self._models[name]
 
     def reload(self, name: str) -> None:
-        """Load a bundle again and swap it in at once; what the old one admitted, it still answers.
+        """Load a bundle again and replace the old model, which still answers what it has admitted.
 
         Raises:
-            NaflexError: The new one cannot be loaded; the old one stays.
+            NaflexError: The bundle cannot be loaded; the old model stays.
         """
         with self._reloading:
             self.get(name)
@@ -176,6 +176,6 @@ class Models:
         old.close(600)
 
     def close(self, timeout: float) -> bool:
-        """Drain all."""
+        """Close all models; returns whether each answered all that it had admitted within ``timeout`` seconds."""
         answered = [model.close(timeout) for model in self.all()]
         return all(answered)

@@ -1,8 +1,8 @@
 """Open Inference Protocol v2, with the binary tensor extension: requests to images, results to tensors.
 
-One of two inputs: ``images`` [N] BYTES, encoded files; or ``pixels`` [N, H, W, 3] UINT8, or [H, W, 3] for one.
-Outputs are those of the bundle, one row an image; ``tokens`` has all images' patches one after another, and
-``grid_hw`` [N, 2] INT32 says how many each has.
+A request has one of two inputs: ``images`` [N] BYTES, which are encoded files; or ``pixels`` [N, H, W, 3] UINT8, where
+one image may also be [H, W, 3]. The outputs are those of the bundle, with one row per image. ``tokens`` holds the
+patches of all images one after another, and ``grid_hw`` [N, 2] INT32 gives the rows and columns of each image.
 """
 
 from __future__ import annotations
@@ -31,29 +31,40 @@ _DTYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32"}
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
 class _Tensor(_Part):
     name: str
+    """`images` or `pixels`."""
     datatype: str
+    """`BYTES` for `images`, `UINT8` for `pixels`."""
     shape: list[int]
+    """[N] for `images`; [N, H, W, 3] or [H, W, 3] for `pixels`."""
     parameters: dict[str, Any] = {}
+    """`binary_data_size`, where the content follows the JSON as bytes."""
     data: list[Any] | None = None
+    """The content, where it does not follow as bytes: base64 texts for `images`, integers for `pixels`."""
 
 
 class _Output(_Part):
     name: str
+    """Name of an output of the bundle, or `grid_hw`."""
     parameters: dict[str, Any] = {}
+    """`binary_data`, to get this output as bytes after the JSON."""
 
 
 class InferRequest(_Part):
     """The JSON part of a request."""
 
     id: str = ""
+    """Id of the request, which the answer repeats."""
     inputs: list[_Tensor] = Field(min_length=1)
+    """One tensor, `images` or `pixels`."""
     outputs: list[_Output] = []
+    """Outputs to return. Default: all of them."""
     parameters: dict[str, Any] = {}
+    """`timeout` in microseconds; `priority` from -1 to 1, where 1 goes first; `binary_data_output`, a boolean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +72,11 @@ class Inference:
     """A parsed request.
 
     Attributes:
-        id: Echoed.
-        images: In order.
-        outputs: Name of each, and whether it is sent as bytes.
-        priority: 0 is normal, larger goes first.
-        seconds: In which it is to be answered; ``None`` for the server's own limit.
+        id: Id of the request, which the answer repeats.
+        images: The images, in order.
+        outputs: Name of each output, and whether it is sent as bytes.
+        priority: 0 is normal; larger values go first.
+        seconds: Time within which to answer; ``None`` for the server's limit.
     """
 
     id: str
@@ -76,12 +87,12 @@ class Inference:
 
     @property
     def wanted(self) -> list[str]:
-        """Outputs of the engine; the grid comes with every result."""
+        """Names of the engine's outputs to compute. The grid is part of every result."""
         return [name for name, _ in self.outputs if name != "grid_hw"] or ["pooled"]
 
 
 def metadata(model: Model) -> dict[str, Any]:
-    """Of a model: ``GET v2/models/NAME``."""
+    """Metadata of a model, as ``GET v2/models/NAME`` returns it."""
     images = {"name": "images", "datatype": "BYTES", "shape": [-1]}
     pixels = {"name": "pixels", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}
     outputs = [{"name": s.name, "datatype": "FP32", "shape": [-1, int(s.shape[-1])]} for s in model.variant.outputs]
@@ -95,14 +106,14 @@ def metadata(model: Model) -> dict[str, Any]:
 
 
 def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) -> Inference:
-    """Read a request.
+    """Parse a request.
 
     Args:
-        body: JSON, then the bytes of binary tensors.
-        header_length: Length of the JSON in bytes, ``None`` where it is all.
+        body: The JSON part, followed by the bytes of binary tensors.
+        header_length: Length of the JSON part in bytes; ``None`` where the body is all JSON.
 
     Raises:
-        Problem: What is wrong with it, and where.
+        Problem: The request is not valid; the problem says what is wrong and where.
     """
     if header_length is None:
         header, binary = body, memoryview(b"")
@@ -135,7 +146,7 @@ def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) 
 
 
 def answer(inference: Inference, model: Model, served: Sequence[ImageOutcome]) -> tuple[bytes, dict[str, str]]:
-    """The body of an answer and its headers."""
+    """The body of the answer, and its headers."""
     outputs, chunks = [], []
     for name, binary in inference.outputs:
         values = _values(name, served)
@@ -166,7 +177,7 @@ def _binary(tensor: _Tensor, binary: memoryview) -> memoryview | None:
     size = tensor.parameters.get("binary_data_size")
     for name in ("shared_memory_region", "shared_memory_offset"):
         if name in tensor.parameters:
-            raise _wrong("shared memory is not offered, expected binary data", f"inputs[0].parameters.{name}")
+            raise _wrong("shared memory is not supported, expected binary data", f"inputs[0].parameters.{name}")
     if size is None:
         return None
     if size != len(binary):
@@ -189,14 +200,14 @@ def _encoded(tensor: _Tensor, content: memoryview | None, limits: Limits) -> lis
         start = 0
         while start < len(content) and len(images) < count:
             if start + 4 > len(content):
-                raise _wrong("an element's length is cut off", "inputs[0]")
+                raise _wrong(f"the length of element {len(images)} is cut off", "inputs[0]")
             (length,) = struct.unpack_from("<I", content, start)
             if start + 4 + length > len(content):
                 raise _wrong(f"element {len(images)} is cut off", "inputs[0]")
             images.append(bytes(content[start + 4 : start + 4 + length]))
             start += 4 + length
         if start != len(content):
-            raise _wrong(f"{len(content) - start} bytes are left over", "inputs[0]")
+            raise _wrong(f"expected {count} elements, found {len(content) - start} bytes after them", "inputs[0]")
     if len(images) != count:
         raise _wrong(f"expected {count} elements, found {len(images)}", "inputs[0]")
     return images
@@ -220,7 +231,7 @@ def _pixels(tensor: _Tensor, content: memoryview | None, limits: Limits) -> list
 
 
 def _flat(tensor: _Tensor) -> list[Any]:
-    """Data may be nested as the shape is, or flat."""
+    """The data as a flat list; it may be nested like the shape."""
     data: list[Any] = tensor.data or []
     for _ in tensor.shape[1:]:
         if not (data and all(isinstance(part, list) for part in data)):
@@ -240,9 +251,9 @@ def _outputs(request: InferRequest, model: Model) -> list[tuple[str, bool]]:
         if output.name not in known:
             raise _wrong(f"no output '{output.name[:80]}', expected one of {known}", where)
         if output.parameters.get("classification"):
-            raise _wrong("classification of outputs is not offered, use /v1/classify", where)
+            raise _wrong("classification of outputs is not supported, use /v1/classify", where)
         if "shared_memory_region" in output.parameters:
-            raise _wrong("shared memory is not offered, expected binary data", where)
+            raise _wrong("shared memory is not supported, expected binary data", where)
         found.append((output.name, bool(output.parameters.get("binary_data", everywhere))))
     return found
 

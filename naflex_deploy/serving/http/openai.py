@@ -1,4 +1,4 @@
-"""/v1/embeddings in OpenAI's shape and /v1/classify beside it: images in base64 inside JSON, or multipart files."""
+"""/v1/embeddings in OpenAI's format, and /v1/classify like it. Images are base64 in JSON, or multipart files."""
 
 from __future__ import annotations
 
@@ -19,59 +19,68 @@ from naflex_deploy.serving.http.models import Model
 from naflex_deploy.serving.http.problems import Problem
 
 FILES = "image"
-"""The multipart field of images; give it once an image."""
+"""Name of the multipart field for images; a request repeats it for each image."""
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ImagesRequest(_Body):
-    """What every request of images has.
-
-    Attributes:
-        input: One image or several, in base64, as a ``data:`` URL or bare. URLs are not fetched.
-        model: A loaded bundle's name; the first where it is left out.
-        explain: Add where each image went and how long each stage took.
-        timeout: Seconds in which to answer.
-        priority: 1 goes before 0 goes before -1.
-        user: Taken for compatibility, not used.
-    """
+    """The fields of every request with images."""
 
     input: str | list[str]
+    """One image or several, each in base64 or as a `data:` URL. Other URLs are not fetched."""
     model: str = ""
+    """Name of a loaded bundle. Default: the first one."""
     explain: bool = False
+    """Whether to report the pack of each image and the time of each stage."""
     timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds within which to answer. Default: the server's limit."""
     priority: Annotated[int, Field(ge=-1, le=1)] = 0
+    """Priority in the queue: 1 goes before 0, and 0 before -1."""
     user: str = ""
+    """Accepted for compatibility, but not used."""
 
 
 class EmbeddingsRequest(ImagesRequest):
-    """``POST /v1/embeddings``"""
+    """A request to `POST /v1/embeddings`."""
 
     encoding_format: Literal["float", "base64"] = "float"
+    """Whether vectors are lists of numbers or little-endian float32 in base64."""
 
 
 class ClassifyRequest(ImagesRequest):
-    """``POST /v1/classify``"""
+    """A request to `POST /v1/classify`."""
 
     top: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Maximum number of classes per image."""
 
 
 T = TypeVar("T", bound=ImagesRequest)
 
 
 class Packing(BaseModel):
-    """Where an image went, and seconds of each stage."""
+    """The place of an image in a pack, and the time of each stage."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     pack: int
+    """Number of the pack, from 0."""
     start: int
+    """Index of the image's first token in the pack."""
     tokens: int
+    """Number of the image's tokens, prefix tokens included."""
     budget: int
+    """Largest budget of the engine, in tokens."""
     grid_hw: tuple[int, int]
+    """Rows and columns of the image's patch grid."""
     decoded: float
+    """Seconds from the arrival of the image to the end of decoding."""
     waited: float
+    """Seconds from the end of decoding to the start of the run."""
     ran: float
+    """Seconds of the pack's run."""
 
 
 class Embedding(BaseModel):
@@ -113,10 +122,10 @@ class ClassifyResponse(BaseModel):
 
 
 def parse_json(body: bytes, kind: type[T], limits: Limits) -> tuple[T, list[bytes]]:
-    """A JSON body as a request and its images.
+    """Parse a JSON body into a request and its images.
 
     Raises:
-        Problem: What is wrong with it, and where.
+        Problem: The body is not valid; the problem says what is wrong and where.
     """
     try:
         request = kind.model_validate_json(body)
@@ -128,22 +137,22 @@ def parse_json(body: bytes, kind: type[T], limits: Limits) -> tuple[T, list[byte
 
 
 async def parse_multipart(body: bytes, headers: Headers, kind: type[T], limits: Limits) -> tuple[T, list[bytes]]:
-    """A multipart body as a request and its images.
+    """Parse a multipart body into a request and its images.
 
     Raises:
-        Problem: What is wrong with it, and where.
+        Problem: The body is not valid; the problem says what is wrong and where.
     """
 
     async def stream() -> AsyncIterator[bytes]:
         yield body
 
     parser = MultiPartParser(headers, stream(), max_files=limits.items, max_fields=16)  # type: ignore[arg-type]
-    parser.spool_max_size = len(body) + 1  # it is in memory already: not to disk
+    parser.spool_max_size = len(body) + 1  # the body is in memory already, so spool nothing to disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
         reason = "too_many_items" if "Too many" in error.message else "bad_request"
-        raise Problem(422, reason, f"not the multipart form expected: {error.message}") from None
+        raise Problem(422, reason, f"the multipart form cannot be read: {error.message}") from None
     fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
     files = [value for name, value in form.multi_items() if isinstance(value, UploadFile) and name == FILES]
     limits.check_count(len(files), "input", f"send each image as a file in the field `{FILES}`")
@@ -171,7 +180,7 @@ def embeddings(request: EmbeddingsRequest, model: Model, served: Sequence[ImageO
 def classes(request: ClassifyRequest, model: Model, served: Sequence[ImageOutcome]) -> ClassifyResponse:
     head = model.manifest.head
     if head is None:
-        raise Problem(422, "no_such_output", f"model '{model.name}' names no classes", param="model")
+        raise Problem(422, "no_such_output", f"model '{model.name}' has no classes", param="model")
     data = [
         Classification(
             index=index,

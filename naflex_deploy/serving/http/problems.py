@@ -1,4 +1,4 @@
-"""Every way a request can fail, as one schema with an HTTP status."""
+"""Every error that a request can get, in one schema with an HTTP status."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from naflex_deploy.runtime.scheduling.queue import DeadlineError
 
 
 class Problem(NaflexError):
-    """A request that is answered with an error.
+    """An error with which a request is answered.
 
     Args:
         status: HTTP status.
-        reason: Of a closed set, for programs and metrics: ``body_too_large``, ``queue_full``, …
-        message: What was expected and found. One line.
+        reason: One of a closed set, for programs and metrics: ``body_too_large``, ``queue_full``, …
+        message: What was expected and what was found. One line.
         hint: What to do about it.
-        param: The part of the request at fault, ``input[3]``.
-        retry_after: Seconds, where sending it again can help.
+        param: The part of the request that is wrong, such as ``input[3]``.
+        retry_after: Seconds to wait before the request is sent again; ``None`` where that cannot help.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Problem(NaflexError):
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def content(self, path: str, request_id: str) -> dict[str, Any]:
-        """The answer's body. The Open Inference Protocol wants ``error`` to be text; OpenAI's clients, an object."""
+        """The answer's body. ``error`` is text in the Open Inference Protocol, and an object for OpenAI's clients."""
         fields = {
             "message": self.message,
             "type": self.reason,
@@ -58,7 +58,7 @@ class Problem(NaflexError):
 
 
 def problem_of(error: BaseException, param: str | None = None) -> Problem:
-    """The problem that an error of the runtime is to a caller."""
+    """The problem that reports an error of the runtime to the sender of a request."""
     match error:
         case Problem():
             return error
@@ -75,4 +75,6 @@ def problem_of(error: BaseException, param: str | None = None) -> Problem:
         case EngineError():
             return Problem(500, "engine_failed", error.message, hint=error.hint, param=param)
         case _:
-            return Problem(500, "internal", f"{type(error).__name__} in the server", hint="see its log")
+            return Problem(
+                500, "internal", f"the server failed with {type(error).__name__}", hint="see the server's log"
+            )

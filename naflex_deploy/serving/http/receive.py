@@ -1,4 +1,4 @@
-"""Receive a request's body within its limits, and notice when its sender leaves."""
+"""Receive the body of a request within limits, and notice when its sender leaves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from naflex_deploy.serving.http.problems import Problem
 
 
 class Buffers:
-    """Room for the bodies of all requests together.
+    """Limits the memory that the bodies of all requests take together.
 
     Attributes:
-        used: Bytes that are taken.
+        used: Number of bytes in use.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -27,14 +27,14 @@ class Buffers:
 
     @asynccontextmanager
     async def body(self, headers: Mapping[bytes, bytes], receive: Receive) -> AsyncIterator[bytes]:
-        """The body, whose room is taken before it arrives and given back at the end of the block.
+        """Receive a body. Its memory is reserved before it arrives, and released at the end of the block.
 
         Args:
-            headers: Of the request, names in lower case.
-            receive: Of the request; nothing was received yet.
+            headers: Headers of the request, with names in lower case.
+            receive: ASGI receive function of the request, from which nothing was received yet.
 
         Raises:
-            Problem: Too large, too slow, in an unknown encoding, or there is no room.
+            Problem: The body is too large, too slow or in an unknown encoding, or the server has no room for it.
             ClientDisconnect: The sender left.
         """
         limit, seconds = self.limits.body_bytes, self.limits.receive_seconds
@@ -46,7 +46,13 @@ class Buffers:
             raise Problem(415, "unsupported_encoding", f"expected gzip or deflate, found {encoding[:40]!r}")
         room = limit if declared is None or encoding != "identity" else int(declared)
         if self.used + room > self.limits.buffered_bytes:
-            raise Problem(429, "buffers_full", "the server holds too many requests' bodies", retry_after=1)
+            raise Problem(
+                429,
+                "buffers_full",
+                "the server has no room for another body",
+                hint="send it again later",
+                retry_after=1,
+            )
         self.used += room
         try:
             try:
@@ -60,7 +66,7 @@ class Buffers:
 
 
 async def left(receive: Receive) -> None:
-    """Return when the sender has left; only after the body was read."""
+    """Wait until the sender leaves. Call it only after the body was read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

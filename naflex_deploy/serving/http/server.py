@@ -1,4 +1,4 @@
-"""The server's process: its socket, its signals, its end."""
+"""Run the server process: open the socket, handle signals, drain and stop."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from naflex_deploy.serving.http.service import Service
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve.
+    """Settings of a server.
 
     Attributes:
-        host, port: Where to listen; port 0 takes a free one.
-        policy: Of every model's queue.
-        limits: Of requests.
-        keys: API keys; none: no key is asked for.
-        notice_seconds: Between not being ready and closing the socket, so that load balancers see it.
-        drain_seconds: In which what was admitted must be answered.
+        host, port: Address to listen on; port 0 selects a free one.
+        policy: Policy of every model's queue.
+        limits: Limits of requests.
+        keys: Accepted API keys; without any, no key is required.
+        notice_seconds: Seconds between reporting not ready and closing the socket, so that load balancers notice.
+        drain_seconds: Seconds within which the admitted requests must be answered.
     """
 
     host: str = "127.0.0.1"
@@ -50,7 +50,7 @@ class Settings:
 
 
 def load_models(paths: Mapping[str, Path], policy: Policy, metrics: Metrics) -> Models:
-    """Open bundles by name; all share one pool of decoding threads."""
+    """Open bundles by name. All of them share one pool of decoding threads."""
     decoders = ThreadPoolExecutor(cores(), "decode")
 
     def load(name: str, path: Path) -> Model:
@@ -60,26 +60,27 @@ def load_models(paths: Mapping[str, Path], policy: Policy, metrics: Metrics) -> 
 
 
 def serve(paths: Mapping[str, Path], settings: Settings) -> bool:
-    """Serve bundles until SIGTERM or SIGINT; SIGHUP loads every bundle again.
+    """Serve bundles until SIGTERM or SIGINT. SIGHUP reloads every bundle.
 
     Args:
-        paths: Of the bundles, by name.
+        paths: Directories of the bundles, by name.
+        settings: Settings of the server.
 
     Returns:
-        Whether everything admitted was answered before the end.
+        Whether every admitted request was answered before the end.
 
     Raises:
-        NaflexError: A bundle cannot be loaded, or the address not listened on.
+        NaflexError: A bundle cannot be loaded, or the server cannot listen on the address.
     """
     metrics = Metrics()
     return serve_models(load_models(paths, settings.policy, metrics), settings, metrics)
 
 
 def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
-    """`serve` for models that are loaded already.
+    """Like `serve`, for models that are loaded already.
 
     Raises:
-        UsageError: The address cannot be listened on.
+        UsageError: The server cannot listen on the address.
     """
     with _bound(settings.host, settings.port) as address:
         flush_log = _prepare_process()
@@ -102,22 +103,22 @@ def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
 
 
 def _prepare_process() -> Callable[[], None]:
-    """What holds for the whole process. Returns what writes the log's lines out."""
+    """Set up logging and garbage collection of the process. Returns a function that flushes the log."""
     handler = BufferedLines()
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    # Nobody reads a record's thread and process, and finding them out costs more than the rest of a line.
+    # The log does not show a record's thread and process, and looking them up costs more than the rest of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # Threads give up the interpreter sooner than after 5 ms, so that none keeps the event loop waiting for long.
+    # Threads switch sooner than after the default 5 ms, so that none of them blocks the event loop for long.
     sys.setswitchinterval(0.001)
-    # What is loaded by now stays: looking through all of it again would stop the server for a tenth of a second.
+    # Exempt the objects loaded so far from garbage collection, which would stop the server for a tenth of a second.
     gc.collect()
     gc.freeze()
     return handler.flush
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket on an address, not listening yet."""
+    """A socket that is bound to an address and does not listen yet."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
@@ -126,13 +127,14 @@ def _bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(
-            f"cannot listen on {host}, port {port}: {reason}", hint="choose another; port 0 is any that is free"
+            f"cannot listen on {host}, port {port}: {reason}",
+            hint="choose another address or port; port 0 selects a free port",
         ) from None
     return found
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, with a drain before its end and a reload."""
+    """A uvicorn server that drains before it stops, and reloads bundles on SIGHUP."""
 
     def __init__(
         self, config: uvicorn.Config, service: Service, settings: Settings, flush_log: Callable[[], None]

@@ -1,4 +1,4 @@
-"""What the routes of a server share: its models, its limits, and how a request is admitted and run."""
+"""What the routes share: models, limits, and the way in which a request is admitted and run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from naflex_deploy.serving.http.problems import Problem, problem_of
 from naflex_deploy.serving.http.receive import Buffers
 
 INLINE = 64 << 10
-"""Bytes up to which a body is parsed, and an answer is written, on the event loop."""
+"""Largest body, in bytes, that is parsed or written on the event loop instead of in another thread."""
 
 R = TypeVar("R")
 
 
 class Service:
-    """One server's.
+    """The shared state of one server.
 
     Attributes:
-        draining: Set when the server is about to stop: it is not ready and takes no more work.
+        draining: Whether the server is about to stop. It is then not ready and accepts no more requests.
     """
 
     def __init__(self, models: Models, limits: Limits, keys: Keys, metrics: Metrics) -> None:
@@ -44,15 +44,15 @@ class Service:
             raise Problem(404, "no_such_model", error.message, hint=error.hint) from None
 
     def check_ready(self, model: Model | None = None) -> None:
-        """Turn a request away before its body is received: for a model, or where none has room."""
+        """Refuse a request before its body is received, where its model, or every model, has no room."""
         if self.draining:
-            raise Problem(503, "draining", "the server is shutting down", hint="use another one", retry_after=1)
+            raise Problem(503, "draining", "the server is shutting down", hint="use another server", retry_after=1)
         full: QueueFullError | None = None
         for candidate in [model] if model else self.models.all():
             try:
                 candidate.scheduler.check(1, self.limits.deadline_seconds)
                 return
-            except ClosedError:  # replaced in this moment: `run` takes the new one
+            except ClosedError:  # the model has just been replaced, and `run` takes the new one
                 return
             except QueueFullError as error:
                 full = error
@@ -62,14 +62,14 @@ class Service:
     async def run(
         self, scope: Scope, receive: Receive, name: str, images: Sequence[Sent], outputs: Sequence[str], **options: Any
     ) -> tuple[Model, list[ImageOutcome]]:
-        """Infer on the model that has the name now, and note it."""
+        """Run images on the model that has this name now, and record what ran."""
         model = self.model(name)
         fields = scope["state"]["fields"]
         fields["model"], fields["images"] = model.name, len(images)
         try:
             served = await infer(receive, model, images, outputs, self.limits, **options)
         except Problem as problem:
-            # Replaced in this moment: the one that was closed took none of these images, or gave them back.
+            # The model has just been replaced. The closed one did not admit these images, or failed them unanswered.
             if problem.reason != "draining" or self.model(name) is model:
                 raise
             return await self.run(scope, receive, name, images, outputs, **options)
@@ -79,7 +79,7 @@ class Service:
 
 
 async def work(size: int, function: Callable[..., R], *args: Any) -> R:
-    """Call a function whose time goes with a size in bytes, off the event loop where that is large."""
+    """Call a function, in another thread where ``size``, the number of bytes that it processes, is large."""
     if size <= INLINE:
         return function(*args)
     return await asyncio.to_thread(function, *args)

@@ -1,11 +1,11 @@
-"""Embedding many images on Ray Data: files in, Parquet out, resumable, a row for every input.
+"""Embed many images on Ray Data: files in, Parquet out, one row per input. Runs can be resumed.
 
     from naflex_deploy.serving.ray.data import embed_to_parquet
     embed_to_parquet(paths, "build/doc-ocr", "vectors", workers=8)
 
-The inputs are cut into shards in their order. A shard's vectors and its rejected images are two Parquet files,
-which appear whole or not at all: a run that is started again does the shards that are missing, and a worker that is
-killed costs the shard that it was at, which Ray gives to another.
+The inputs are split into shards in their order. The vectors and the rejected images of a shard are two Parquet files,
+which appear whole or not at all. A run that is started again embeds the missing shards. If a worker is killed, only
+the shard that it was working on is lost, and Ray gives it to another worker.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Totals:
-    """Rows written by this run and by those before it."""
+    """Numbers of embedded and rejected rows of this run, and of its shards and those done before."""
 
     embedded: int
     rejected: int
@@ -46,14 +46,14 @@ class Totals:
 
 
 class EmbedImages:
-    """For ``Dataset.map_batches``: adds ``embedding`` [D] float32 and ``error``, a row for every input.
+    """For ``Dataset.map_batches``: adds the columns ``embedding`` [D] float32 and ``error`` to every row.
 
-    A row whose image is bad has an ``error`` and an embedding of zeros. Of several frames the first counts.
+    A row whose image is bad has an ``error`` and an embedding of zeros. Only the first frame of an input is embedded.
 
     Args:
-        bundle: Path of the bundle, on every machine.
-        column: Of images: paths, or encoded images as bytes.
-        threads: Of the engine on a CPU; with a worker a core, one.
+        bundle: Path of the bundle, which every machine can read.
+        column: Column with the images: paths, or encoded images as bytes.
+        threads: Number of threads of an engine on a CPU; 1 where there is one worker per core.
     """
 
     def __init__(self, bundle: str, column: str = "path", threads: int = 1) -> None:
@@ -74,7 +74,7 @@ class EmbedImages:
 
 
 class WriteShards:
-    """For ``Dataset.map_batches`` over shards: embeds each and writes its two Parquet files."""
+    """For ``Dataset.map_batches`` over shards: embeds each shard and writes its two Parquet files."""
 
     def __init__(self, bundle: str, output: str, threads: int = 1) -> None:
         self._embed = EmbedImages(bundle, threads=threads)
@@ -92,7 +92,7 @@ class WriteShards:
         rejected["error"] = [error for error in found["error"] if error]
         _write_table(self._output / f"rejected-{number:06}.parquet", rejected)
         kept = {"path": [p for p, ok in zip(paths, good, strict=True) if ok], "embedding": found["embedding"][good]}
-        # Last: where it stands, the shard is complete.
+        # This file comes last, because it marks the shard as complete.
         _write_table(_part(self._output, number), kept)
         return int(good.sum()), int((~good).sum())
 
@@ -107,15 +107,15 @@ def embed_to_parquet(
     cpus: float = 1.0,
     gpus: float = 0.0,
 ) -> Totals:
-    """Embed files on a Ray cluster; call it again to go on.
+    """Embed files on a Ray cluster. Call it again to resume a run that was interrupted.
 
     Args:
         inputs: Paths that every machine can read.
-        bundle: Likewise.
+        bundle: Path of the bundle, which every machine can read.
         output: Directory of ``part-*.parquet`` (path, embedding) and ``rejected-*.parquet`` (path, error).
-        shard: Inputs of one pair of files: the unit of resuming.
-        workers: Engines.
-        cpus, gpus: Of each.
+        shard: Number of inputs per shard, which is the unit of resuming.
+        workers: Number of workers, each with an engine.
+        cpus, gpus: CPU cores and GPUs of each worker.
 
     Raises:
         OutputError: The directory holds the output of other inputs, another bundle or another shard size.
@@ -178,7 +178,8 @@ def _check_plan(output: Path, paths: Sequence[str], bundle: Path, shard: int) ->
         if found != plan:
             changed = [key for key in plan if found.get(key) != plan[key]]
             raise OutputError(
-                f"{output} holds another run's output: {', '.join(changed)} differ", hint="choose another directory"
+                f"{output} holds the output of another run: {', '.join(changed)} differ",
+                hint="choose another directory",
             )
         return
     output.mkdir(parents=True, exist_ok=True)

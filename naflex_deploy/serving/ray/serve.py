@@ -4,8 +4,8 @@
     from naflex_deploy.serving.ray.serve import deployment
     serve.run(deployment("build/doc-ocr", num_replicas=2))
 
-Ray's own batching counts requests; here the replica's scheduler packs tokens, so `max_ongoing_requests` is to be
-large enough to fill packs. Over HTTP it answers like ``/v1/embeddings``; by its handle, ``embed`` takes images.
+Ray's batching counts requests, while the replica's scheduler packs tokens, so `max_ongoing_requests` must be large
+enough to fill packs. Over HTTP a replica answers like ``/v1/embeddings``; through a handle, ``embed`` takes images.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from naflex_deploy.serving.http.problems import problem_of
 
 
 class PackedEmbedder:
-    """What a replica runs.
+    """The class that a replica runs.
 
     Args:
-        bundle: Path of the bundle, on every machine.
-        limits: Of requests.
+        bundle: Path of the bundle, which every machine can read.
+        limits: Limits of requests.
     """
 
     def __init__(self, bundle: str, limits: Limits | None = None) -> None:
@@ -43,15 +43,15 @@ class PackedEmbedder:
         self._limits = limits or Limits()
 
     async def embed(self, images: list[Sent]) -> npt.NDArray[np.float32]:
-        """[N, D] float32 of encoded images or [h, w, 3] pixels, in order.
+        """Embed encoded images or [h, w, 3] pixels: [N, D] float32, in order.
 
         Raises:
-            Problem: Of the first image that failed, or of the queue.
+            Problem: The first image that failed, or the queue, caused an error.
         """
         return np.stack([item.outputs["pooled"] for item in await self._run(images)])
 
     async def __call__(self, request: Request) -> Response:
-        """``POST`` of a JSON body as ``/v1/embeddings`` takes it."""
+        """Answer a ``POST`` with a JSON body like that of ``/v1/embeddings``."""
         try:
             body = await request.body()
             parsed, images = await asyncio.to_thread(openai.parse_json, body, openai.EmbeddingsRequest, self._limits)
@@ -67,7 +67,7 @@ class PackedEmbedder:
 
 
 async def _never() -> Message:
-    """Ray itself cancels the call of a sender who left."""
+    """Report no disconnect, because Ray cancels the call itself when the sender leaves."""
     waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
     return await waiting
 
@@ -78,10 +78,10 @@ def deployment(
     """A Ray Serve application of `PackedEmbedder`.
 
     Args:
-        bundle: Path of the bundle, on every machine.
-        limits: Of requests.
-        max_ongoing_requests: Of a replica; enough to fill packs.
-        options: Of ``serve.deployment``, such as ``num_replicas``.
+        bundle: Path of the bundle, which every machine can read.
+        limits: Limits of requests.
+        max_ongoing_requests: Maximum number of concurrent requests per replica; use enough to fill packs.
+        options: Further options of ``serve.deployment``, such as ``num_replicas``.
 
     Raises:
         MissingExtraError: Ray is not installed.

@@ -1,6 +1,6 @@
-"""A model repository for NVIDIA Triton Server.
+"""Write a model repository for NVIDIA Triton Server.
 
-The names here are public: they are all that the Python model of a written repository imports.
+The names here are public, because the Python model in a repository imports them and nothing else of this package.
 """
 
 from naflex_deploy.core.errors import ImageError

@@ -1,4 +1,4 @@
-"""The Python model of a Triton Server repository: encoded images to the inputs of the engine.
+"""The Python model of a Triton Server repository, which turns encoded images into the inputs of the engine.
 
 It is copied into the repository as ``1/model.py``, beside ``manifest.json`` and ``variant.txt``. The server's Python
 needs ``pip install naflex-deploy``, without extras.
@@ -15,14 +15,14 @@ from naflex_deploy.serving.triton_server import ImageError, Preprocessor
 
 
 class TritonPythonModel:
-    """Answers each request with one pack."""
+    """Answers each request with the engine inputs of one pack."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the manifest of the bundle."""
         self._preprocess = Preprocessor.open(Path(args["model_repository"]) / args["model_version"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Make a pack for each request; a bad image fails its request alone."""
+        """Make a pack for each request. A bad image fails only its own request."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Encoded images to the inputs of an engine, for a Python model of Triton Server."""
+"""Turn encoded images into the inputs of an engine, for a Python model of Triton Server."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.packing.prepare import Preparer
 
 VARIANT = "variant.txt"
-"""File that names the variant, beside the manifest."""
+"""Name of the file, next to the manifest, that holds the name of the variant."""
 
 GRIDS = "image_grid_hw"
-"""Output with the rows and columns of each image's patches."""
+"""Name of the output with the rows and columns of each image's patch grid."""
 
 
 class Preprocessor:
     """Decodes, fits and cuts the images of a request, and lays them out as one pack.
 
     Args:
-        manifest: The bundle's.
-        variant: The variant whose inputs are made.
+        manifest: Manifest of the bundle.
+        variant: The variant whose inputs are computed.
     """
 
     def __init__(self, manifest: Manifest, variant: Variant) -> None:
@@ -35,15 +35,15 @@ class Preprocessor:
 
     @classmethod
     def open(cls, folder: Path) -> Preprocessor:
-        """Read the manifest and the variant's name from the directory of a model's version."""
+        """Read the manifest and the name of the variant from the directory of a model version."""
         manifest = Manifest.read(folder)
         return cls(manifest, manifest.variant((folder / VARIANT).read_text(encoding="utf-8").strip()))
 
     def __call__(self, images: Sequence[bytes]) -> dict[str, npt.NDArray[np.generic]]:
-        """The engine's inputs by name, and `GRIDS` [N+1, 2] int32.
+        """Compute the engine's inputs by name, and `GRIDS` [N, 2] int32.
 
         Raises:
-            ImageError: An image cannot be used, there is none, or together they do not fit into a pack.
+            ImageError: An image cannot be used, there are no images, or they do not fit into one pack.
         """
         pack = self._pack(images)
         views = {spec.role.value: pack.view(spec.role) for spec in self._variant.inputs} | {GRIDS: pack.grid_hw}
@@ -61,7 +61,7 @@ class Preprocessor:
         tokens = sum(self._prefix + len(image) for image in patches)
         if tokens > self._variant.budgets[-1]:
             raise ImageError(
-                f"expected at most {self._variant.budgets[-1]} tokens in a request, found {tokens}",
+                f"expected at most {self._variant.budgets[-1]} tokens per request, found {tokens}",
                 hint="send fewer images at once",
             )
         return Pack.of(patches, prefix=self._prefix)

@@ -1,10 +1,10 @@
 """A model repository for NVIDIA Triton Server: preprocessing, the engine, and an ensemble of both.
 
     NAME/             ensemble: images [N] BYTES in; the bundle's outputs and image_grid_hw [N, 2] out
-    NAME_preprocess/  Python model: decodes, fits, cuts, packs
+    NAME_preprocess/  Python model: decodes, fits, cuts and packs images
     NAME_engine/      the ONNX graph or the TensorRT plan, warmed up with a pack of each budget
 
-A request is one pack. Packs are not formed across requests: an ensemble cannot, `naflex-deploy serve` does.
+Each request becomes one pack. An ensemble cannot form packs across requests; `naflex-deploy serve` can.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ class _Tensor:
 def write_repository(
     bundle: Path, output: Path, *, variant: str | None = None, settings: Sequence[str] = (), force: bool = False
 ) -> list[str]:
-    """Write a repository for a bundle; it appears when it is whole.
+    """Write a model repository for a bundle. It appears only when it is complete.
 
     Args:
-        bundle: Whose files are checked against its manifest.
-        output: The repository's directory.
-        variant: Name of one; the first for ONNX Runtime or TensorRT where it is left out. It need not run here.
-        settings: How inputs are read, see `adjust`.
-        force: Replace what stands there.
+        bundle: Directory of the bundle, whose files are checked against its manifest.
+        output: Directory of the repository.
+        variant: Name of a variant, which need not run here. Default: the first one for ONNX Runtime or TensorRT.
+        settings: How inputs are read; see `adjust`.
+        force: Replace what exists at ``output``.
 
     Returns:
         Names of the models, the ensemble first.
 
     Raises:
         UsageError: There is no such variant, or a setting is wrong.
-        IncompatibleError: Triton Server has no backend for it, or its images become several.
+        IncompatibleError: Triton Server has no backend for the variant, or the profile cuts images into tiles.
         BundleError: A file is missing or changed.
-        OutputError: The repository exists, or cannot be written.
+        OutputError: The repository exists or cannot be written.
     """
     opened = Bundle.open(bundle)
     manifest = opened.manifest.model_copy(update={"config": adjust(opened.manifest.config, settings)})
@@ -72,8 +72,8 @@ def write_repository(
         shrunk = ["--set image.fit=shrink-only"] * (image.fit == "tiles")
         shrunk += ["--set image.oversize=shrink"] * (image.oversize == "tiles")
         raise IncompatibleError(
-            "the bundle's profile cuts images into tiles, whose results nothing in Triton Server joins",
-            hint=f"serve it by naflex-deploy serve, or have large images shrunk: {' '.join(shrunk)}",
+            "the bundle's profile cuts images into tiles, and Triton Server cannot join the results of tiles",
+            hint=f"use naflex-deploy serve, or shrink large images: {' '.join(shrunk)}",
         )
     opened.check(opened.files_of(chosen))
     name = bundle.resolve().name
@@ -93,7 +93,7 @@ def _choose(manifest: Manifest, name: str | None) -> Variant:
         if variant.backend in _PLATFORMS and variant.gate.status != "failed":
             return variant
     raise IncompatibleError(
-        f"Triton Server runs variants of {sorted(_PLATFORMS)} that passed their gate, found "
+        f"expected a variant for one of {sorted(_PLATFORMS)} that did not fail its gate, found "
         f"{[f'{variant.name} ({variant.gate.status})' for variant in named]}",
         hint="build one with --backend onnxruntime or --backend tensorrt",
     )
@@ -117,7 +117,7 @@ def _write_engine(folder: Path, bundle: Bundle, variant: Variant) -> None:
     version.mkdir(parents=True)
     shutil.copy2(bundle.path / variant.model, version / file_name)
     for name in bundle.files_of(variant)[1:]:
-        # The graph names its weights by their path in the bundle.
+        # The graph refers to its weights by their path in the bundle.
         (version / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(bundle.path / name, version / name)
     warm_up = [_warm_up(folder, bundle.manifest, variant, budget) for budget in variant.budgets]
@@ -127,7 +127,7 @@ def _write_engine(folder: Path, bundle: Bundle, variant: Variant) -> None:
 
 
 def _warm_up(folder: Path, manifest: Manifest, variant: Variant, budget: int) -> str:
-    """A pack of one image, its tensors as files."""
+    """Write the tensors of a pack of one image to files, and return the warm-up section that names them."""
     patches = budget - manifest.model.prefix
     width = 3 * manifest.preprocessing.patch_size**2
     raw = any(spec.role is Role.PATCHES and spec.dtype == "uint8" for spec in variant.inputs)

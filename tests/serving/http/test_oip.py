@@ -108,7 +108,7 @@ def test_errors_reach_the_public_client_as_text(client):
         client.infer("sums", [files_input()], outputs=[triton.InferRequestedOutput("poold")])
     tensor = triton.InferInput("images", [1], "BYTES")
     tensor.set_shared_memory("region", 64)
-    with pytest.raises(InferenceServerException, match="shared memory is not offered"):
+    with pytest.raises(InferenceServerException, match="shared memory is not supported"):
         client.infer("sums", [tensor])
 
 
@@ -144,7 +144,11 @@ FILES = {"name": "images", "datatype": "BYTES", "shape": [1]}
         ({**FILES, "data": []}, b"", "expected 1 elements"),
         ({**FILES, "parameters": {"binary_data_size": 3}}, bytes(3), "cut off"),
         ({**FILES, "parameters": {"binary_data_size": 8}}, b"\xff\xff\xff\xff1234", "cut off"),
-        ({**FILES, "parameters": {"binary_data_size": 9}}, b"\1\0\0\0x1234", "left over"),
+        (
+            {**FILES, "parameters": {"binary_data_size": 9}},
+            b"\1\0\0\0x1234",
+            "expected 1 elements, found 4 bytes after them",
+        ),
     ],
 )
 def test_wrong_tensors_are_named(server, tensor, content, message):

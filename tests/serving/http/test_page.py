@@ -87,7 +87,7 @@ def test_a_refused_image_is_explained_and_a_key_is_asked_for(page):
         page.wait("document.querySelectorAll('#model option').length === 1")
         drop(page, [png(IMAGES[0]), png(IMAGES[1])])
         page.wait("document.getElementById('problem').textContent !== ''")
-        assert "input[1]: expected sides of at most 3:1" in page.evaluate("problem.textContent")
+        assert "input[1]: expected an aspect ratio of at most 3:1" in page.evaluate("problem.textContent")
         drop(page, [png(IMAGES[0])])
         page.wait("!document.getElementById('result').hidden && problem.textContent === ''")
 
