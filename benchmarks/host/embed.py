@@ -24,8 +24,8 @@ from benchmarks.support.timing import interleaved
 from naflex_deploy import build, load
 from naflex_deploy.core.machine import cores, cpu_name
 from naflex_deploy.runtime.engine import Engine
-from naflex_deploy.runtime.images.decode import Source
 from naflex_deploy.runtime.images.fit import apply_fit, plan_fit
+from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.prepare import Preparer
 
 SIZE = (1600, 1200)

@@ -16,6 +16,7 @@ from naflex_deploy.core.machine import cpu_flags, cpu_name, int8_warning, system
 from naflex_deploy.runtime.backends import cuda_device, find
 from naflex_deploy.runtime.backends.backend import Check
 from naflex_deploy.runtime.bundle.bundle import Bundle, Candidate
+from naflex_deploy.runtime.images.versions import pixel_versions
 
 PACKAGE = "naflex-deploy"
 
@@ -32,7 +33,7 @@ def command(bundle: Path | None, as_json: bool) -> None:
 
     With a BUNDLE, also which of its variants are sound and run here.
     """
-    rows = [*_system(), *_runtime(), *_extras(), *(_variants(bundle) if bundle else [])]
+    rows = [*_system(), *_runtime(), *_pixels(), *_extras(), *(_variants(bundle) if bundle else [])]
     if as_json:
         print_json("doctor", checks=[dict(zip(("what", "found", "remedy"), row, strict=True)) for row in rows])
     else:
@@ -59,6 +60,11 @@ def _gpu_remedy(gpu: cuda_device.Device | str) -> str:
 
 def _runtime() -> list[Check]:
     return [check for name in reversed(FOLDERS) for check in find(name).checks()]
+
+
+def _pixels() -> list[Check]:
+    """The versions of the libraries that decide pixels."""
+    return [("pixels", ", ".join(f"{name} {number}" for name, number in pixel_versions().items()), "")]
 
 
 def _variants(path: Path) -> list[Check]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +21,26 @@ from naflex_deploy.cli.terminal import (
 )
 from naflex_deploy.core.errors import GateError, IncompatibleError
 
+if TYPE_CHECKING:
+    from naflex_deploy.runtime.bundle.golden_images import PixelCheck
+
+
+def print_pixels(pixels: PixelCheck | None) -> None:
+    """What became of the golden images, and which libraries changed since the build."""
+    if pixels is None:
+        out.print("golden images: none in this bundle, which an earlier version built")
+        return
+    if not pixels.changed:
+        out.print(f"golden images: {pixels.images} read, every patch equal to the bit")
+        return
+    out.print(f"golden images: {len(pixels.changed)} of {pixels.images} differ, by up to {pixels.worst} levels of 255")
+    for name, difference in pixels.changed.items():
+        out.print(f"  {name}: {difference}")
+    for name, now in pixels.versions.items():
+        before = pixels.made_with.get(name)
+        if before != now:
+            out.print(f"  {name} {now} here, {before or 'none'} at the build")
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -31,9 +53,10 @@ from naflex_deploy.core.errors import GateError, IncompatibleError
 @json_option
 @reports_errors
 def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
-    """Check a bundle on this machine: every digest, and every engine that runs here on the golden packs.
+    """Check a bundle on this machine: every digest, its golden images, and every engine on the golden packs.
 
-    Needs no torch and no network. Exits 3 where an engine misses its gate, 4 where none can run.
+    Needs no torch and no network. Exits 3 where an engine misses its gate or images give other pixels than when the
+    bundle was built, 4 where no engine can run.
     """
     from naflex_deploy.runtime.bundle.verify import verify
 
@@ -46,6 +69,7 @@ def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
             passed=verification.passed,
             signed=signature is not None,
             gates={name: gate.model_dump() for name, gate in verification.gates.items()},
+            pixels=asdict(verification.pixels) if verification.pixels else None,
             report=str(verification.report) if verification.report else None,
         )
     else:
@@ -67,6 +91,7 @@ def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
         for name, gate in verification.gates.items():
             if decisions := describe_decisions(gate):
                 out.print(f"{name}: {decisions}")
+        print_pixels(verification.pixels)
         where = verification.report or "not written: the bundle is read-only"
         if signature is not None:
             out.print(f"signed with the key of {signature}")
@@ -74,6 +99,9 @@ def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
     failed = [name for name, gate in verification.gates.items() if gate.status == "failed"]
     if failed:
         err.print(f"[bold red]error:[/] {', '.join(failed)} missed the gate")
+        sys.exit(GateError.code)
+    if verification.pixels and not verification.pixels.passed:
+        err.print("[bold red]error:[/] the image libraries of this machine give other pixels than those of the build")
         sys.exit(GateError.code)
     if not verification.passed:
         err.print("[bold red]error:[/] no variant can run on this machine")

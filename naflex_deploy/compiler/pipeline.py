@@ -20,6 +20,7 @@ from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.checkpoints.patch_resize import with_patch_size
 from naflex_deploy.compiler.checkpoints.text_checkpoint import read_text
 from naflex_deploy.compiler.export import export, input_specs, output_specs
+from naflex_deploy.compiler.golden_images import golden_contents
 from naflex_deploy.compiler.golden_packs import make_golden
 from naflex_deploy.compiler.head import make_head
 from naflex_deploy.compiler.quantize.spec import QuantSpec, numbered
@@ -36,6 +37,8 @@ from naflex_deploy.runtime.backends import cannot_run, executed_by, find, open_s
 from naflex_deploy.runtime.bundle.bundle import refuse_replacing
 from naflex_deploy.runtime.bundle.footprint import run_peak
 from naflex_deploy.runtime.bundle.golden import Golden, measure
+from naflex_deploy.runtime.bundle.golden_images import FILE as GOLDEN_IMAGES
+from naflex_deploy.runtime.bundle.golden_images import GoldenImages
 
 Report = Callable[[str], None]
 
@@ -108,6 +111,7 @@ def build_bundle(
             labels=numbered(spec.gate_labels, head.labels if head else ()) if spec else (),
         )
         golden.write(partial / GOLDEN)
+        GoldenImages.of(golden_contents(), checkpoint.preprocessing).write(partial / GOLDEN_IMAGES)
         if spec is not None:
             spec.write(partial / CALIBRATION)
         report(f"lowering for {backend}, {precision}")

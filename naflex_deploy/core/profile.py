@@ -20,7 +20,17 @@ from pydantic_core import ErrorDetails
 
 from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.errors import UsageError, nearest
-from naflex_deploy.core.profile_values import Backend, Budgets, ByteCount, Output, ProfileName, Score, Target, once
+from naflex_deploy.core.profile_values import (
+    Backend,
+    Budgets,
+    ByteCount,
+    Output,
+    ProfileName,
+    Range,
+    Score,
+    Target,
+    once,
+)
 
 SCHEMA = 1
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
@@ -45,6 +55,11 @@ class ImageSection(Section):
         overlap: Number of patches by which neighbouring tiles overlap.
         max_tiles: Maximum number of tiles per page.
         max_pixels: Maximum number of pixels of a decoded image.
+        pixel_aspect: ``file`` brings pixels that the file states not to be square to squares; ``square`` takes all
+            pixels for squares.
+        range: What becomes black and white where values have more than 8 bits or are floating-point numbers:
+            ``file`` what the file states, else all of 16 bits; ``full`` all bits that are stored; ``frame`` the least
+            and the greatest value of each frame; ``[low, high]`` these two values.
     """
 
     tokens: PositiveInt | Literal["auto"] = 256
@@ -55,6 +70,8 @@ class ImageSection(Section):
     overlap: NonNegativeInt = 2
     max_tiles: PositiveInt = 64
     max_pixels: PositiveInt = 40_000_000
+    pixel_aspect: Literal["file", "square"] = "file"
+    range: Range = "file"
 
     @model_validator(mode="after")
     def _one_block_fits(self) -> Self:

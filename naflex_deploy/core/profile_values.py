@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -48,6 +49,16 @@ def once(values: list[str]) -> list[str]:
     return values
 
 
+def _interval(value: object) -> object:
+    """[low, high] of TOML as a tuple of floats; names pass through."""
+    if isinstance(value, list | tuple) and len(value) == 2 and all(type(side) in (int, float) for side in value):
+        low, high = float(value[0]), float(value[1])
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError("expected [low, high] with low below high")
+        return low, high
+    return value
+
+
 def _named(pattern: str, expected: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -61,5 +72,6 @@ ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
 Output = Annotated[str, AfterValidator(_output)]
 ProfileName = Annotated[str, _named(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")]
 Target = Annotated[str, _named(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]
+Range = Annotated[Literal["file", "full", "frame"] | tuple[float, float], BeforeValidator(_interval)]
 Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_ascending)]
 Score = Annotated[float, Field(ge=0, le=1)]

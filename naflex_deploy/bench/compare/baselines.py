@@ -14,8 +14,9 @@ from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.backends.session import Outputs, Session
 from naflex_deploy.runtime.engine import Engine
-from naflex_deploy.runtime.images.decode import Source, decode
+from naflex_deploy.runtime.images.decode import decode
 from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.grouping import PackMaker
 from naflex_deploy.runtime.packing.packer import smallest_budget
 from naflex_deploy.runtime.packing.prepare import Prepared, Preparer

@@ -18,7 +18,7 @@ from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.engine import Engine
-from naflex_deploy.runtime.images.decode import Source
+from naflex_deploy.runtime.images.source import Source
 
 ONE_BY_ONE = "one image after another"
 TOGETHER = "all images together"

@@ -10,8 +10,8 @@ import numpy as np
 
 from naflex_deploy.bench.load.subject import Subject
 from naflex_deploy.core.pack import Pack, Patches
-from naflex_deploy.runtime.images.decode import Source
 from naflex_deploy.runtime.images.media.read import read_frames
+from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.packer import pack_lengths
 from naflex_deploy.runtime.packing.prepare import Preparer
 

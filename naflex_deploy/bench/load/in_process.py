@@ -12,7 +12,7 @@ from naflex_deploy.bench.load.load import Status
 from naflex_deploy.bench.load.subject import Subject
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.pack import Patches
-from naflex_deploy.runtime.images.decode import Source
+from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.scheduling.admission import QueueFullError
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from naflex_deploy.bench.load.stopping import Checks, Stopping
 from naflex_deploy.runtime.engine import Engine
-from naflex_deploy.runtime.images.decode import Source
+from naflex_deploy.runtime.images.source import Source
 
 Status = Literal["ok", "rejected", "late", "error"]
 """``rejected`` for want of room, ``late`` by its deadline."""

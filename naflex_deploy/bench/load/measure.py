@@ -18,7 +18,7 @@ from naflex_deploy.bench.load.stopping import Checks, Stopping
 from naflex_deploy.bench.load.subject import Subject
 from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.core.pack import Pack
-from naflex_deploy.runtime.images.decode import Source
+from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.packer import pack_lengths
 from naflex_deploy.runtime.packing.prepare import Prepared
 

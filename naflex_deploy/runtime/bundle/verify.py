@@ -1,10 +1,10 @@
-"""Verify a bundle on the machine at hand: check its files, and run the golden packs on every engine that runs here."""
+"""Verify a bundle on the machine at hand: its files, its golden images, and every engine that runs here."""
 
 from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from naflex_deploy.core.errors import IncompatibleError, OutputError
@@ -14,6 +14,7 @@ from naflex_deploy.core.manifest import FILE_NAME, Executed, Gate, Manifest
 from naflex_deploy.runtime.backends import cannot_run, executed_by, open_session
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.bundle.golden import Golden, measure
+from naflex_deploy.runtime.bundle.golden_images import FILE, GoldenImages, PixelCheck
 from naflex_deploy.runtime.bundle.signature import SIGNATURE, verify_signature
 
 
@@ -23,17 +24,21 @@ class Verification:
 
     Attributes:
         gates: Gate of each variant; a variant that cannot run here is unmeasured, with the reason.
+        pixels: Whether the image libraries here give the pixels of the build; ``None`` for a bundle without
+            golden images.
         report: Path of the hardware report; ``None`` where the bundle is read-only.
     """
 
     gates: dict[str, Gate]
     report: Path | None
+    pixels: PixelCheck | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether at least one variant was measured, and none failed."""
+        """At least one variant was measured, none failed, and images give the pixels of the build."""
         statuses = {gate.status for gate in self.gates.values()}
-        return "failed" not in statuses and "passed" in statuses
+        sound = self.pixels is None or self.pixels.passed
+        return sound and "failed" not in statuses and "passed" in statuses
 
 
 def verify(path: Path, public_key: Path | None = None) -> Verification:
@@ -54,6 +59,9 @@ def verify(path: Path, public_key: Path | None = None) -> Verification:
     bundle = Bundle.open(path)
     bundle.check(bundle.manifest.files)
     golden = Golden.read(path / "golden.npz")
+    pixels = None
+    if FILE in bundle.manifest.files:
+        pixels = GoldenImages.read(path / FILE).check(bundle.manifest.preprocessing)
     executed = executed_by("onnxruntime")
     gates = {}
     for variant in bundle.manifest.variants:
@@ -65,10 +73,10 @@ def verify(path: Path, public_key: Path | None = None) -> Verification:
             )
         except IncompatibleError as error:
             gates[variant.name] = Gate(status="unmeasured", reason=error.message)
-    return Verification(gates, _record(bundle, gates, executed))
+    return Verification(gates, _record(bundle, gates, executed, pixels), pixels)
 
 
-def _record(bundle: Bundle, gates: dict[str, Gate], executed: Executed) -> Path | None:
+def _record(bundle: Bundle, gates: dict[str, Gate], executed: Executed, pixels: PixelCheck | None) -> Path | None:
     measured = {name: gate for name, gate in gates.items() if gate.status != "unmeasured"}
     variants = [v.model_copy(update={"gate": measured.get(v.name, v.gate)}) for v in bundle.manifest.variants]
     manifest: Manifest = bundle.manifest.model_copy(update={"variants": variants})
@@ -78,6 +86,7 @@ def _record(bundle: Bundle, gates: dict[str, Gate], executed: Executed) -> Path 
         "executed": executed.model_dump(),
         "cpu_flags": cpu_flags(),
         "gates": {name: gate.model_dump(exclude={"executed"}) for name, gate in gates.items()},
+        "pixels": asdict(pixels) if pixels else None,
     }
     try:
         with new_file(report) as partial:

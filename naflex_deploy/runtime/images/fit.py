@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from PIL.Image import Resampling
 
 from naflex_deploy.core.errors import ImageError
@@ -19,6 +20,9 @@ Search = Literal["float64", "float32"]
 Resample = Literal["bilinear", "bicubic"]
 
 _RESAMPLE = {"bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC}
+
+_MOST_BETWEEN = 100_000_000
+"""Pixels of the picture between the two passes of a resize, 400 MB."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,10 @@ def apply_fit(
 ) -> npt.NDArray[np.uint8]:
     """Resize, antialiased, and pad an RGB image, or draw a page.
 
+    The width is resized first and the height then, with 8-bit pixels in between. This is the order of Pillow up to 12
+    and of torchvision, with which the models were trained. Pillow 13 starts with the height where that shrinks much
+    more than the width, which gives other pixels. The two passes are two calls, so every version gives the same.
+
     Args:
         resample: Pillow's filter: bilinear as SigLIP2, bicubic as timm's NaFlexVit.
         background: Colour of padding. The mean that the model subtracts is neutral; 128 is that of SigLIP2,
@@ -138,10 +146,21 @@ def apply_fit(
         [canvas height, canvas width, 3] uint8.
     """
     height, width = fit.size
-    pixels = np.asarray(image.resize((width, height), _RESAMPLE[resample]))
+    pixels = np.asarray(_resized(image, (width, height), _RESAMPLE[resample]))
     if fit.size == fit.canvas:
         return pixels
     canvas = np.empty((*fit.canvas, 3), np.uint8)
     canvas[:] = background
     canvas[:height, :width] = pixels
     return canvas
+
+
+def _resized(image: Picture, size: tuple[int, int], resample: Resampling) -> Image.Image:
+    """The width first, as in training; a sliver that would take gigabytes between the passes starts with the height."""
+    if not isinstance(image, Image.Image):
+        return image.resize(size, resample)
+    (width, height), (stored_width, stored_height) = size, image.size
+    if width != stored_width and height != stored_height:
+        sliver = width * stored_height > _MOST_BETWEEN
+        image = image.resize((stored_width, height) if sliver else (width, stored_height), resample)
+    return image.resize(size, resample)

@@ -14,8 +14,8 @@ import numpy as np
 from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.pack import Patches
-from naflex_deploy.runtime.images.decode import Source, describe
 from naflex_deploy.runtime.images.shards import read_parquet, read_tar
+from naflex_deploy.runtime.images.source import Source, describe
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 DOCUMENTS = (".pdf", ".dcm", ".dicom")

@@ -16,8 +16,8 @@ import numpy as np
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.backends.session import Session, SideBySide
-from naflex_deploy.runtime.images.decode import Source
 from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.grouping import PackMaker
 from naflex_deploy.runtime.packing.isolation import EngineError, run_isolated
 from naflex_deploy.runtime.packing.prefetch import prefetch

@@ -13,13 +13,12 @@ from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
-from naflex_deploy.runtime.images.decode import Source, decode, describe
-from naflex_deploy.runtime.images.fit import Fit, apply_fit
+from naflex_deploy.runtime.images.cutting import Cutter
+from naflex_deploy.runtime.images.decode import decode
 from naflex_deploy.runtime.images.inputs import Input
-from naflex_deploy.runtime.images.media.frame import Picture
 from naflex_deploy.runtime.images.media.read import read_frames
 from naflex_deploy.runtime.images.patchify import patchify
-from naflex_deploy.runtime.images.tiles import Layout, plan_layout
+from naflex_deploy.runtime.images.source import Source, describe
 from naflex_deploy.runtime.results.result import Result
 
 
@@ -47,11 +46,8 @@ class Preparer:
     """
 
     def __init__(self, model: Preprocessing, profile: Profile, backend: str, prefix: int = 0) -> None:
-        self._model = model
         self._profile = profile
-        self._tokens = profile.image_tokens(backend, prefix)
-        red, green, blue = (round(255 * mean) for mean in self._model.mean)
-        self._background = (red, green, blue)
+        self._cutter = Cutter(profile.image, model, profile.image_tokens(backend, prefix))
 
     @classmethod
     def of(cls, manifest: Manifest, variant: Variant) -> Preparer:
@@ -64,7 +60,7 @@ class Preparer:
         A frame that cannot be prepared yields one image with its error.
         """
         if isinstance(source, Patches):
-            yield [self._cut(index, source)]
+            yield [self._check(index, source)]
             return
         item = source if isinstance(source, Input) else Input(describe(source), source)
         name = item.name
@@ -72,12 +68,28 @@ class Preparer:
             yield [Prepared(Result(index, 0, name, error=item.source))]
             return
         for frame in read_frames(item.source, name=name, profile=self._profile, done=item.done):
-            result = Result(index, frame.number, name, dpi=frame.dpi, time=frame.time, last=frame.last)
+            size = frame.picture.size if frame.picture else (0, 0)
+            result = Result(
+                index,
+                frame.number,
+                name,
+                size=size,
+                aspect=frame.aspect,
+                dpi=frame.dpi,
+                time=frame.time,
+                last=frame.last,
+                warnings=tuple(decision.value for decision in frame.decisions if decision.warning),
+            )
             try:
-                if frame.picture is None:
-                    raise frame.error or ImageError(f"{name}: expected pixels, found none")
-                result = replace(result, size=frame.picture.size)
-                yield self._images(frame.picture, result)
+                alone = frame.last and not frame.number
+                _, pieces = self._cutter(frame, name if alone else f"{name}, frame {frame.number + 1}")
+                yield [
+                    Prepared(
+                        replace(result, tile=tile, tiles=len(pieces), box=piece.box, grid_hw=piece.patches.grid_hw),
+                        piece.patches,
+                    )
+                    for tile, piece in enumerate(pieces)
+                ]
             except (ImageError, MissingExtraError) as error:
                 yield [Prepared(replace(result, error=error))]
 
@@ -87,14 +99,14 @@ class Preparer:
         Raises:
             ImageError: The image cannot be prepared.
         """
-        fit = self._layout((image.shape[0], image.shape[1])).whole
+        fit = self._cutter.layout((image.shape[0], image.shape[1])).whole
         if fit.size == fit.canvas == image.shape[:2]:
-            return patchify(image, self._model.patch_size)
-        return self._patches(next(decode(image, max_pixels=self._profile.image.max_pixels)), fit)
+            return patchify(image, self._cutter.model.patch_size)
+        return self._cutter.patches(next(decode(image, max_pixels=self._profile.image.max_pixels)), fit)
 
-    def _cut(self, index: int, patches: Patches) -> Prepared:
-        """Check patches that the caller cut."""
-        side, (h, w), name = self._model.patch_size, patches.grid_hw, describe(patches)
+    def _check(self, index: int, patches: Patches) -> Prepared:
+        """Patches that the caller has cut, or why the model cannot take them."""
+        side, (h, w), name = self._cutter.model.patch_size, patches.grid_hw, describe(patches)
         size = (w * side, h * side)
         result = Result(index, 0, name, size=size, box=(0, 0, *size), grid_hw=(h, w))
         values, found = 3 * side**2, patches.pixels
@@ -102,26 +114,6 @@ class Preparer:
         if found.dtype != np.uint8 or found.shape[1] != values:
             what = f"expected {values} values of uint8 each, found {found.shape[1]} of {found.dtype}"
             error = ImageError(f"{name}: {what}", hint=f"cut it into patches of {side}x{side} RGB pixels")
-        elif len(patches) > self._tokens:
-            error = ImageError(f"{name}: expected at most {self._tokens} patches", hint="raise image.tokens")
+        elif len(patches) > self._cutter.tokens:
+            error = ImageError(f"{name}: expected at most {self._cutter.tokens} patches", hint="raise image.tokens")
         return Prepared(replace(result, error=error), None if error else patches)
-
-    def _images(self, picture: Picture, frame: Result) -> list[Prepared]:
-        width, height = frame.size
-        name = frame.name if frame.last and not frame.frame else f"{frame.name}, frame {frame.frame + 1}"
-        layout = self._layout((height, width), frame.dpi, name)
-        images = [self._patches(picture, layout.whole)]
-        if layout.page:
-            page = self._patches(picture, layout.page)
-            images += [tile.cut(page) for tile in layout.tiles]
-        return [
-            Prepared(replace(frame, tile=tile, tiles=len(images), box=box, grid_hw=patches.grid_hw), patches)
-            for tile, (box, patches) in enumerate(zip(layout.boxes((height, width)), images, strict=True))
-        ]
-
-    def _layout(self, size: tuple[int, int], dpi: float | None = None, name: str = "<pixels>") -> Layout:
-        return plan_layout(size, image=self._profile.image, model=self._model, tokens=self._tokens, dpi=dpi, name=name)
-
-    def _patches(self, picture: Picture, fit: Fit) -> Patches:
-        pixels = apply_fit(picture, fit, resample=self._model.resample, background=self._background)
-        return patchify(pixels, self._model.patch_size)

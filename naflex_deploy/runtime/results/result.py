@@ -27,6 +27,7 @@ class Result:
         tiles: Images that became of the frame: 1, or its tiles and the whole.
         box: (left, top, right, bottom) of the image in pixels of the frame; may fall between pixels, and beyond the
             frame where that is padded.
+        aspect: Width of a stored pixel over its height: sizes and boxes are in stored pixels.
         dpi: Pixels of the frame per inch, ``None`` where the input does not say.
         time: At which a frame of a clip is shown, in seconds, by the clip's own timestamps; ``None`` elsewhere.
         last: No other frame of the input follows.
@@ -34,6 +35,7 @@ class Result:
         pack: Number of the pack it ran in, from 0; -1 where it did not run.
         start: Its first token in the pack.
         pack_tokens: Tokens of the pack.
+        warnings: What a person should look at before the pixels are trusted.
         outputs: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D], those asked for. float32.
         error: Why it has no outputs, ``None`` where it has.
     """
@@ -45,6 +47,7 @@ class Result:
     tile: int = 0
     tiles: int = 1
     box: tuple[float, float, float, float] = (0, 0, 0, 0)
+    aspect: float = 1.0
     dpi: float | None = None
     time: float | None = None
     last: bool = True
@@ -52,6 +55,7 @@ class Result:
     pack: int = -1
     start: int = 0
     pack_tokens: int = 0
+    warnings: tuple[str, ...] = ()
     outputs: dict[str, Float] = field(default_factory=dict)
     error: NaflexError | None = None
 

@@ -21,7 +21,7 @@ from tests.support.manifests import a_manifest, a_variant
 from tests.support.tiny import VARIANT, WIDTH
 
 ENGINE_FILES = [f"variants/{VARIANT}/model.onnx", f"variants/{VARIANT}/model.onnx.data", "portable.onnx.data"]
-FILES = ["golden.npz", "portable.onnx", *ENGINE_FILES]
+FILES = ["golden.npz", "golden-images.npz", "portable.onnx", *ENGINE_FILES]
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -16,7 +16,13 @@ from naflex_deploy.runtime.bundle.strip import strip
 from naflex_deploy.runtime.bundle.verify import verify
 from tests.support.tiny import VARIANT
 
-KEPT = {"golden.npz", "portable.onnx.data", f"variants/{VARIANT}/model.onnx", f"variants/{VARIANT}/model.onnx.data"}
+KEPT = {
+    "golden-images.npz",
+    "golden.npz",
+    "portable.onnx.data",
+    f"variants/{VARIANT}/model.onnx",
+    f"variants/{VARIANT}/model.onnx.data",
+}
 
 
 @pytest.fixture
@@ -49,7 +55,12 @@ def test_the_copy_runs_and_verifies_without_the_rest(two: Path, tmp_path: Path) 
 
 def test_a_variant_that_shares_nothing_needs_no_weights_of_the_portable_graph(two: Path, tmp_path: Path) -> None:
     manifest = strip(two, "other", tmp_path / "edge")
-    assert set(manifest.files) == {"golden.npz", "variants/other/model.onnx", "variants/other/model.onnx.data"}
+    assert set(manifest.files) == {
+        "golden-images.npz",
+        "golden.npz",
+        "variants/other/model.onnx",
+        "variants/other/model.onnx.data",
+    }
 
 
 def test_an_unknown_variant_names_the_nearest(bundle: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from PIL import __version__ as Pillow
 
 from naflex_deploy.core.errors import ImageError
-from naflex_deploy.runtime.images.decode import decode, describe
+from naflex_deploy.runtime.images.decode import decode
+from naflex_deploy.runtime.images.source import describe
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 11, 3)).astype(np.uint8)
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP"]

@@ -1,19 +1,24 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.Image import Resampling
 from timm.data.naflex_transforms import get_image_size_for_seq
 from torchvision.transforms.v2 import functional as transforms
 from transformers.models.siglip2.image_processing_pil_siglip2 import (
-    Siglip2ImageProcessorPil,
     get_image_size_for_max_num_patches,
 )
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.runtime.images import fit as fitting
 from naflex_deploy.runtime.images.fit import Fit, apply_fit, plan_fit
 from naflex_deploy.runtime.images.patchify import patchify
+from tests.support.training_pixels import cases, picture, summary
 
 sides = st.one_of(st.integers(1, 40), st.integers(1, 6000))
 patch_sizes = st.integers(1, 32)
@@ -122,17 +127,33 @@ def test_extreme_sides():
         plan_fit((1, 40_000_000), patch_size=16, tokens=1)
 
 
-@pytest.mark.parametrize(("width", "height"), [(640, 480), (333, 777), (37, 21), (256, 256), (2000, 30), (5, 1)])
-@pytest.mark.parametrize(("resample", "code"), [("bilinear", 2), ("bicubic", 3)])
-def test_patches_are_those_of_the_siglip2_processor(width, height, resample, code):
-    image = photo(width, height)
-    processor = Siglip2ImageProcessorPil(patch_size=16, max_num_patches=128, resample=code)
-    expected = processor(image, return_tensors="np")
-    patches = patchify(apply_fit(image, plan_fit((height, width), patch_size=16, tokens=128), resample=resample), 16)
-    assert expected["spatial_shapes"][0].tolist() == list(patches.grid_hw)
-    assert expected["pixel_attention_mask"][0].sum() == len(patches)
-    pixels = expected["pixel_values"][0, : len(patches)] * 127.5 + 127.5
-    assert np.abs(pixels - patches.pixels).max() < 1e-3
+RECORDED = json.loads((Path(__file__).parent / "recorded" / "training_pixels.json").read_text())
+
+
+@pytest.mark.parametrize(("reader", "resample"), [("transformers", "bilinear"), ("timm", "bicubic")])
+def test_patches_are_those_of_the_training_code_whatever_pillow_is_installed(reader, resample):
+    """Recorded under Pillow 12.3: the PIL backend of transformers and timm's eval transform, 72 pairs each."""
+    assert RECORDED["pillow"] == "12.3.0"
+    found = {}
+    for name, (width, height), budget in cases():
+        fit = plan_fit((height, width), patch_size=16, tokens=budget)
+        patches = patchify(apply_fit(picture(width, height), fit, resample=resample), 16)
+        found[f"{reader}: {name}"] = summary(patches.pixels, patches.grid_hw)
+    assert len(found) == 72
+    expected = {name: value for name, value in RECORDED["digests"].items() if name.startswith(reader)}
+    assert found == expected
+
+
+def test_a_sliver_starts_with_its_height(monkeypatch):
+    """The order of the passes shows in the pixels."""
+    image = photo(30, 900)
+    fit = Fit((80, 112), (5, 7), 16)
+    width_first = apply_fit(image, fit, resample="bicubic")
+    monkeypatch.setattr(fitting, "_MOST_BETWEEN", 112 * 900 - 1)
+    found = apply_fit(image, fit, resample="bicubic")
+    assert not np.array_equal(found, width_first)
+    height_first = image.resize((30, 80), Resampling.BICUBIC).resize((112, 80), Resampling.BICUBIC)
+    assert np.array_equal(found, np.asarray(height_first))
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (37, 21)])

@@ -1,10 +1,10 @@
-"""One picture of an input, whatever the input is."""
+"""One picture of an input, whatever the input is, with every decision that was taken on the way to its pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from PIL import Image
 from PIL.Image import Resampling
@@ -13,14 +13,29 @@ from naflex_deploy.core.errors import NaflexError
 
 
 class Picture(Protocol):
-    """Something that has pixels of any size: a Pillow image, or a page that is drawn when its size is known."""
+    """Something that has pixels at any size: a Pillow image, or a page that is drawn once its size is known."""
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
 
     def resize(self, size: tuple[int, int], resample: Resampling) -> Image.Image:
-        """It as an RGB image of (width, height) ``size``."""
+        """The picture as an RGB image of (width, height) ``size``."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One choice between what a file stores and what the model sees.
+
+    Attributes:
+        about: What was chosen.
+        value: The choice and its reason, in a few words.
+        warning: Whether a person should look at it, as the file leaves room for doubt.
+    """
+
+    about: Literal["orientation", "ratio", "range", "window", "colour", "level", "time", "reader"]
+    value: str
+    warning: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +43,38 @@ class Frame:
     """A photo, a page, a slice, a frame of a clip.
 
     Attributes:
-        number: Which of its input, from 0.
-        picture: To be used before the next frame is asked for; ``None`` where there is an error.
-        dpi: Pixels of the picture per inch, where the input says so.
+        number: Position in its input, from 0.
+        picture: Its pixels, valid until the next frame is asked for; ``None`` where there is an error.
+        dpi: Pixels per inch of the picture once its pixels are square, where the input says so.
+        aspect: Width of a stored pixel over its height. The fit brings the picture to square pixels in the same
+            resampling that brings it to the patch grid.
         time: Of a frame of a clip, in seconds.
-        last: No other follows.
+        last: Whether it is the last frame of its input.
         error: Why it cannot be read.
+        decisions: How its pixels came about, in the order of reading.
     """
 
     number: int
     picture: Picture | None = None
     dpi: float | None = None
+    aspect: float = 1.0
     time: float | None = None
     last: bool = False
     error: NaflexError | None = None
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) at which the picture has square pixels: its shorter-measured side is enlarged.
+
+        Enlarging, as viewers do, loses no stored pixel.
+        """
+        if self.picture is None:
+            return (0, 0)
+        width, height = self.picture.size
+        if self.aspect >= 1:
+            return round(width * self.aspect), height
+        return width, round(height / self.aspect)
 
 
 def mark_last(frames: Iterator[Frame]) -> Iterator[Frame]:

@@ -16,8 +16,8 @@ from PIL.Image import Resampling
 
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
-from naflex_deploy.runtime.images.decode import check_size
 from naflex_deploy.runtime.images.media.frame import Frame
+from naflex_deploy.runtime.images.source import check_size
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument

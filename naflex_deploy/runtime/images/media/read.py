@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,13 @@ from PIL import Image
 
 from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.profile import ImageSection, Profile
-from naflex_deploy.runtime.images.decode import Source, content_of, decode
+from naflex_deploy.runtime.images.media.colours import from_array
 from naflex_deploy.runtime.images.media.dicom import read_dicom
-from naflex_deploy.runtime.images.media.frame import Frame, mark_last
+from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.pdf import read_pdf
+from naflex_deploy.runtime.images.media.stills import read_image, read_still
 from naflex_deploy.runtime.images.media.video import read_video
-
-PLAUSIBLE = (50, 2400)
-"""Pixels per inch that are believed: cameras and editors write any number."""
+from naflex_deploy.runtime.images.source import Source, content_of, open_file
 
 START = 1024
 """Bytes that tell what a file is: a PDF may begin anywhere in them."""
@@ -51,7 +51,7 @@ def read_frames(source: Source, *, name: str, profile: Profile, done: Collection
 def _read(source: Source, name: str, profile: Profile, done: Collection[int]) -> Iterator[Frame]:
     image = profile.image
     if isinstance(source, Image.Image | np.ndarray):
-        return mark_last(_images(source, name, image, done))
+        return read_pictures(source, name, image, done)
     file = Path(source) if isinstance(source, str | Path) else content_of(source, name)
     start = _start(file)
     if b"%PDF-" in start:
@@ -60,7 +60,7 @@ def _read(source: Source, name: str, profile: Profile, done: Collection[int]) ->
         return read_dicom(file, name=name, image=image, done=done)
     if _is_video(start):
         return read_video(file, name=name, image=image, video=profile.video, done=done)
-    return mark_last(_images(file, name, image, done))
+    return read_pictures(file, name, image, done)
 
 
 def _start(file: Path | bytes) -> bytes:
@@ -83,13 +83,17 @@ def _is_video(start: bytes) -> bool:
     return start.startswith(VIDEOS) or (start[:4] == b"RIFF" and start[8:12] == b"AVI ") or transport
 
 
-def _images(source: Source, name: str, image: ImageSection, done: Collection[int]) -> Iterator[Frame]:
-    for number, picture in enumerate(decode(source, max_pixels=image.max_pixels, name=name)):
-        if number not in done:
-            yield Frame(number, picture, _dpi(picture))
-
-
-def _dpi(image: Image.Image) -> float | None:
-    """Pixels per inch as the file has it; ``None`` where it has none to believe, or two for its two sides."""
-    across, down = (float(value) for value in image.info.get("dpi", (0, 0)))
-    return across if PLAUSIBLE[0] <= across <= PLAUSIBLE[1] and abs(across - down) <= 0.01 * across else None
+def read_pictures(source: Source, name: str, image: ImageSection, done: Collection[int] = ()) -> Iterator[Frame]:
+    """The frames of a still image: a path, its content, a stream, a Pillow image or an array."""
+    if isinstance(source, np.ndarray):
+        if 0 not in done:
+            rgb, decisions = from_array(source, name, image)
+            yield Frame(0, rgb, last=True, decisions=decisions)
+    elif isinstance(source, Image.Image):
+        if 0 not in done:
+            yield read_image(source, name=name, image=image)
+    elif isinstance(source, str | Path):
+        with open_file(Path(source), name) as stream:
+            yield from read_still(stream, name=name, image=image, done=done)
+    else:
+        yield from read_still(BytesIO(content_of(source, name)), name=name, image=image, done=done)

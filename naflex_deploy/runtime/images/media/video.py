@@ -15,8 +15,8 @@ from PIL import Image
 
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection, VideoSection
-from naflex_deploy.runtime.images.decode import check_size
 from naflex_deploy.runtime.images.media.frame import Frame, mark_last
+from naflex_deploy.runtime.images.source import check_size
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -1,0 +1,70 @@
+"""From one frame to the patches of its images: layout, fit, patchify, as the profile and the model want it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.pack import Patches
+from naflex_deploy.core.preprocessing import Preprocessing
+from naflex_deploy.core.profile import ImageSection
+from naflex_deploy.runtime.images.fit import Fit, apply_fit
+from naflex_deploy.runtime.images.media.frame import Frame, Picture
+from naflex_deploy.runtime.images.patchify import patchify
+from naflex_deploy.runtime.images.tiles import Box, Layout, plan_layout
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One image that became of a frame.
+
+    Attributes:
+        box: (left, top, right, bottom) in stored pixels of the frame.
+        patches: What the model gets.
+    """
+
+    box: Box
+    patches: Patches
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Cuts frames for one model.
+
+    Attributes:
+        image: Section of the profile.
+        model: How the model wants its pixels.
+        tokens: Most patches of one image.
+    """
+
+    image: ImageSection
+    model: Preprocessing
+    tokens: int
+
+    def __call__(self, frame: Frame, name: str) -> tuple[Layout, list[Piece]]:
+        """The whole of a frame, and its tiles where there are any.
+
+        Raises:
+            ImageError: The frame has an error, or cannot be brought to the tokens of the model.
+        """
+        if frame.picture is None:
+            raise frame.error or ImageError(f"{name}: expected pixels, found none", hint="leave it out")
+        width, height = frame.picture.size
+        shown_width, shown_height = frame.shown_size
+        layout = self.layout((shown_height, shown_width), frame.dpi, name)
+        found = [self.patches(frame.picture, layout.whole)]
+        if layout.page:
+            page = self.patches(frame.picture, layout.page)
+            found += [tile.cut(page) for tile in layout.tiles]
+        boxes = layout.boxes((height, width))
+        return layout, [Piece(box, patches) for box, patches in zip(boxes, found, strict=True)]
+
+    def layout(self, size: tuple[int, int], dpi: float | None = None, name: str = "<pixels>") -> Layout:
+        """How a frame of (height, width) ``size`` in square pixels becomes images."""
+        return plan_layout(size, image=self.image, model=self.model, tokens=self.tokens, dpi=dpi, name=name)
+
+    def patches(self, picture: Picture, fit: Fit) -> Patches:
+        """A picture, resampled once, as patches. Padding has the colour that the model subtracts."""
+        red, green, blue = (round(255 * mean) for mean in self.model.mean)
+        pixels = apply_fit(picture, fit, resample=self.model.resample, background=(red, green, blue))
+        return patchify(pixels, self.model.patch_size)

@@ -1,0 +1,133 @@
+"""Any Pillow image or array to 8-bit RGB, upright."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.Image import Transpose
+
+from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.profile import ImageSection
+from naflex_deploy.runtime.images.media.depth import Said, to_eight_bits
+from naflex_deploy.runtime.images.media.frame import Decision
+from naflex_deploy.runtime.images.source import check_size
+
+ORIENTATION = 0x0112
+_UPRIGHT: dict[object, tuple[Transpose, str]] = {
+    2: (Transpose.FLIP_LEFT_RIGHT, "mirrored"),
+    3: (Transpose.ROTATE_180, "turned by 180 degrees"),
+    4: (Transpose.FLIP_TOP_BOTTOM, "mirrored upside down"),
+    5: (Transpose.TRANSPOSE, "mirrored along its diagonal"),
+    6: (Transpose.ROTATE_270, "turned clockwise by 90 degrees"),
+    7: (Transpose.TRANSVERSE, "mirrored along its other diagonal"),
+    8: (Transpose.ROTATE_90, "turned anticlockwise by 90 degrees"),
+}
+QUARTERS = (5, 6, 7, 8)
+"""Orientations that swap the sides."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is known of a picture besides Pillow's image of it.
+
+    Attributes:
+        said: The range of its values.
+        inverted: Whether the least value is white and Pillow did not turn that round.
+        opaque: Whether an alpha channel that is 0 everywhere means nothing.
+        dtype: Of its values, where Pillow holds them in another.
+    """
+
+    said: Said | None = None
+    inverted: bool = False
+    opaque: bool = False
+    dtype: str | None = None
+
+
+PLAIN = Stored()
+
+
+def orientation(image: Image.Image) -> object:
+    """The EXIF orientation; ``None`` where there is none or the block cannot be read, as the pixels are sound."""
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:
+        return None
+
+
+def turn_of(number: object) -> Decision | None:
+    """What an EXIF orientation asks for."""
+    found = _UPRIGHT.get(number)
+    return Decision("orientation", f"{found[1]}: EXIF orientation {number}") if found else None
+
+
+def upright(image: Image.Image, number: object) -> Image.Image:
+    """The picture as its EXIF orientation wants it seen."""
+    found = _UPRIGHT.get(number)
+    return image.transpose(found[0]) if found else image
+
+
+def to_rgb(
+    image: Image.Image, name: str, section: ImageSection, stored: Stored = PLAIN
+) -> tuple[Image.Image, tuple[Decision, ...]]:
+    """A loaded image as RGB; the image itself where it is RGB already.
+
+    Transparent pixels are composited over white, CMYK is converted by Pillow, 16-bit grey and floating point go
+    through `to_eight_bits`. Pillow keeps the high byte of 16-bit colour.
+
+    Raises:
+        ImageError: Its values have no range, or it is CIELAB.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if stored.dtype is not None:
+            values = values.view(stored.dtype) if stored.dtype == "uint32" else values.astype(stored.dtype)
+        shown, decision = to_eight_bits(values, section.range, name, stored.said)
+        grey = Image.fromarray(255 - shown if stored.inverted else shown)
+        return grey.convert("RGB"), (decision,)
+    if image.mode == "LAB":
+        raise ImageError(
+            f"{name}: expected integer grey, RGB or CMYK pixels, found CIELAB ones", hint="convert it to RGB"
+        )
+    if image.has_transparency_data:
+        if stored.opaque and image.getchannel("A").getextrema() == (0, 0):
+            decision = Decision("colour", "alpha ignored: it is 0 everywhere", warning=True)
+            return image.convert("RGB"), (decision,)
+        over_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return over_white.convert("RGB"), (Decision("colour", "transparency composited over white"),)
+    if image.mode == "RGB":
+        return image, ()
+    decisions = (Decision("colour", "CMYK converted without a profile"),) if image.mode == "CMYK" else ()
+    return image.convert("RGB"), decisions
+
+
+def from_array(array: npt.NDArray[Any], name: str, section: ImageSection) -> tuple[Image.Image, tuple[Decision, ...]]:
+    """An array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] as RGB; of other types than uint8 by `to_eight_bits`.
+
+    Raises:
+        ImageError: It has another shape, or its values have no range.
+    """
+    kind = array.dtype.kind
+    if array.dtype.name not in ("uint8", "uint16") and (section.range in ("file", "full") or kind not in "iuf"):
+        raise ImageError(
+            f"{name}: expected an array of uint8 or uint16, found {array.dtype}",
+            hint="scale it to 0..255 and convert it with .astype(numpy.uint8), or set image.range",
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise ImageError(
+            f"{name}: expected shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], found {list(array.shape)}",
+            hint="put the channels last, and pass the images of a batch one by one",
+        )
+    check_size(array.shape[1], array.shape[0], name, section.max_pixels)
+    decisions: tuple[Decision, ...] = ()
+    if array.dtype.name != "uint8":
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        array, decision = to_eight_bits(native, section.range, name)
+        decisions = (decision,)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    rgb, more = to_rgb(Image.fromarray(np.ascontiguousarray(array)), name, section)
+    return rgb, decisions + more

@@ -1,0 +1,112 @@
+"""Map stored values of any depth to 8 bits: by what the file says, by the profile's range, or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.profile_values import Range
+from naflex_deploy.runtime.images.media.frame import Decision
+
+_NARROW = 1 / 16
+"""Share of 16 bits below which a frame is probably that of a camera of fewer bits."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """The range that a file states for its values.
+
+    Attributes:
+        low, high: What becomes black and white.
+        by: The element that says so.
+        left: Whether values may also be shifted to the upper bits, as PNG demands and cameras ignore.
+    """
+
+    low: float
+    high: float
+    by: str
+    left: bool = False
+
+
+def to_eight_bits(
+    values: npt.NDArray[Any], choice: Range, name: str, said: Said | None = None
+) -> tuple[npt.NDArray[np.uint8], Decision]:
+    """Bring values of more than 8 bits, or of floating point, to 8.
+
+    Args:
+        values: [h, w] or [h, w, channels], integers or floats. NaN becomes black.
+        choice: ``image.range`` of the profile.
+        name: In messages.
+        said: What the file states.
+
+    Returns:
+        uint8 of the same shape, and the range with its reason.
+
+    Raises:
+        ImageError: Nothing says which range is meant.
+    """
+    low, high, reason = _range(values, choice, name, said)
+    warning = False
+    if values.dtype.kind in "iu" and (low, high) == (0, 65535):
+        span = int(values.max()) - int(values.min())
+        warning = 0 < span < 65535 * _NARROW
+        if warning:
+            reason += f"; the frame uses only {values.min()}..{values.max()}, so image.range may have to be set"
+    return scale(values, low, high), Decision("range", f"{low:g}..{high:g}: {reason}", warning)
+
+
+def _range(values: npt.NDArray[Any], choice: Range, name: str, said: Said | None) -> tuple[float, float, str]:
+    if isinstance(choice, tuple):
+        return choice[0], choice[1], "image.range"
+    if choice == "frame":
+        known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+        if not known.size:
+            raise ImageError(f"{name}: expected numbers, found NaN or infinity alone", hint="leave it out")
+        return float(known.min()), float(known.max()), 'the frame\'s own, image.range = "frame"'
+    if choice == "file" and said is not None and _holds(values, said):
+        return said.low, said.high, said.by
+    if values.dtype.kind == "f":
+        raise ImageError(
+            f"{name}: expected integer grey, RGB or CMYK pixels, found floating-point ones without a range",
+            hint='set image.range = [low, high] to what shall be black and white, or "frame" for each frame\'s own',
+        )
+    if choice == "full" and values.dtype.itemsize <= 4:
+        limits = np.iinfo(values.dtype)
+        return limits.min, limits.max, f'all of {values.dtype}, image.range = "full"'
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ImageError(
+            f"{name}: expected integer pixels in 0..65535 where the file states no range, found {low}..{high}",
+            hint='set image.range = [low, high] to what shall be black and white, or "frame" for each frame\'s own',
+        )
+    return 0, 65535, "all of 16 bits"
+
+
+def _holds(values: npt.NDArray[Any], said: Said) -> bool:
+    """Whether values lie in the range that the file states.
+
+    PNG wants the significant bits shifted to the top (PNG 3, 11.3.2.7); cameras write them at the bottom.
+    """
+    if int(values.max()) > said.high:
+        return False
+    spare = 16 - int(said.high).bit_length()
+    return not said.left or not values.any() or bool((values & ((1 << spare) - 1)).any())
+
+
+def scale(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Low … high to 0 … 255, rounded to nearest, what is beyond cut off. A single value splits below from above."""
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        table = _scaled(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64), low, high)
+        return np.asarray(table[values])
+    return _scaled(values.astype(np.float64), low, high)
+
+
+def _scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.uint8]:
+    if high <= low:
+        return np.where(values > low, 255, 0).astype(np.uint8)
+    known = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    return np.rint((np.clip(known, low, high) - low) * (255 / (high - low))).astype(np.uint8)
