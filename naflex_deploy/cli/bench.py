@@ -25,6 +25,7 @@ from naflex_deploy.cli.terminal import (
     print_table,
     reports_errors,
     steps,
+    wait_option,
 )
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.files import refuse_existing
@@ -79,6 +80,7 @@ from naflex_deploy.core.files import refuse_existing
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML file."
 )
 @click.option("--force", is_flag=True, help="Replace the output.")
+@wait_option
 @json_option
 @reports_errors
 def command(

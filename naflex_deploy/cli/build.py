@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from naflex_deploy.cli.configuration import model_options, model_or_demo, profile_options, resolve_options
-from naflex_deploy.cli.terminal import describe_decisions, err, json_option, out, print_json, reports_errors, steps
+from naflex_deploy.cli.terminal import (
+    describe_decisions,
+    err,
+    json_option,
+    out,
+    print_json,
+    reports_errors,
+    steps,
+    wait_option,
+)
 from naflex_deploy.core.errors import UsageError, needs_extra
 from naflex_deploy.core.manifest import Manifest
 
@@ -39,6 +48,7 @@ from naflex_deploy.core.manifest import Manifest
     help="Add the variant to this bundle of the same model.",
 )
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@wait_option
 @json_option
 @reports_errors
 def command(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from naflex_deploy.cli.configuration import engine_options, split_targets
-from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors, steps
+from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors, steps, wait_option
 from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.profile import Profile
 
@@ -27,6 +27,7 @@ def command() -> None:
     metavar="FILE",
     help="For int8 and fp8. Default: the bundle's own.",
 )
+@wait_option
 @json_option
 @reports_errors
 def rebuild(
@@ -62,6 +63,7 @@ def rebuild(
 @click.option("--variant", required=True, metavar="NAME", help="The one to keep, as `naflex-deploy inspect` names it.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The copy.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@wait_option
 @json_option
 @reports_errors
 def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) -> None:
@@ -79,6 +81,7 @@ def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) 
 @command.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--key", required=True, type=click.Path(path_type=Path), metavar="FILE", help="EC private key in PEM.")
+@wait_option
 @json_option
 @reports_errors
 def sign(bundle: Path, key: Path, as_json: bool) -> None:

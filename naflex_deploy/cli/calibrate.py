@@ -13,7 +13,7 @@ import click
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from naflex_deploy.cli.configuration import model_options, model_or_demo, source_options
-from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors
+from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors, wait_option
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.files import new_file
@@ -62,6 +62,7 @@ SHOWN = 5
 )
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
 @click.option("--force", is_flag=True, help="Replace the output.")
+@wait_option
 @json_option
 @reports_errors
 def command(

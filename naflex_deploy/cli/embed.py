@@ -11,7 +11,16 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from naflex_deploy import load
 from naflex_deploy.cli.embed_text import embed_texts
-from naflex_deploy.cli.terminal import err, json_option, out, print_error, print_json, print_table, reports_errors
+from naflex_deploy.cli.terminal import (
+    err,
+    json_option,
+    out,
+    print_error,
+    print_json,
+    print_table,
+    reports_errors,
+    wait_option,
+)
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.runtime.embedding.run import FrameDone, Places, Summary, embed_files, output_width
@@ -55,6 +64,7 @@ SHOWN = 40
     metavar="A.B=VALUE",
     help="Read inputs in another way: image.dpi=200, image.fit=tiles, video.rate=5, video.frames=scenes. Repeatable.",
 )
+@wait_option
 @json_option
 @reports_errors
 def command(

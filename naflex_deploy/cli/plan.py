@@ -24,6 +24,7 @@ from naflex_deploy.cli.terminal import (
     print_table,
     reports_errors,
     steps,
+    wait_option,
 )
 from naflex_deploy.core.config import Config, leaves
 from naflex_deploy.core.errors import UsageError, needs_extra
@@ -58,6 +59,7 @@ RELIABLE = 0.10
     show_default=True,
     help="Time for packs; three times as long for the gain.",
 )
+@wait_option
 @json_option
 @reports_errors
 def command(

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.locks import waiting
 from naflex_deploy.core.manifest import Gate
 
 JSON_SCHEMA = 1
@@ -27,6 +28,20 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+
+
+def _wait(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.with_resource(waiting(lambda line: err.print(_plain(line))))
+
+
+wait_option = click.option(
+    "--wait",
+    is_flag=True,
+    expose_value=False,
+    callback=_wait,
+    help="Wait while another process writes the same output, instead of exiting with 2.",
+)
 
 
 class Amount(click.FloatRange):

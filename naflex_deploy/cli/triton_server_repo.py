@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors
+from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors, wait_option
 from naflex_deploy.serving.triton_server.repository import write_repository
 
 
@@ -18,6 +18,7 @@ from naflex_deploy.serving.triton_server.repository import write_repository
 @click.option("--variant", metavar="NAME", help="Use this variant of the bundle; it need not run on this machine.")
 @click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Read images in another way. Repeatable.")
 @click.option("--force", is_flag=True, help="Replace a repository that is there.")
+@wait_option
 @json_option
 @reports_errors
 def command(

@@ -18,6 +18,7 @@ from naflex_deploy.cli.terminal import (
     print_table,
     reports_errors,
     steps,
+    wait_option,
 )
 from naflex_deploy.core.errors import GateError, IncompatibleError
 
@@ -50,6 +51,7 @@ def print_pixels(pixels: PixelCheck | None) -> None:
     metavar="FILE",
     help="First check that the owner of this public key signed it.",
 )
+@wait_option
 @json_option
 @reports_errors
 def command(bundle: Path, signature: Path | None, as_json: bool) -> None:

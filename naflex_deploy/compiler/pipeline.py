@@ -29,7 +29,7 @@ from naflex_deploy.compiler.text_tower import add_text
 from naflex_deploy.compiler.zero_shot import read_labels, with_labels
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import GateError, UsageError
-from naflex_deploy.core.files import new_directory
+from naflex_deploy.core.files import new_directory, sync_tree
 from naflex_deploy.core.machine import peak_memory
 from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, FileEntry, Gate, Head, Manifest, Model, TextTower, Variant
 from naflex_deploy.core.profile import Profile
@@ -123,6 +123,7 @@ def build_bundle(
         if variant.gate.status == "failed":
             rejected = output.with_name(f"{output.name}.rejected")
             shutil.rmtree(rejected, ignore_errors=True)
+            sync_tree(partial)
             partial.rename(rejected)
             raise GateError(
                 f"{variant.name} misses its gate: {variant.gate.reason}; what was built is at {rejected}",

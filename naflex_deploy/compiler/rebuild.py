@@ -28,6 +28,7 @@ from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.config import Config, leaves
 from naflex_deploy.core.errors import GateError, UsageError
 from naflex_deploy.core.files import copy_files, new_directory
+from naflex_deploy.core.locks import Lock, locked
 from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Manifest, Variant
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.backends.onnxruntime.session import session_options
@@ -67,17 +68,19 @@ def build_into(
         UsageError: It is a bundle of another model or profile.
         CalibrationError, BundleError, GateError: See `rebuild`.
     """
-    manifest = Bundle.open(path).manifest
-    _refuse_other_profile(path, manifest.config, config.profile)
-    checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
-    found, expected = checkpoint.digest(), manifest.model.digest
-    if found != expected:
-        raise UsageError(
-            f"{path} holds {manifest.model.source} with weights {expected[:12]}…, "
-            f"found {checkpoint.source} with weights {found[:12]}…",
-            hint="give the model and options that the bundle was built with, or build another bundle with -o",
-        )
-    return rebuild(path, config.profile, report, calibration=calibration)
+    Bundle.open(path)  # what is no bundle gets no lock beside it
+    with locked(path.resolve()) as lock:
+        manifest = Bundle.open(path).manifest
+        _refuse_other_profile(path, manifest.config, config.profile)
+        checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
+        found, expected = checkpoint.digest(), manifest.model.digest
+        if found != expected:
+            raise UsageError(
+                f"{path} holds {manifest.model.source} with weights {expected[:12]}…, "
+                f"found {checkpoint.source} with weights {found[:12]}…",
+                hint="give the model and options that the bundle was built with, or build another bundle with -o",
+            )
+        return _rebuild(lock, config.profile, report, calibration)
 
 
 def rebuild(
@@ -100,10 +103,18 @@ def rebuild(
         UsageError: The bundle was stripped of its portable graph, or a calibration is missing.
         CalibrationError: It was made for another model.
         BundleError: A file of it was changed.
+        LockedError: Another process writes the bundle.
         GateError: The engine misses the gate; the bundle is as it was.
     """
+    Bundle.open(path)  # what is no bundle gets no lock beside it
+    with locked(path.resolve()) as lock:
+        return _rebuild(lock, profile, report, calibration)
+
+
+def _rebuild(lock: Lock, profile: Profile | None, report: Report, calibration: Path | None) -> Variant:
+    """`rebuild` of the bundle that a lock guards, so that no other variant is added meanwhile, and lost."""
     started = time.perf_counter()
-    path = path.resolve()
+    path = lock.path
     bundle = Bundle.open(path)
     manifest = bundle.manifest
     if PORTABLE not in manifest.files:
@@ -119,7 +130,7 @@ def rebuild(
         spec.check(subject_of_bundle(manifest))
     if (path / SIGNATURE).exists():
         report(f"{path} is signed; it will have to be signed again")
-    with new_directory(path, force=True) as partial:
+    with new_directory(path, lock, force=True) as partial:
         copy_files(path, partial, _files(path, but=("variants", FILE_NAME, SIGNATURE)), link=True)
         golden = Golden.read(path / GOLDEN)
         if spec is not None:
@@ -197,10 +208,10 @@ def _compared(before: Manifest, after: Manifest, name: str) -> str:
 
 
 def _files(root: Path, under: str = "", but: tuple[str, ...] = ()) -> Iterator[str]:
-    """Files of a bundle, listed in its manifest or not, by their path in it."""
+    """Files of a bundle, listed in its manifest or not, by their path in it; none that a killed writer left."""
     for path in sorted((root / under).rglob("*")):
         name = path.relative_to(root)
-        if path.is_file() and name.parts[0] not in but:
+        if path.is_file() and name.parts[0] not in but and not name.name.startswith("."):
             yield name.as_posix()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -110,3 +112,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", "free some space, or write to another disk"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or write to another disk"),
+    errno.EROFS: ("the file system is read-only", "write to another directory"),
+    errno.EACCES: ("permission is denied", "write to a directory of yours"),
+    errno.ENOTDIR: ("a part of the path is a file", "write to another directory"),
+    errno.EEXIST: ("a part of the path is a file", "write to another directory"),
+}
+
+
+@contextmanager
+def explain_os_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into an `OutputError` that says why ``path`` cannot be written."""
+    try:
+        yield
+    except NaflexError:
+        raise
+    except OSError as error:
+        reason, hint = _REASONS.get(error.errno or 0, (error.strerror or str(error), "check the path and the disk"))
+        raise OutputError(f"cannot write {path}: {reason}", hint=hint) from error

@@ -1,20 +1,21 @@
-"""Writing so that nothing is ever half there: under a temporary name first, renamed when whole."""
+"""Writing so that nothing is ever half there: under a temporary name, synced to disk, then renamed."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from naflex_deploy.core.errors import NaflexError, OutputError
+from naflex_deploy.core.errors import OutputError, explain_os_errors
+from naflex_deploy.core.exchange import exchange, rename_to_new
+from naflex_deploy.core.locks import Lock, locked, remove
 
-_REPLACED = "-replaced"
+_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def sha256(path: Path) -> str:
@@ -34,32 +35,61 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
+def new_file(path: Path, lock: Lock | None = None, *, synced: bool = True) -> Iterator[Path]:
+    """A file that appears at ``path``, replacing what stood there, when the block ends without an error.
+
+    Args:
+        path: Where it shall stand.
+        lock: What keeps other writers of it away; a lock of its own where it is not given.
+        synced: Whether it is on disk when this returns, so that a power cut cannot take it away.
+
+    Raises:
+        LockedError: Somebody else is writing it.
+        OutputError: It cannot be written; names the reason.
+    """
+    with _own(path, lock) as held:
+        partial = path.with_name(held.partial().name)
+        try:
+            with explain_os_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                yield partial
+                if synced:
+                    sync(partial)
+                partial.replace(path)
+                if synced:
+                    sync(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path, lock: Lock | None = None, *, force: bool = False) -> Iterator[Path]:
     """A directory that appears at ``path`` when the block ends without an error, and not at all otherwise.
 
     Args:
         path: Where it shall stand.
-        force: Replace what stands there; until the new one is whole, the old one stays.
+        lock: What keeps other writers of it away; a lock of its own where it is not given.
+        force: Replace what stands there. The old directory stays until the new one is whole and synced to disk; then
+            the two are exchanged at once, or, where the system cannot, renamed so that `standing` finds one of them.
 
     Raises:
+        LockedError: Somebody else is writing it.
         OutputError: It exists, or cannot be written; names the reason.
     """
-    with explain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+    with _own(path, lock) as held:
         refuse_existing(path, force=force)
-        partial = _partial(path)
-        partial.mkdir()
-    try:
-        with explain_os_errors(path):
-            yield partial
-            refuse_existing(path, force=force)
-            if path.exists():
-                _replace(path, partial)
-            else:
-                partial.rename(path)
-    finally:
-        _remove(partial)
+        partial = held.partial()
+        try:
+            with explain_os_errors(path):
+                partial.mkdir()
+                yield partial
+                sync_tree(partial)
+                refuse_existing(path, force=force)
+                _put(partial, held)
+                sync(path.parent)
+        finally:
+            remove(partial)
 
 
 def copy_files(source: Path, target: Path, names: Iterable[str], *, link: bool = False) -> None:
@@ -80,89 +110,51 @@ def copy_files(source: Path, target: Path, names: Iterable[str], *, link: bool =
             shutil.copy2(source / name, target / name)
 
 
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A file that appears at ``path``, replacing what stood there, when the block ends without an error.
+def sync(path: Path) -> None:
+    """Have the system put a file's content, or the names in a directory, on disk.
 
     Raises:
-        OutputError: It cannot be written; names the reason.
+        OSError: It could not: what was written may be lost.
     """
-    partial = _partial(path)
+    if os.name == "nt":  # which opens no directory
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with explain_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path)
-            yield partial
-            partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial-{os.getpid()}")
-
-
-def _replace(path: Path, new: Path) -> None:
-    old = path.with_name(f"{new.name}{_REPLACED}")
-    path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    _remove(old)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what processes that were killed left beside ``path``; put back what one was about to replace."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
-        pid = leftover.name.rpartition(".partial-")[2].removesuffix(_REPLACED)
-        if not pid.isdigit() or _alive(int(pid)):
-            continue
-        if leftover.name.endswith(_REPLACED) and not path.exists():
-            leftover.rename(path)
-        else:
-            _remove(leftover)
-
-
-def _alive(pid: int) -> bool:
-    """Whether another process has that number. One's own number was an earlier process's: containers reuse it."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-_REASONS = {
-    errno.ENOSPC: ("the disk is full", "free some space, or write to another disk"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space, or write to another disk"),
-    errno.EROFS: ("the file system is read-only", "write to another directory"),
-    errno.EACCES: ("permission is denied", "write to a directory of yours"),
-    errno.ENOTDIR: ("a part of the path is a file", "write to another directory"),
-    errno.EEXIST: ("a part of the path is a file", "write to another directory"),
-}
-
-
-@contextmanager
-def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of the block into an `OutputError` that says why ``path`` cannot be written."""
-    try:
-        yield
-    except NaflexError:
-        raise
+        os.fsync(descriptor)
     except OSError as error:
-        reason, hint = _REASONS.get(error.errno or 0, (error.strerror or str(error), "check the path and the disk"))
-        raise OutputError(f"cannot write {path}: {reason}", hint=hint) from error
+        if error.errno not in _NO_SYNC:  # some file systems sync no directories
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(directory: Path) -> None:
+    """`sync` every file and directory below a directory, and itself."""
+    for folder, _, names in os.walk(directory, topdown=False):
+        for name in names:
+            sync(Path(folder, name))
+        sync(Path(folder))
+
+
+def _own(path: Path, lock: Lock | None) -> AbstractContextManager[Lock]:
+    return locked(path) if lock is None else nullcontext(lock)
+
+
+def _put(new: Path, lock: Lock) -> None:
+    """Rename a directory to the path of a lock, in place of what stands there."""
+    path = lock.path
+    if not os.path.lexists(path):
+        try:
+            if rename_to_new(new, path):
+                return
+        except FileExistsError:
+            refuse_existing(path, force=False)
+        new.rename(path)
+    elif not exchange(new, path):
+        path.rename(lock.replaced)
+        try:
+            new.rename(path)
+        except OSError:
+            lock.replaced.rename(path)
+            raise
+        remove(lock.replaced)

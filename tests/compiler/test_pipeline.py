@@ -165,7 +165,8 @@ def test_force_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
 def test_a_killed_build_leaves_no_bundle_and_the_next_sweeps(bundle: Path, tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", BUILD, str(tmp_path / "out"), str(bundle), "measuring"])
     assert run.returncode == -signal.SIGKILL
-    (left,) = names(tmp_path)
+    lock, left = names(tmp_path)
+    assert lock == ".out.lock"
     assert left.startswith(".out.partial-")
     assert len(names(tmp_path / left)) > 2  # it was in the middle
     build_tiny(tmp_path / "out")

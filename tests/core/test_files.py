@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from unittest.mock import Mock
 
 import pytest
 
+from naflex_deploy.core import files
 from naflex_deploy.core.errors import OutputError
 from naflex_deploy.core.files import new_directory, new_file, sha256
+from naflex_deploy.core.locks import standing
 
 
 def names(directory: Path) -> list[str]:
@@ -144,7 +147,10 @@ def test_force_replaces_in_the_end(tmp_path: Path) -> None:
     assert (names(tmp_path), names(path), read(path)) == (["out"], ["inside"], "new")
 
 
-def test_a_replacement_that_fails_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
+def test_a_replacement_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
     path = tmp_path / "out"
     write("directory", path, "old")
     rename = os.rename
@@ -154,10 +160,73 @@ def test_a_replacement_that_fails_puts_the_old_one_back(tmp_path: Path, monkeypa
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         rename(source, target)
 
-    monkeypatch.setattr(os, "rename", failing)
+    if exchanges:
+        monkeypatch.setattr(files, "exchange", Mock(side_effect=OSError(errno.EIO, os.strerror(errno.EIO))))
+    else:
+        monkeypatch.setattr(files, "exchange", Mock(return_value=False))
+        monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(OutputError, match="Input/output error"):
         write("directory", path, "new", force=True)
     assert (names(tmp_path), read(path)) == (["out"], "old")
+
+
+def test_a_replaced_directory_is_never_absent(tmp_path: Path) -> None:
+    """Another process replaces it over and over, while this one looks."""
+    path = tmp_path / "out"
+    write("directory", path, "old")
+    script = (
+        "import sys; from pathlib import Path; from tests.core.test_files import write\n"
+        "for number in range(40): write('directory', Path(sys.argv[1]), str(number), True)"
+    )
+    looked = 0
+    with subprocess.Popen([sys.executable, "-c", script, str(path)]) as process:
+        while process.poll() is None:
+            os.stat(path)
+            looked += 1
+    assert (process.returncode, read(path)) == (0, "39")
+    assert looked > 40
+
+
+def test_without_an_exchange_a_reader_follows_the_switch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    write("directory", path, "old")
+    seen: list[tuple[bool, str]] = []
+    rename = os.rename
+
+    def looking(source: Path, target: Path) -> None:
+        rename(source, target)
+        seen.append((path.exists(), read(standing(path))))
+
+    monkeypatch.setattr(files, "exchange", lambda first, second: False)
+    monkeypatch.setattr(os, "rename", looking)
+    write("directory", path, "new", force=True)
+    assert seen == [(False, "old"), (True, "new")]
+    assert (names(tmp_path), standing(path)) == (["out"], path)
+
+
+def test_what_is_written_is_synced_before_its_rename_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        done.append(re.sub("partial-[0-9a-f]+", "partial", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    write("file", tmp_path / "file")
+    write("directory", tmp_path / "folder")
+    assert done == [".file.partial", tmp_path.name, "inside", ".folder.partial", tmp_path.name]
+
+
+@both
+def test_a_sync_that_fails_is_an_error(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system may report a full disk as late as here."""
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(OutputError, match="the disk is full"):
+        write(kind, tmp_path / "out")
+    assert names(tmp_path) == []
 
 
 def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None:
@@ -185,36 +254,29 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path, kind: str) -> None:
     run = subprocess.run([sys.executable, "-c", script, kind, str(path)])
     assert run.returncode == -signal.SIGKILL
     left = names(tmp_path)
-    assert len(left) == 1
-    assert left[0].startswith(".out [1].partial-")
+    assert len(left) == 2
+    assert left[0] == ".out [1].lock"
+    assert left[1].startswith(".out [1].partial-")
     write(kind, path)
     assert names(tmp_path) == ["out [1]"]
 
 
 @both
-def test_an_earlier_process_of_the_same_number_is_swept(tmp_path: Path, kind: str) -> None:
-    """In a container, every run may be process 1."""
-    left = tmp_path / f".out.partial-{os.getpid()}"
-    left.mkdir()
-    (left / "inside").write_text("half")
+def test_only_what_belongs_to_the_lock_is_swept(tmp_path: Path, kind: str) -> None:
+    """Neither the work of another output, nor files whose names only resemble a temporary one."""
+    others = [".outer.partial-0123456789abcdef", ".out.partial-12", ".out.partial-0123456789abcdef-x", "out.partial-9"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".out.partial-0123456789abcdef").mkdir()
     write(kind, tmp_path / "out")
-    assert (names(tmp_path), read(tmp_path / "out")) == (["out"], "new")
-
-
-@both
-def test_what_a_running_process_writes_is_left_alone(tmp_path: Path, kind: str) -> None:
-    running = f".out.partial-{os.getppid()}"
-    (tmp_path / running).mkdir()
-    write(kind, tmp_path / "out")
-    assert names(tmp_path) == [running, "out"]
+    assert names(tmp_path) == sorted([*others, "out"])
 
 
 def test_a_replacement_that_was_killed_half_way_gives_the_old_one_back(tmp_path: Path) -> None:
-    with subprocess.Popen(["true"]) as ended:
-        ended.wait()
-    old = tmp_path / f".out.partial-{ended.pid}-replaced"
+    old = tmp_path / ".out.replaced"
     old.mkdir()
     (old / "inside").write_text("old")
+    assert read(standing(tmp_path / "out")) == "old"
     with pytest.raises(OutputError, match="exists already"):
         write("directory", tmp_path / "out")
     assert (names(tmp_path), read(tmp_path / "out")) == (["out"], "old")

@@ -26,6 +26,7 @@ from naflex_deploy.compiler.quantize.subject import subject_of
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import NaflexError, OutputError, UsageError
 from naflex_deploy.core.files import refuse_existing
+from naflex_deploy.core.locks import locked
 from naflex_deploy.runtime.images.inputs import expand
 
 
@@ -84,7 +85,7 @@ def calibrate(
     Raises:
         UsageError: The images are too few, of one colour, or of one size where several budgets are to be served.
         CheckpointError: The model cannot be read, or computes NaN or infinity.
-        OutputError: The file exists, or cannot be written.
+        OutputError: The file exists, cannot be written, or is being written by another process.
     """
     refuse_existing(output, force=force)
     files = _list(images)
@@ -97,37 +98,41 @@ def calibrate(
         checkpoint = with_patch_size(checkpoint, patch_size)
     empty = QuantSpec(subject_of(checkpoint, config.profile), config.profile.calibration.method, seed, (), {})
     journal = Journal(output, empty, [str(images.resolve()), samples, classes])
-    progress = (journal.resume() if resume else None) or journal.start(shuffled(files, seed))
-    resumed = progress.observed
-    costs: Sensitivity | None = None
-    try:
-        with TemporaryDirectory(dir=journal.folder) as folder:
-            report("exporting the graph")
-            portable = Path(folder) / "portable.onnx"
-            export(checkpoint.model([name for name in checkpoint.architecture.outputs if ":" not in name]), portable)
-            prefix, preprocessing = checkpoint.architecture.prefix, checkpoint.preprocessing
-            head = make_head(config.profile.head, checkpoint)
-            del checkpoint  # its weights are in the file
-            observer = Observer(portable)
-            report(f"observing {len(observer.sites)} activations")
-            Observing(config.profile, preprocessing, prefix, images, observer, progress, classes).observe(
-                journal, count
-            )
-            coverage.check(progress.records, images, config.profile)
-            found = coverage.figures(progress.records, config.profile, prefix)
-            spec = progress.spec(empty, found)
-            if sensitivity is not None:
-                report("measuring what each activation costs in int8")
-                names = head.labels if head else ()
-                tolerance = quantized_tolerance(config.profile)
-                costs = analyse(portable, spec, prefix, tolerance, sensitivity, names, report)
-                spec = replace(spec, float_sites=costs.float_sites)
-            spec.write(output)
-    except NaflexError as error:
-        if not isinstance(error, OutputError):
-            journal.remove()
-        raise
-    journal.remove()
+    with locked(output) as lock:
+        refuse_existing(output, force=force)  # another run may have written it meanwhile
+        progress = (journal.resume() if resume else None) or journal.start(shuffled(files, seed))
+        resumed = progress.observed
+        costs: Sensitivity | None = None
+        try:
+            with TemporaryDirectory(dir=journal.folder) as folder:
+                report("exporting the graph")
+                portable = Path(folder) / "portable.onnx"
+                export(
+                    checkpoint.model([name for name in checkpoint.architecture.outputs if ":" not in name]), portable
+                )
+                prefix, preprocessing = checkpoint.architecture.prefix, checkpoint.preprocessing
+                head = make_head(config.profile.head, checkpoint)
+                del checkpoint  # its weights are in the file
+                observer = Observer(portable)
+                report(f"observing {len(observer.sites)} activations")
+                Observing(config.profile, preprocessing, prefix, images, observer, progress, classes).observe(
+                    journal, count
+                )
+                coverage.check(progress.records, images, config.profile)
+                found = coverage.figures(progress.records, config.profile, prefix)
+                spec = progress.spec(empty, found)
+                if sensitivity is not None:
+                    report("measuring what each activation costs in int8")
+                    names = head.labels if head else ()
+                    tolerance = quantized_tolerance(config.profile)
+                    costs = analyse(portable, spec, prefix, tolerance, sensitivity, names, report)
+                    spec = replace(spec, float_sites=costs.float_sites)
+                spec.write(output, lock)
+        except NaflexError as error:
+            if not isinstance(error, OutputError):
+                journal.remove()
+            raise
+        journal.remove()
     warnings = [*coverage.gaps(found, samples, config.profile), *_changes(images, progress)]
     if progress.copies:
         warnings.append(f"{progress.copies} files are copies of others and were left out")

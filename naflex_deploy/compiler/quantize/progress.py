@@ -11,8 +11,8 @@ from pathlib import Path
 from naflex_deploy.compiler.quantize.coverage import Record
 from naflex_deploy.compiler.quantize.observation import SiteObservation
 from naflex_deploy.compiler.quantize.spec import QuantSpec
-from naflex_deploy.core.errors import UsageError
-from naflex_deploy.core.files import explain_os_errors, new_file
+from naflex_deploy.core.errors import UsageError, explain_os_errors
+from naflex_deploy.core.files import new_file
 from naflex_deploy.core.pack import Patches
 
 

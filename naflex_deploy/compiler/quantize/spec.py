@@ -20,6 +20,7 @@ from naflex_deploy.compiler.quantize.observation import BINS, SiteObservation
 from naflex_deploy.compiler.quantize.subject import Values, differences
 from naflex_deploy.core.errors import CalibrationError
 from naflex_deploy.core.files import new_file
+from naflex_deploy.core.locks import Lock
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.core.profile import Method
 
@@ -84,8 +85,12 @@ class QuantSpec:
                 hint="calibrate again with this model and profile, or build what it was made for",
             )
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, lock: Lock | None = None) -> None:
         """Write the file: the same calibration gives the same bytes.
+
+        Args:
+            path: Of the file.
+            lock: See `new_file`.
 
         Raises:
             OutputError: It cannot be written.
@@ -105,7 +110,7 @@ class QuantSpec:
             "tuning_samples": [_patches_to_json(image) for image in self.tuning_samples],
             "tuning_labels": list(self.tuning_labels),
         }
-        with new_file(path) as partial:
+        with new_file(path, lock) as partial:
             partial.write_text(json.dumps(content | {"sha256": _digest(content)}, indent=1) + "\n", encoding="utf-8")
 
     @classmethod

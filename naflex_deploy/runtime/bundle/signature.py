@@ -11,9 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from naflex_deploy.core.errors import BundleError, MissingExtraError, UsageError
+from naflex_deploy.core.errors import BundleError, MissingExtraError, UsageError, explain_os_errors
 from naflex_deploy.core.files import new_file
+from naflex_deploy.core.locks import locked
+from naflex_deploy.core.manifest import FILE_NAME
 from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.bundle.lock import locked_bundle
 
 SIGNATURE = "model.sig"
 UNSIGNED = (SIGNATURE, "reports")
@@ -37,19 +40,26 @@ def sign(path: Path, private_key: Path) -> Path:
         OutputError: The signature cannot be written.
     """
     config = _module("signing").Config().set_hashing_config(_hashing())
-    bundle = Bundle.open(path)
-    bundle.check(bundle.manifest.files)
+    Bundle.open(path)  # what is no bundle gets no lock beside it
     try:
         config.use_elliptic_key_signer(private_key=private_key)
     except Exception as error:  # cryptography raises many kinds of exceptions
         raise _unusable(private_key, "an EC private key", error) from None
-    with TemporaryDirectory() as folder:
-        try:
-            config.sign(path.resolve(), Path(folder) / SIGNATURE)
-        except ValueError as error:
-            raise UsageError(f"{path} cannot be signed: {_line(error)}", hint="copy the bundle without links") from None
-        with new_file(path / SIGNATURE) as partial:
-            partial.write_bytes((Path(folder) / SIGNATURE).read_bytes())
+    with locked_bundle(path):
+        bundle = Bundle.open(path)
+        bundle.check(bundle.manifest.files)
+        for name in (FILE_NAME, SIGNATURE):
+            with locked(path / name):  # what killed writers left would be signed, and missed once it is removed
+                pass
+        with explain_os_errors(path / SIGNATURE), TemporaryDirectory() as folder:
+            try:
+                config.sign(path.resolve(), Path(folder) / SIGNATURE)
+            except ValueError as error:
+                raise UsageError(
+                    f"{path} cannot be signed: {_line(error)}", hint="copy the bundle without links"
+                ) from None
+            with new_file(path / SIGNATURE) as partial:
+                partial.write_bytes((Path(folder) / SIGNATURE).read_bytes())
     return path / SIGNATURE
 
 

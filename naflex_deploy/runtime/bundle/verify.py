@@ -7,14 +7,16 @@ import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from naflex_deploy.core.errors import IncompatibleError, OutputError
+from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputError
 from naflex_deploy.core.files import new_file
+from naflex_deploy.core.locks import LockedError
 from naflex_deploy.core.machine import cpu_flags
 from naflex_deploy.core.manifest import FILE_NAME, Executed, Gate, Manifest
 from naflex_deploy.runtime.backends import cannot_run, executed_by, open_session
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.bundle.golden import Golden, measure
 from naflex_deploy.runtime.bundle.golden_images import FILE, GoldenImages, PixelCheck
+from naflex_deploy.runtime.bundle.lock import locked_bundle
 from naflex_deploy.runtime.bundle.signature import SIGNATURE, verify_signature
 
 
@@ -51,7 +53,9 @@ def verify(path: Path, public_key: Path | None = None) -> Verification:
         public_key: Key that must have signed the bundle, checked before anything else; see `verify_signature`.
 
     Raises:
-        BundleError: A file is missing or changed, or the signature is missing or not valid.
+        BundleError: A file is missing or changed, the signature is missing or not valid, or the bundle was replaced
+            meanwhile.
+        LockedError: Another process writes the bundle.
         IncompatibleError: A newer version of the tool wrote the bundle.
     """
     if public_key is not None:
@@ -77,9 +81,6 @@ def verify(path: Path, public_key: Path | None = None) -> Verification:
 
 
 def _record(bundle: Bundle, gates: dict[str, Gate], executed: Executed, pixels: PixelCheck | None) -> Path | None:
-    measured = {name: gate for name, gate in gates.items() if gate.status != "unmeasured"}
-    variants = [v.model_copy(update={"gate": measured.get(v.name, v.gate)}) for v in bundle.manifest.variants]
-    manifest: Manifest = bundle.manifest.model_copy(update={"variants": variants})
     report = bundle.path / "reports" / f"verify-{platform.node() or 'host'}.json"
     content = {
         "schema": 1,
@@ -89,11 +90,29 @@ def _record(bundle: Bundle, gates: dict[str, Gate], executed: Executed, pixels: 
         "pixels": asdict(pixels) if pixels else None,
     }
     try:
-        with new_file(report) as partial:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        if not (bundle.path / SIGNATURE).exists():
-            with new_file(bundle.path / FILE_NAME) as partial:
-                partial.write_text(manifest.to_json(), encoding="utf-8")
+        with locked_bundle(bundle.path):
+            manifest = _unchanged(bundle)
+            with new_file(report) as partial:
+                partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            if not (bundle.path / SIGNATURE).exists():
+                with new_file(bundle.path / FILE_NAME) as partial:
+                    partial.write_text(_with_gates(manifest, gates).to_json(), encoding="utf-8")
+    except LockedError:
+        raise
     except OutputError:
         return None
     return report
+
+
+def _unchanged(bundle: Bundle) -> Manifest:
+    """The manifest as it is now: another run may have filled in gates, but not replaced what was verified."""
+    manifest = Manifest.read(bundle.path)
+    if manifest.files != bundle.manifest.files:
+        raise BundleError(f"{bundle.path} was replaced while it was verified", hint="verify it again")
+    return manifest
+
+
+def _with_gates(manifest: Manifest, gates: dict[str, Gate]) -> Manifest:
+    measured = {name: gate for name, gate in gates.items() if gate.status != "unmeasured"}
+    variants = [v.model_copy(update={"gate": measured.get(v.name, v.gate)}) for v in manifest.variants]
+    return manifest.model_copy(update={"variants": variants})

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.errors import UsageError
-from naflex_deploy.core.files import explain_os_errors, new_file
+from naflex_deploy.core.errors import UsageError, explain_os_errors
+from naflex_deploy.core.files import new_file
 from naflex_deploy.runtime.results.table import Provenance, Row, Table
 from naflex_deploy.runtime.results.writers import writer
 

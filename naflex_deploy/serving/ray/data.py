@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from naflex_deploy.core.errors import OutputError, needs_extra
 from naflex_deploy.core.files import new_file
+from naflex_deploy.core.locks import Lock, locked
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
@@ -118,27 +119,29 @@ def embed_to_parquet(
         cpus, gpus: CPU cores and GPUs of each worker.
 
     Raises:
+        LockedError: Another driver writes to the directory.
         OutputError: The directory holds the output of other inputs, another bundle or another shard size.
         MissingExtraError: Ray is not installed.
     """
     ray = _imported("ray.data")
     target, paths = Path(output), [str(path) for path in inputs]
-    _check_plan(target, paths, Path(bundle), shard)
-    shards: list[dict[str, Any]] = [
-        {"shard": n, "paths": paths[i : i + shard]} for n, i in enumerate(range(0, len(paths), shard))
-    ]
-    missing = [item for item in shards if not _part(target, item["shard"]).exists()]
-    counts: list[dict[str, Any]] = []
-    if missing:
-        done = ray.from_items(missing, override_num_blocks=len(missing)).map_batches(
-            WriteShards,
-            fn_constructor_args=(str(Path(bundle).resolve()), str(target.resolve()), max(1, int(cpus))),
-            batch_size=1,
-            concurrency=min(workers, len(missing)),
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-        counts = done.take_all()
+    with locked(target / _PLAN) as lock:  # two drivers of one output would do every shard twice
+        _check_plan(lock, paths, Path(bundle), shard)
+        shards: list[dict[str, Any]] = [
+            {"shard": n, "paths": paths[i : i + shard]} for n, i in enumerate(range(0, len(paths), shard))
+        ]
+        missing = [item for item in shards if not _part(target, item["shard"]).exists()]
+        counts: list[dict[str, Any]] = []
+        if missing:
+            done = ray.from_items(missing, override_num_blocks=len(missing)).map_batches(
+                WriteShards,
+                fn_constructor_args=(str(Path(bundle).resolve()), str(target.resolve()), max(1, int(cpus))),
+                batch_size=1,
+                concurrency=min(workers, len(missing)),
+                num_cpus=cpus,
+                num_gpus=gpus,
+            )
+            counts = done.take_all()
     return Totals(
         embedded=sum(int(row["embedded"]) for row in counts),
         rejected=sum(int(row["rejected"]) for row in counts),
@@ -168,22 +171,21 @@ def _part(output: Path, number: int) -> Path:
     return output / f"part-{number:06}.parquet"
 
 
-def _check_plan(output: Path, paths: Sequence[str], bundle: Path, shard: int) -> None:
+def _check_plan(lock: Lock, paths: Sequence[str], bundle: Path, shard: int) -> None:
     manifest = Bundle.open(bundle).manifest
     digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
     plan = {"schema": 1, "inputs": digest, "count": len(paths), "model": manifest.model.digest, "shard": shard}
-    path = output / _PLAN
+    path = lock.path
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found != plan:
             changed = [key for key in plan if found.get(key) != plan[key]]
             raise OutputError(
-                f"{output} holds the output of another run: {', '.join(changed)} differ",
+                f"{path.parent} holds the output of another run: {', '.join(changed)} differ",
                 hint="choose another directory",
             )
         return
-    output.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as partial:
+    with new_file(path, lock) as partial:
         partial.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
 
 

@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(drawn: Path, bundle: Path, tmp_p
     output, after = tmp_path / "out.json", 15
     killed = subprocess.run([sys.executable, "-c", RUN, str(drawn), str(output), str(bundle), str(after)])
     assert killed.returncode == -signal.SIGKILL
-    assert names(tmp_path) == [".out.json.journal"]
+    assert names(tmp_path) == [".out.json.journal", ".out.json.lock"]
     with pytest.raises(UsageError, match=r"was begun with another .* seed"):
         run(drawn, output, seed=9, resume=True)
     counts: list[tuple[int, int]] = []
