@@ -14,6 +14,7 @@ from naflex_deploy.cli.terminal import json_option, listed, out, print_json, pri
 from naflex_deploy.core.config import leaves
 from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.manifest import FILE_NAME, InputSpec, OutputSpec, Variant
+from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.runtime.bundle.bundle import Bundle
 
 
@@ -47,6 +48,8 @@ def _inspect_checkpoint(spec: str, as_json: bool) -> None:
             reason=found.reason,
             architecture=architecture,
             preprocessing=preprocessing,
+            preprocessing_origins=dict(found.origins),
+            left_out=list(found.left_out),
             parameters=found.parameters,
             labels=list(found.labels),
             outputs=list(found.outputs),
@@ -60,7 +63,9 @@ def _inspect_checkpoint(spec: str, as_json: bool) -> None:
     if found.architecture and found.preprocessing:
         every = asdict(found.architecture)
         _print_options("architecture", {name: every[name] for name in found.options})
-        _print_options("preprocessing", dict(found.preprocessing))
+        _print_preprocessing(found.preprocessing, found.origins)
+    if found.left_out:
+        out.print(f"not read, as they are no part of the model: {', '.join(found.left_out)}", markup=False)
     out.print(f"outputs: {', '.join(name for name in found.outputs if ':' not in name)}, tokens:-1, tokens:-2, …")
 
 
@@ -81,7 +86,8 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     if manifest.head:
         _print_labels(manifest.head.labels)
         least = min(manifest.head.thresholds, default=0.0)
-        out.print(f"scored by {manifest.head.scores}; named from a score of {least:g} on")
+        named = f"; named from a score of {least:g} on" if manifest.head.thresholds else ""
+        out.print(f"scored by {manifest.head.scores}{named}")
     if manifest.text:
         out.print("with its text tower: embed --text")
     print_table(
@@ -100,6 +106,7 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         print_table(title, ["name", "dtype", "shape"], [_row(spec) for spec in specs])
     _print_options("architecture", {key: value for key, value in model.architecture.items() if value})
+    _print_preprocessing(manifest.preprocessing, manifest.preprocessing_origins)
     for candidate in candidates:
         _print_graph(candidate.variant)
     print_table(
@@ -148,6 +155,14 @@ def _print_labels(labels: Sequence[str]) -> None:
 
 def _print_options(title: str, options: Mapping[str, Any]) -> None:
     print_table(title, ["option", "value"], [[key, listed(value)] for key, value in leaves(dict(options)).items()])
+
+
+def _print_preprocessing(preprocessing: Preprocessing, origins: Mapping[str, str]) -> None:
+    print_table(
+        "preprocessing",
+        ["option", "value", "from"],
+        [[name, listed(value), origins.get(name, "")] for name, value in preprocessing],
+    )
 
 
 def _row(spec: InputSpec | OutputSpec) -> list[object]:

@@ -139,6 +139,8 @@ def read_checkpoint(
     named = read_labels(labels) if labels else []
     report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
     checkpoint = checkpoints.read(model, lora)
+    if checkpoint.left_out:
+        report(f"not read, as they are no part of the model: {', '.join(checkpoint.left_out)}")
     if patch_size is not None:
         checkpoint = with_patch_size(checkpoint, patch_size)
     if named:
@@ -226,6 +228,7 @@ def _manifest(
             prefix=a.prefix,
         ),
         preprocessing=checkpoint.preprocessing,
+        preprocessing_origins=dict(checkpoint.origins),
         head=head,
         text=text,
         inputs=input_specs(graph),

@@ -15,8 +15,10 @@ from naflex_deploy.core.pack import Role
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
 
-SCHEMA = 2
+SCHEMA = 3
 FILE_NAME = "manifest.json"
+
+Scores = Literal["softmax", "sigmoid", "raw"]
 
 Sizes = dict[str, int]
 """Value of each symbol in an engine's shapes: ``tokens``, ``images``, ``rows``, ``row_tokens``."""
@@ -27,13 +29,20 @@ class Entry(BaseModel):
 
 
 class Model(Entry):
-    """The source of the weights, and the architecture that they belong to."""
+    """The source of the weights, and the architecture that they belong to.
+
+    Attributes:
+        family: Kind of the larger model whose image tower this is; empty where it stands alone.
+        tower: How that model takes what the tower gives.
+    """
 
     source: str
     digest: str
     architecture: dict[str, Any]
     parameters: int
     prefix: int = 0
+    family: str = ""
+    tower: dict[str, Any] = {}
 
 
 class InputSpec(Entry):
@@ -91,6 +100,8 @@ class Variant(Entry):
         passes: Passes applied to the portable graph, in order.
         versions: Versions of the tools that built it.
         build: Figures recorded during the build.
+        executed_precisions: Number of operators that the engine runs in each precision, by its name; empty where that
+            is not known.
     """
 
     name: str
@@ -107,6 +118,7 @@ class Variant(Entry):
     versions: dict[str, str] = {}
     build: dict[str, Any] = {}
     gate: Gate = Gate()
+    executed_precisions: dict[str, int] = {}
 
 
 class Head(Entry):
@@ -114,21 +126,29 @@ class Head(Entry):
 
     Attributes:
         labels: Name of each class.
-        scores: ``softmax`` where the classes exclude one another, ``sigmoid`` where each is decided on its own.
+        scores: ``softmax`` where the classes exclude one another, ``sigmoid`` where each is decided on its own,
+            ``raw`` where the outputs are values themselves, as those of a regression.
         thresholds: Minimum score at which each class is reported; empty where there is no minimum.
     """
 
     labels: list[str]
-    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scores: Scores = "softmax"
     thresholds: list[float] = []
 
 
 class Tokenization(Entry):
-    """How texts become rows of token ids: all of one length, padded with one token on one side."""
+    """How texts become rows of token ids: all of one length, padded with one token on one side.
+
+    Attributes:
+        lowercase: Texts are put into lower case first, as SigLIP2 was trained.
+        mask: The text tower leaves padding out of attention.
+    """
 
     length: int
     pad_token: str
     side: Literal["left", "right"]
+    lowercase: bool = True
+    mask: bool = False
 
 
 class TextTower(Entry):
@@ -147,6 +167,23 @@ class TextTower(Entry):
     tokens: Tokenization
     scale: float
     bias: float
+
+
+class Witness(Entry):
+    """How the portable graph compared with the original library's own model and preprocessing, when it was built.
+
+    Attributes:
+        reason: Why it was skipped, or what differed.
+        original: Class and library that it was compared with.
+        errors: max |Δ| over max |original| of each output.
+        grids: (rows, columns) of patches of the images.
+    """
+
+    status: Literal["passed", "failed", "skipped"]
+    reason: str = ""
+    original: str = ""
+    errors: dict[str, float] = {}
+    grids: list[tuple[int, int]] = []
 
 
 class FileEntry(Entry):
@@ -172,6 +209,9 @@ class Manifest(Entry):
     """The content of a bundle's ``manifest.json``.
 
     Attributes:
+        preprocessing_origins: Where each value of ``preprocessing`` was found.
+        witness: How the graph compared with the original model; ``None`` in bundles of earlier versions.
+        digest: Digest of the manifest without this key; empty where it was not computed.
         head: How logits are read; ``None`` where the model has neither a classifier nor labels.
         text: The text tower; ``None`` where the bundle was built without it.
         config: The resolved profile.
@@ -184,6 +224,8 @@ class Manifest(Entry):
     created: str
     model: Model
     preprocessing: Preprocessing
+    preprocessing_origins: dict[str, str] = {}
+    witness: Witness | None = None
     head: Head | None = None
     text: TextTower | None = None
     inputs: list[InputSpec]
@@ -192,6 +234,7 @@ class Manifest(Entry):
     files: dict[str, FileEntry]
     config: Profile
     origins: dict[str, str] = {}
+    digest: str = ""
 
     def variant(self, name: str) -> Variant:
         """The variant with this name. Raises a `KeyError` where there is none."""

@@ -14,11 +14,13 @@ class Preprocessing(BaseModel):
 
     Attributes:
         patch_size: Side of a patch in pixels, P.
-        mean, std: Per-channel normalisation of values between 0 and 1. The graph applies it, so the runtime passes
-            raw pixels.
+        mean, std: Per-channel normalisation of pixel values between 0 and 1, with every other operation of the original on
+            pixels folded into it. The graph applies it, so the runtime passes raw pixels.
         resample: Filter of the image resize, which antialiases.
         search: Precision of the size search that fills a token budget: ``float64`` as in transformers and timm,
             ``float32`` as in big_vision. The chosen grids can differ where a size is on a boundary.
+        channels: 1 where the model expects grey images. The runtime turns every image grey before it is resized, and
+            passes it as three equal channels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,3 +30,4 @@ class Preprocessing(BaseModel):
     std: Annotated[Triple, Field(description="positive")] = (0.5, 0.5, 0.5)
     resample: Literal["bilinear", "bicubic"] = "bilinear"
     search: Literal["float64", "float32"] = "float64"
+    channels: Literal[1, 3] = 3

@@ -13,7 +13,7 @@ from naflex_deploy.core.errors import BundleError
 from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, Head, Manifest
 from naflex_deploy.core.migrate import STEPS
 
-OLDER = {1: Path(__file__).parent / "manifest-1.json"}
+OLDER = {schema: Path(__file__).parent / f"manifest-{schema}.json" for schema in (1, 2)}
 """A manifest of each older schema, as the version of that time wrote it."""
 
 
@@ -60,3 +60,11 @@ def test_damage_is_reported(tmp_path: Path, changes: dict[str, Any], problem: st
     with pytest.raises(BundleError, match=problem) as caught:
         read(tmp_path, json.loads(OLDER[1].read_text()) | changes)
     assert caught.value.code == 4
+
+
+def test_what_a_schema_2_manifest_does_not_say_is_as_it_was(tmp_path: Path) -> None:
+    manifest = read(tmp_path, json.loads(OLDER[2].read_text()))
+    assert manifest.preprocessing.channels == 3
+    assert manifest.text is not None
+    assert (manifest.text.tokens.lowercase, manifest.text.tokens.mask) == (True, False)
+    assert (manifest.witness, manifest.digest, manifest.preprocessing_origins) == (None, "", {})

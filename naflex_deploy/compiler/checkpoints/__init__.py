@@ -25,10 +25,12 @@ MERGING = ("hf", "timm")
 MODULE_READERS = {
     "NaFlexVit": "timm.reader:read_module",
     "PackedNaFlexViT": "packed_module:read_module",
-    "Siglip2ForImageClassification": "hf:read_module",
-    "Siglip2Model": "hf:read_module",
-    "Siglip2VisionModel": "hf:read_module",
+    "Siglip2ForImageClassification": "hf.reader:read_module",
+    "Siglip2Model": "hf.reader:read_module",
+    "Siglip2VisionModel": "hf.reader:read_module",
 }
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+"""Class of a wrapper → where it keeps the model."""
 
 
 def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
@@ -46,13 +48,7 @@ def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
     if lora is not None:
         return _read_merged(model, lora)
     if isinstance(model, nn.Module):
-        kind = type(model).__name__
-        if kind not in MODULE_READERS:
-            raise CheckpointError(
-                f"cannot read a module of class {kind}, expected one of {', '.join(MODULE_READERS)}",
-                hint="pass the model itself, not a wrapper around it",
-            )
-        return _reader(MODULE_READERS[kind])(model)
+        return _read_module(model)
     spec = str(model)
     directory = _reader("directory:read_directory")
     if spec == "demo":
@@ -65,6 +61,20 @@ def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
         return directory(Path(spec))
     known = ["demo", *(f"{name}:…" for name in READERS)]
     raise NoCheckpointError(f"no model at '{spec}'", hint=f"a local directory, or {nearest(spec, known)}")
+
+
+def _read_module(model: nn.Module) -> Checkpoint:
+    """A module, or what torch.compile or data parallel wraps, of one of the classes known or derived from one."""
+    while type(model).__name__ in WRAPPERS:
+        model = getattr(model, WRAPPERS[type(model).__name__])
+    for kind in type(model).__mro__:
+        if kind.__name__ in MODULE_READERS:
+            return _reader(MODULE_READERS[kind.__name__])(model)
+    name = type(model).__name__
+    raise CheckpointError(
+        f"cannot read a module of class {name}, expected one of {', '.join(MODULE_READERS)}",
+        hint="merge the adapter first, with merge_and_unload()" if name.startswith("Peft") else "pass the model itself",
+    )
 
 
 def _read_merged(model: str | Path | nn.Module, lora: Path) -> Checkpoint:

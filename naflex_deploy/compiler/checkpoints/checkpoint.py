@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from naflex_deploy.compiler.model.architecture import Architecture
 from naflex_deploy.compiler.model.attention import Attention, masked_attention
 from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT, fold_normalisation
+from naflex_deploy.core.manifest import Scores
 from naflex_deploy.core.preprocessing import Preprocessing
 
 
@@ -21,12 +22,15 @@ class Checkpoint:
     """A model read from somewhere.
 
     Attributes:
-        source: Where from, for people and the manifest.
+        source: Where it was read from, for people and the manifest.
         architecture: Shape and options.
         weights: State of `PackedNaFlexViT`, float32, the projection taking normalised pixels.
         preprocessing: How the model wants its pixels.
         labels: Name of each class, empty where the model has no classifier or no names.
-        scores: Whether the classes exclude one another, or each is there or not for itself.
+        scores: How logits become scores, see `core.manifest.Head`.
+        origins: Where each value of ``preprocessing`` was found.
+        directory: Where the original library can load the model from; ``None`` where there is no such directory.
+        left_out: Files of weights that lie beside those of the model and are no part of it.
     """
 
     source: str
@@ -34,7 +38,10 @@ class Checkpoint:
     weights: dict[str, Tensor]
     preprocessing: Preprocessing
     labels: tuple[str, ...] = field(default=())
-    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scores: Scores = "softmax"
+    origins: Mapping[str, str] = field(default_factory=dict)
+    directory: Path | None = None
+    left_out: tuple[str, ...] = ()
 
     def model(
         self, outputs: Sequence[str] = ("pooled", "tokens"), attention: Attention = masked_attention

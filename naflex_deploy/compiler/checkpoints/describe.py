@@ -1,8 +1,9 @@
-"""What a checkpoint is, and whether it can be built, without building it."""
+"""What a checkpoint is and whether it can be built, found out without building it."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ class Description:
 
     Attributes:
         source: Where from.
-        buildable: Nothing stands against building it.
-        reason: What does, empty where nothing does.
+        buildable: Whether it can be built.
+        reason: Why it cannot be built; empty where it can.
         architecture: Shape and options, ``None`` where not buildable.
         preprocessing: How the model wants its pixels, ``None`` where not buildable.
         parameters: Number of weights, 0 where not buildable.
         labels: Name of each class.
+        origins: Where each value of the preprocessing was found.
+        left_out: Files of weights that lie beside the model's and are not read.
     """
 
     source: str
@@ -37,6 +40,8 @@ class Description:
     preprocessing: Preprocessing | None = None
     parameters: int = 0
     labels: tuple[str, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -49,29 +54,31 @@ class Description:
         if self.architecture is None:
             return {}
         return {
-            field.name: getattr(self.architecture, field.name)
-            for field in fields(Architecture)
-            if field.default is MISSING or getattr(self.architecture, field.name) != field.default
+            option.name: getattr(self.architecture, option.name)
+            for option in fields(Architecture)
+            if option.default is MISSING or getattr(self.architecture, option.name) != option.default
         }
 
 
 def describe(model: str | Path | nn.Module) -> Description:
-    """Describe what `read` would read; takes what it takes.
+    """Describe what `read` would read.
 
-    A checkpoint that is refused is described too, by the reason.
+    A checkpoint that is refused is described by the reason.
+
+    Args:
+        model: As for `read`.
 
     Raises:
-        NoCheckpointError: There is none.
+        NoCheckpointError: There is no checkpoint.
     """
     source = type(model).__name__ if isinstance(model, nn.Module) else str(model)
     try:
         if source.startswith("random:"):
             architecture, preprocessing = shape_of(source.removeprefix("random:"))
-            labels: tuple[str, ...] = ()
+            checkpoint = None
         else:
             checkpoint = read(model)
-            source, labels = checkpoint.source, checkpoint.labels
-            architecture, preprocessing = checkpoint.architecture, checkpoint.preprocessing
+            source, architecture, preprocessing = checkpoint.source, checkpoint.architecture, checkpoint.preprocessing
     except NoCheckpointError:
         raise
     except CheckpointError as error:
@@ -83,5 +90,7 @@ def describe(model: str | Path | nn.Module) -> Description:
         architecture=architecture,
         preprocessing=preprocessing,
         parameters=parameters,
-        labels=labels,
+        labels=checkpoint.labels if checkpoint else (),
+        origins=checkpoint.origins if checkpoint else {},
+        left_out=checkpoint.left_out if checkpoint else (),
     )

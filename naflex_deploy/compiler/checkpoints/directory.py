@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from naflex_deploy.compiler.checkpoints import hf
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.compiler.checkpoints.files import load_json
+from naflex_deploy.compiler.checkpoints.files.choice import CONFIG, choose_local
+from naflex_deploy.compiler.checkpoints.files.hub import download
+from naflex_deploy.compiler.checkpoints.files.load import load_json
+from naflex_deploy.compiler.checkpoints.hf import reader as hf
 from naflex_deploy.compiler.checkpoints.timm import reader as timm
-from naflex_deploy.core.errors import MissingExtraError, NoCheckpointError
 
 
 def read_directory(path: Path, source: str | None = None, lora: Path | None = None) -> Checkpoint:
@@ -18,10 +20,9 @@ def read_directory(path: Path, source: str | None = None, lora: Path | None = No
         CheckpointError: A file is missing or unreadable, or the model is no NaFlex model.
     """
     source = source or str(path)
-    config = load_json(path / "config.json", source)
-    if "architecture" in config and "model_type" not in config:
-        return timm.read_saved(path, source, lora)
-    return hf.read_directory(path, source, lora)
+    config = load_json(path / CONFIG, source)
+    read = timm.read_saved if "architecture" in config and "model_type" not in config else hf.read_directory
+    return replace(read(path, source, lora), directory=path, left_out=choose_local(path, source).left_out)
 
 
 def read_hub(name: str, lora: Path | None = None) -> Checkpoint:
@@ -31,25 +32,3 @@ def read_hub(name: str, lora: Path | None = None) -> Checkpoint:
         CheckpointError: The hub cannot be reached, or has no such model.
     """
     return read_directory(download(name), f"hf:{name}", lora)
-
-
-def download(name: str) -> Path:
-    """A directory with the JSON and safetensors files of ``ORG/NAME[@revision]``.
-
-    Raises:
-        CheckpointError: The hub cannot be reached, or has no such model.
-    """
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise MissingExtraError("huggingface_hub", "build") from None
-    repository, _, revision = name.partition("@")
-    try:
-        files = ["*.json", "*.safetensors"]
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files))
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise NoCheckpointError(
-            f"hf:{name} could not be downloaded: {type(error).__name__}: {reason}",
-            hint="check the name, the network and HF_TOKEN, or download it elsewhere and give the directory",
-        ) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from naflex_deploy.compiler.checkpoints.files import load_json, load_safetensors
+from naflex_deploy.compiler.checkpoints.files.load import load_json, load_safetensors
 from naflex_deploy.core.errors import CheckpointError
 
 ROOT = "base_model.model."
@@ -29,16 +29,6 @@ UNSUPPORTED = (
     "target_parameters",
 )
 """Options under which merging is not the formula above."""
-
-
-def load_merged(path: Path, source: str, lora: Path | None) -> dict[str, Tensor]:
-    """The tensors of a file or directory, an adapter merged into them if there is one.
-
-    Raises:
-        CheckpointError: One of the two cannot be read, or they do not belong together.
-    """
-    tensors = load_safetensors(path, source)
-    return tensors if lora is None else merge(tensors, lora)
 
 
 def merge(tensors: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor]:

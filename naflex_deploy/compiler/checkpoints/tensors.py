@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from naflex_deploy.core.errors import CheckpointError
+
+DEQUANTISE = "load it where it was made, dequantise it (model.dequantize() in transformers), and save it in bfloat16"
+
+
+def refuse_quantised(config: Mapping[str, Any], source: str) -> None:
+    """Refuse a model whose config says that its weights are quantised: their scales belong to a format of its own.
+
+    Raises:
+        CheckpointError: They are; names the method.
+    """
+    stated = config.get("quantization_config")
+    if stated:
+        method = stated.get("quant_method", "unknown") if isinstance(stated, dict) else repr(stated)
+        raise CheckpointError(
+            f"{source}: config.json: quantization_config with quant_method = '{method}' is not supported",
+            hint=DEQUANTISE,
+        )
+
+
+def with_three_channels(projection: Tensor, channels: int) -> Tensor:
+    """A patch projection that takes pixels of three channels, channels innermost.
+
+    Grey images come as three equal channels: a third of the weight for each of them gives the same sum.
+    """
+    return projection if channels == 3 else (projection / 3).repeat_interleave(3, dim=1)
 
 
 class Tensors:
@@ -31,11 +57,21 @@ class Tensors:
         return () if tensor is None else tuple(tensor.shape)
 
     def prefix_of(self, suffix: str) -> str:
-        """What stands before the one name that ends so; nothing where there is none."""
-        return next((name.removesuffix(suffix) for name in self._tensors if name.endswith(suffix)), "")
+        """What stands before the one name that ends so; nothing where there is none.
+
+        Raises:
+            CheckpointError: Several names end so, as where a file holds a student and its teacher.
+        """
+        found = sorted(name for name in self._tensors if name == suffix or name.endswith(f".{suffix}"))
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{self._source}: '{found[0]}' and '{found[1]}' are of two image towers",
+                hint="save the one that you mean alone",
+            )
+        return found[0].removesuffix(suffix) if found else ""
 
     def below(self, prefix: str) -> Tensors:
-        """Those whose names begin so, without it; the others belong to another part of the model."""
+        """The tensors whose names begin with a prefix, without it; the others are of another part of the model."""
         part = {name.removeprefix(prefix): tensor for name, tensor in self._tensors.items() if name.startswith(prefix)}
         return Tensors(part, self._source)
 
@@ -43,13 +79,19 @@ class Tensors:
         """The tensor of that name as float32, contiguous.
 
         Raises:
-            CheckpointError: It is missing, has another shape, or holds NaN or infinity.
+            CheckpointError: It is missing, has another shape, is quantised, or holds NaN or infinity.
         """
         tensor = self._tensors.pop(name, None)
         if tensor is None:
             raise CheckpointError(
                 f"{self._source}: tensor '{name}' is missing, expected shape {list(shape)}",
                 hint="the file is incomplete or of another architecture than its config says",
+            )
+        if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+            raise CheckpointError(
+                f"{self._source}: tensor '{name}' is quantised: expected floats of 16 bits or more, found "
+                f"{str(tensor.dtype).removeprefix('torch.')}",
+                hint=DEQUANTISE,
             )
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
@@ -76,15 +118,19 @@ class Tensors:
         }
 
     def finish(self, ignore: Collection[str] = ()) -> None:
-        """Check that nothing is left but what is known to be of no use.
+        """Check that every tensor was taken, but for those that are known to be of no use.
 
         Args:
-            ignore: Prefixes of names that may remain.
+            ignore: Prefixes of names that may remain. Position numbers, which earlier versions of transformers saved
+                as a tensor, may remain as well.
 
         Raises:
             CheckpointError: A tensor was not read.
         """
-        left = sorted(name for name in self._tensors if not name.startswith(tuple(ignore)))
+        useless = tuple(ignore)
+        left = sorted(
+            name for name in self._tensors if not name.startswith(useless) and not name.endswith(".position_ids")
+        )
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
             raise CheckpointError(

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from naflex_deploy.compiler.checkpoints import hf
-from naflex_deploy.compiler.checkpoints.directory import download
-from naflex_deploy.compiler.checkpoints.files import load_json
-from naflex_deploy.compiler.checkpoints.lora import load_merged
+from naflex_deploy.compiler.checkpoints.files.hub import download
+from naflex_deploy.compiler.checkpoints.files.load import load_json
+from naflex_deploy.compiler.checkpoints.hf import reader as hf
 from naflex_deploy.compiler.checkpoints.tensors import Tensors
+from naflex_deploy.compiler.checkpoints.weights import load_weights
 from naflex_deploy.compiler.model.text_transformer import TextArchitecture, TextTransformer
 from naflex_deploy.core.errors import CheckpointError
 from naflex_deploy.core.manifest import Tokenization
@@ -113,11 +113,11 @@ def read_text(model: str | Path | nn.Module, lora: Path | None = None) -> Text:
     spec = str(model)
     if not spec.startswith("hf:") and not Path(spec).is_dir():
         raise _without(spec)
-    path = download(spec.removeprefix("hf:")) if spec.startswith("hf:") else Path(spec)
+    path = download(spec.removeprefix("hf:"), texts=True) if spec.startswith("hf:") else Path(spec)
     config = load_json(path / "config.json", spec)
     if config.get("model_type") != "siglip2":
         raise _without(spec)
-    return _convert(config, Tensors(load_merged(path, spec, lora), spec), spec, path)
+    return _convert(config, Tensors(load_weights(path, spec, lora), spec), spec, path)
 
 
 def _without(source: str) -> CheckpointError:

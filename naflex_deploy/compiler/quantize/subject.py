@@ -40,7 +40,10 @@ def _subject(weights: str, architecture: Mapping[str, Any], preprocessing: Prepr
         {
             "weights": weights,
             "architecture": architecture,
-            "preprocessing": preprocessing.model_dump(mode="json"),
+            # Calibrations made before there were grey models do not say how many channels there are.
+            "preprocessing": preprocessing.model_dump(
+                mode="json", exclude={"channels"} if preprocessing.channels == 3 else None
+            ),
             "image": {
                 **profile.image.model_dump(mode="json", exclude={"max_pixels"}),
                 "tokens": profile.image_tokens(BACKEND, prefix),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.core.preprocessing import Preprocessing
@@ -65,6 +69,16 @@ class Cutter:
 
     def patches(self, picture: Picture, fit: Fit) -> Patches:
         """A picture, resampled once, as patches. Padding has the colour that the model subtracts."""
-        red, green, blue = (round(255 * mean) for mean in self.model.mean)
-        pixels = apply_fit(picture, fit, resample=self.model.resample, background=(red, green, blue))
+        red, green, blue = (round(255 * min(max(mean, 0.0), 1.0)) for mean in self.model.mean)
+        # Grey before it is resized, as the libraries do; a page that is drawn to size becomes grey once it is drawn.
+        grey = self.model.channels == 1
+        drawn = picture.convert("L").convert("RGB") if grey and isinstance(picture, Image.Image) else picture
+        pixels = apply_fit(drawn, fit, resample=self.model.resample, background=(red, green, blue))
+        if grey and drawn is picture:
+            pixels = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
         return patchify(pixels, self.model.patch_size)
+
+    def accepts(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> bool:
+        """Whether the model sees the colours of patches that were cut elsewhere: a grey one takes equal channels."""
+        channels = pixels.reshape(-1, 3)
+        return self.model.channels == 3 or bool((channels == channels[:, :1]).all())

@@ -100,7 +100,7 @@ class Preparer:
             ImageError: The image cannot be prepared.
         """
         fit = self._cutter.layout((image.shape[0], image.shape[1])).whole
-        if fit.size == fit.canvas == image.shape[:2]:
+        if fit.size == fit.canvas == image.shape[:2] and self._cutter.model.channels == 3:
             return patchify(image, self._cutter.model.patch_size)
         return self._cutter.patches(next(decode(image, max_pixels=self._profile.image.max_pixels)), fit)
 
@@ -114,6 +114,9 @@ class Preparer:
         if found.dtype != np.uint8 or found.shape[1] != values:
             what = f"expected {values} values of uint8 each, found {found.shape[1]} of {found.dtype}"
             error = ImageError(f"{name}: {what}", hint=f"cut it into patches of {side}x{side} RGB pixels")
+        elif not self._cutter.accepts(found):
+            what = "expected grey pixels, each of three equal values, found colours"
+            error = ImageError(f"{name}: {what}", hint="make the image grey before you cut it")
         elif len(patches) > self._cutter.tokens:
             error = ImageError(f"{name}: expected at most {self._cutter.tokens} patches", hint="raise image.tokens")
         return Prepared(replace(result, error=error), None if error else patches)

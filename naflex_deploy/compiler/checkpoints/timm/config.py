@@ -16,7 +16,7 @@ IRRELEVANT = {
     *("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords", "num_classes", "pretrained_cfg_overlay"),
 }
 ALLOWED: dict[str, tuple[Any, ...]] = {
-    "in_chans": (3,),
+    "in_chans": (1, 3),
     "pos_embed": ("learned", "factorized", "none", ""),
     "pos_embed_interp_mode": ("bilinear", "bicubic"),
     "rope_type": ("", "none", "axial", "mixed", "dinov3"),
@@ -53,6 +53,7 @@ class TimmConfig:
     """
 
     patch_size: int = 16
+    in_chans: int = 3
     embed_dim: int = 768
     depth: int = 12
     num_heads: int = 12
@@ -107,6 +108,8 @@ class TimmConfig:
         """
         known = {field.name for field in fields(cls)}
         for name, value in options.items():
+            if isinstance(value, dict):
+                raise CheckpointError(f"{source}: {name}: expected no object, found {value!r}")
             if name not in known | IRRELEVANT | ALLOWED.keys() | {"img_size"}:
                 raise CheckpointError(f"{source}: unknown option '{name}' = {value!r}", hint=nearest(name, known))
             allowed = ALLOWED.get(name, (value,))
@@ -125,7 +128,7 @@ class TimmConfig:
             patch = values.get("patch_size", cls.patch_size)
             values["pos_embed_grid_size"] = (side[0] // patch, side[1] // patch)
         config = cls(**values)
-        config._check(source, classes=int(options.get("num_classes", 0)))
+        config._check(source, classes=options.get("num_classes", 0))
         return config
 
     def _check(self, source: str, classes: int) -> None:

@@ -2,7 +2,8 @@
 
 What needs no node of its own in the graph is folded here: LayerScale into the projection before it, missing biases
 to zeros, stacked q/k/v to three projections, shared key and value heads repeated, convolutional or channels-first
-patch projections to (row, column, channel), and neighbouring rotary pairs to halves.
+patch projections to (row, column, channel), projections of grey pixels to three channels, and neighbouring rotary
+pairs to halves.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from naflex_deploy.compiler.checkpoints.tensors import Tensors
+from naflex_deploy.compiler.checkpoints.tensors import Tensors, with_three_channels
 from naflex_deploy.compiler.checkpoints.timm.config import TimmConfig
 from naflex_deploy.compiler.model.architecture import Architecture
 
@@ -44,13 +45,13 @@ def timm_weights(config: TimmConfig, a: Architecture, tensors: Tensors) -> Named
 
 
 def _embedding(config: TimmConfig, a: Architecture, tensors: Tensors) -> Named:
-    d, p, c = a.width, a.patch_size, a.channels
+    d, p, c = a.width, a.patch_size, config.in_chans
     if config.embed_proj_type == "conv" or not config.patchify_channels_last:
-        shape = (d, c, p, p) if config.embed_proj_type == "conv" else (d, a.patch_values)
+        shape = (d, c, p, p) if config.embed_proj_type == "conv" else (d, p * p * c)
         weight = tensors.take("embeds.proj.weight", *shape).view(d, c, p, p).permute(0, 2, 3, 1).flatten(1)
     else:
-        weight = tensors.take("embeds.proj.weight", d, a.patch_values)
-    yield "embed.weight", weight.contiguous()
+        weight = tensors.take("embeds.proj.weight", d, p * p * c)
+    yield "embed.weight", with_three_channels(weight.contiguous(), c)
     yield "embed.bias", torch.zeros(d) if config.pre_norm else tensors.take("embeds.proj.bias", d)
     if a.patch_norm:
         yield from tensors.norm("patch_norm", "embeds.norm", d).items()

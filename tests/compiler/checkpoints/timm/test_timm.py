@@ -226,7 +226,7 @@ def test_missing_extra_and_misshaped_tensors(saved):
         ("pos_embed_grid_size", [200, 16], r"pos_embed_grid_size = \(200, 16\) is not supported .tables of"),
         ("pos_embed_grid_size", [0, 16], r"pos_embed_grid_size = \(0, 16\)"),
         ("patch_size", [16, 8], r"patch_size = \(16, 8\) is not supported"),
-        ("in_chans", 1, "in_chans = 1 is not supported"),
+        ("in_chans", 4, "in_chans = 4 is not supported"),
         ("reg_tokenz", 1, r"unknown option 'reg_tokenz' = 1 \(did you mean 'reg_tokens'"),
         ("num_kv_heads", 1, "num_kv_heads = 1 is not supported"),
         ("global_pool", "", "num_classes = 3 with global_pool = '' is not supported"),

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.compiler.checkpoints.files import load_json
-from naflex_deploy.compiler.checkpoints.lora import load_merged
-from naflex_deploy.compiler.checkpoints.tensors import Tensors
+from naflex_deploy.compiler.checkpoints.files.load import load_json
+from naflex_deploy.compiler.checkpoints.hf.head import read_head
+from naflex_deploy.compiler.checkpoints.hf.processor import read_processor
+from naflex_deploy.compiler.checkpoints.tensors import Tensors, refuse_quantised, with_three_channels
+from naflex_deploy.compiler.checkpoints.weights import load_weights, unwrapped
 from naflex_deploy.compiler.model.architecture import Architecture, Positions
 from naflex_deploy.core.errors import CheckpointError
-from naflex_deploy.core.preprocessing import Preprocessing
 
-VISION_CLASSES = ("Siglip2Model", "Siglip2VisionModel", "Siglip2ForImageClassification")
 VISION_TYPE = "siglip2_vision_model"
 VLM_TYPES = ("lfm2_vl",)
 """Models whose image tower is a `Siglip2VisionModel`, which is read alone."""
@@ -37,7 +37,6 @@ VISION_DEFAULTS: dict[str, Any] = {
     "vision_use_head": True,
 }
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
-PIL_FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
 def read_directory(path: Path, source: str | None = None, lora: Path | None = None) -> Checkpoint:
@@ -48,30 +47,33 @@ def read_directory(path: Path, source: str | None = None, lora: Path | None = No
     """
     source = source or str(path)
     config = load_json(path / "config.json", source)
-    processor = load_json(path / "preprocessor_config.json", source, required=False)
-    return _convert(config, processor, Tensors(load_merged(path, source, lora), source), source)
+    refuse_quantised(config, source)
+    _check_type(config, source)
+    return _convert(config, path, Tensors(load_weights(path, source, lora), source), source)
 
 
 def read_module(module: nn.Module) -> Checkpoint:
     """Read a transformers ``Siglip2…`` module as it stands in memory. Preprocessing is the class's default."""
     source = type(module).__name__
-    config = getattr(module, "config", None)
-    if source not in VISION_CLASSES or config is None:
-        raise CheckpointError(
-            f"cannot read a module of class {source}, expected one of {', '.join(VISION_CLASSES)}",
-            hint="pass the model itself, not a wrapper around it",
-        )
-    return _convert(config.to_dict() | {"architectures": [source]}, {}, Tensors(module.state_dict(), source), source)
+    config: dict[str, Any] = module.config.to_dict()  # type: ignore[union-attr, operator]
+    refuse_quantised(config, source)
+    _check_type(config, source)
+    return _convert(config, None, Tensors(unwrapped(module.state_dict(), source), source), source)
 
 
-def _convert(config: dict[str, Any], processor: dict[str, Any], tensors: Tensors, source: str) -> Checkpoint:
-    vision = _vision_config(config, source)
+def _convert(config: dict[str, Any], directory: Path | None, tensors: Tensors, source: str) -> Checkpoint:
+    vision = checked(config.get("vision_config") or config, VISION_DEFAULTS, source)
     prefix = tensors.prefix_of(PATCH_EMBEDDING)
-    if config.get("model_type") in VLM_TYPES:
+    if config["model_type"] in VLM_TYPES:
         tensors, prefix = tensors.below(prefix), ""
     rows = tensors.shape("classifier.weight")
-    labels = _labels(config, rows[0]) if rows else ()
+    labels, scores = read_head(config, rows[0], source) if rows else ((), "softmax")
     classes = len(labels)
+    if vision["num_channels"] not in (1, 3):
+        raise CheckpointError(
+            f"{source}: config.json: num_channels = {vision['num_channels']} is not supported",
+            hint="1 (grey) and 3 (RGB) are: image files have no other channels of their own",
+        )
     grid = isqrt(vision["num_patches"])
     if grid * grid != vision["num_patches"]:
         raise CheckpointError(
@@ -86,18 +88,16 @@ def _convert(config: dict[str, Any], processor: dict[str, Any], tensors: Tensors
         heads=vision["num_attention_heads"],
         mlp_width=vision["intermediate_size"],
         patch_size=vision["patch_size"],
-        channels=vision["num_channels"],
         positions=Positions((grid, grid)),
         activation=vision["hidden_act"],
         norm_eps=vision["layer_norm_eps"],
         pooling="map" if has_head else "mean",
         classes=classes,
     )
-    weights = dict(_weights(architecture, tensors, prefix))
+    weights = dict(_weights(architecture, tensors, prefix, vision["num_channels"]))
     tensors.finish(ignore=("text_model.", "logit_", f"{prefix}head."))
-    preprocessing = _preprocessing(processor, vision["patch_size"], source)
-    multi_label = config.get("problem_type") == "multi_label_classification"
-    return Checkpoint(source, architecture, weights, preprocessing, labels, "sigmoid" if multi_label else "softmax")
+    preprocessing, origins = read_processor(directory, config, vision["patch_size"], vision["num_channels"], source)
+    return Checkpoint(source, architecture, weights, preprocessing, labels, scores, origins)
 
 
 def _architecture(source: str, **options: Any) -> Architecture:
@@ -107,10 +107,12 @@ def _architecture(source: str, **options: Any) -> Architecture:
         raise CheckpointError(f"{source}: config.json: {error}", hint="its values contradict each other") from None
 
 
-def _weights(a: Architecture, tensors: Tensors, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _weights(a: Architecture, tensors: Tensors, prefix: str, channels: int) -> Iterator[tuple[str, Tensor]]:
     """(our name, tensor) for everything the packed model needs."""
     d, hidden = a.width, a.mlp_width
-    yield from tensors.linear("embed", f"{prefix}embeddings.patch_embedding", d, a.patch_values).items()
+    embed = tensors.linear("embed", f"{prefix}embeddings.patch_embedding", d, a.patch_size**2 * channels)
+    yield "embed.weight", with_three_channels(embed["embed.weight"], channels)
+    yield "embed.bias", embed["embed.bias"]
     yield "positions.table", tensors.take(f"{prefix}embeddings.position_embedding.weight", a.table_entries, d)
     yield from encoder(a, tensors, prefix)
     yield from tensors.norm("norm", f"{prefix}post_layernorm", d).items()
@@ -149,12 +151,15 @@ def checked(config: Mapping[str, Any], defaults: Mapping[str, Any], source: str)
     Raises:
         CheckpointError: A value is of another type than its default, or the activation is not supported.
     """
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{source}: config.json: expected an object for a tower, found {config!r}")
     values = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     for name, default in defaults.items():
-        wrong = not isinstance(values[name], (int, float) if isinstance(default, float) else type(default))
-        if wrong:
+        right = isinstance(values[name], (int, float) if isinstance(default, float) else type(default))
+        if not right or (isinstance(values[name], bool) and not isinstance(default, bool)):
             raise CheckpointError(
-                f"{source}: config.json: {name}: expected {type(default).__name__}, found {values[name]!r}"
+                f"{source}: config.json: {name}: expected {type(default).__name__}, found {values[name]!r}",
+                hint="correct the value, or save the config again",
             )
     if values["hidden_act"] not in ACTIVATIONS:
         raise CheckpointError(
@@ -163,38 +168,10 @@ def checked(config: Mapping[str, Any], defaults: Mapping[str, Any], source: str)
     return values | {"hidden_act": ACTIVATIONS[values["hidden_act"]]}
 
 
-def _vision_config(config: dict[str, Any], source: str) -> dict[str, Any]:
-    kind, vision = config.get("model_type"), config.get("vision_config") or config
+def _check_type(config: Mapping[str, Any], source: str) -> None:
+    kind = config.get("model_type")
     if kind not in ("siglip2", VISION_TYPE, *VLM_TYPES):
         raise CheckpointError(
             f"{source}: config.json has model_type '{kind}', expected 'siglip2' or '{VISION_TYPE}'",
             hint="fixed-resolution SigLIP is another model; use a '…-naflex' checkpoint",
         )
-    return checked(vision, VISION_DEFAULTS, source)
-
-
-def _labels(config: dict[str, Any], classes: int) -> tuple[str, ...]:
-    # transformers leaves id2label out when it is its default of two labels.
-    names = config.get("id2label") or {index: f"LABEL_{index}" for index in range(classes)}
-    return tuple(str(name) for _, name in sorted((int(index), name) for index, name in names.items()))
-
-
-def _preprocessing(processor: Mapping[str, Any], patch_size: int, source: str) -> Preprocessing:
-    stated = processor.get("patch_size", patch_size)
-    if stated != patch_size:
-        raise CheckpointError(
-            f"{source}: preprocessor_config.json has patch_size {stated}, config.json {patch_size}",
-            hint="the two files belong to different models",
-        )
-    resample = processor.get("resample", 2)
-    if resample not in PIL_FILTERS:
-        raise CheckpointError(
-            f"{source}: preprocessor_config.json: resample = {resample} is not supported",
-            hint="2 (bilinear) and 3 (bicubic) are",
-        )
-    return Preprocessing(
-        patch_size=patch_size,
-        mean=tuple(processor.get("image_mean") or (0.5,) * 3),
-        std=tuple(processor.get("image_std") or (0.5,) * 3),
-        resample=PIL_FILTERS[resample],
-    )

@@ -56,16 +56,6 @@ def test_both_forms_of_names(prefix, tmp_path):
     assert_parity(run(read(tmp_path).model(), IMAGES), golden(original, IMAGES))
 
 
-def test_shards(directory):
-    tensors = load_file(directory / "model.safetensors")
-    names = sorted(tensors)
-    whole = read(directory).digest()
-    (directory / "model.safetensors").unlink()
-    for index, part in enumerate((names[::2], names[1::2]), 1):
-        save_file({name: tensors[name] for name in part}, directory / f"model-0000{index}-of-00002.safetensors")
-    assert read(directory).digest() == whole
-
-
 def test_labels_and_preprocessing(directory):
     edit_json(
         directory / "preprocessor_config.json",
@@ -163,7 +153,7 @@ def test_pickle(directory):
 
 def test_no_weights(directory):
     (directory / "model.safetensors").unlink()
-    refused(directory, "found no weights")
+    refused(directory, r"expected weights in \*\.safetensors, found none")
 
 
 @pytest.mark.parametrize("kind", ["siglip", "clip_vision_model"])
@@ -225,3 +215,43 @@ def test_module_of_another_class():
 
 def _outputs(kind):
     return ("pooled", "tokens", "logits") if kind is Siglip2ForImageClassification else ("pooled", "tokens")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_quantised_weights(directory, dtype):
+    name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    edit_tensors(directory, lambda t: t.update({name: t[name].to(dtype)}))
+    refused(directory, f"tensor '{name}' is quantised: .*found {str(dtype).removeprefix('torch.')}.*dequantise it")
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quant_method = 'bitsandbytes' is not supported"),
+        ({"bits": 4}, "quant_method = 'unknown' is not supported"),
+        ("gptq", "quant_method = ''gptq'' is not supported"),
+    ],
+)
+def test_a_config_of_quantised_weights(directory, config, match):
+    edit_json(directory / "config.json", quantization_config=config)
+    refused(directory, match)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_read_as_float32(directory, dtype):
+    edit_tensors(directory, lambda t: t.update({name: value.to(dtype) for name, value in t.items()}))
+    theirs = Siglip2ForImageClassification.from_pretrained(directory, dtype=torch.float32).state_dict()
+    name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    torch.testing.assert_close(read(directory).weights["blocks.0.mlp.fc1.weight"], theirs[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"vision_config": [1]}, r"expected an object for a tower, found \[1\]"),
+        ({"model_type": ["siglip2"]}, "model_type"),
+    ],
+)
+def test_config_of_other_types(directory, changes, match):
+    edit_json(directory / "config.json", **changes)
+    refused(directory, match)

@@ -16,7 +16,7 @@ def load_json(path: Path, source: str, *, required: bool = True) -> dict[str, An
 
     Raises:
         NoCheckpointError: It is missing.
-        CheckpointError: It is unreadable, or no object.
+        CheckpointError: It is unreadable, or holds something else than an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -26,21 +26,24 @@ def load_json(path: Path, source: str, *, required: bool = True) -> dict[str, An
         raise NoCheckpointError(
             f"{source}: no {path.name} there", hint="give a directory as save_pretrained or save_for_hf writes it"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{source}: {path.name} is unreadable: {error}", hint="save or download it again"
         ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{source}: {path.name}: expected an object, found {type(content).__name__}")
+        raise CheckpointError(
+            f"{source}: {path.name}: expected an object, found {type(content).__name__}",
+            hint="save or download it again",
+        )
     return content
 
 
 def load_safetensors(path: Path, source: str) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of every one in a directory.
+    """All tensors of one safetensors file.
 
     Raises:
         NoCheckpointError: The path is not there.
-        CheckpointError: There are no weights, some are damaged, or there are only pickles.
+        CheckpointError: It is damaged, or of another format.
     """
     try:
         from safetensors import SafetensorError
@@ -49,23 +52,13 @@ def load_safetensors(path: Path, source: str) -> dict[str, Tensor]:
         raise MissingExtraError("safetensors", "build") from None
     if not path.exists():
         raise NoCheckpointError(f"{source}: no file at '{path}'", hint="give a *.safetensors file")
-    if path.is_dir():
-        shards = sorted(path.glob("*.safetensors"))
-        others = (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))
-    else:
-        shards = [path] if path.suffix == ".safetensors" else []
-        others = (path,) if path.suffix in (".bin", ".pt", ".pth") else ()
-    if not shards:
-        pickles = sorted(p.name for p in others)
-        found = f"found only {pickles[0]}, a pickle, which can run code when read" if pickles else "found no weights"
+    if path.suffix != ".safetensors":
+        pickle = ", a pickle, which can run code when it is read" if path.suffix in (".bin", ".pt", ".pth") else ""
         raise CheckpointError(
-            f"{source}: expected *.safetensors, {found}",
-            hint="load it where you trust it and save it as safetensors",
+            f"{source}: expected *.safetensors, found only {path.name}{pickle}",
+            hint="load it where you trust it, and save it as safetensors",
         )
-    tensors: dict[str, Tensor] = {}
-    for shard in shards:
-        try:
-            tensors |= load_file(shard)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{source}: {shard.name} is damaged: {error}", hint="download it again") from None
-    return tensors
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{source}: {path.name} is damaged: {error}", hint="download it again") from None

@@ -1,0 +1,80 @@
+"""The tensors of a model: of the files that make it, under names without a wrapper's, an adapter merged into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from naflex_deploy.compiler.checkpoints.files.choice import INDEX, choose_local
+from naflex_deploy.compiler.checkpoints.files.load import load_safetensors
+from naflex_deploy.compiler.checkpoints.lora import merge
+from naflex_deploy.core.errors import CheckpointError
+
+ANYWHERE = ("_orig_mod", "module")
+"""Parts of a name that ``torch.compile`` and (distributed) data parallel put before whatever they wrap."""
+LEADING = ("model", "ema_model", "ema")
+"""Parts that training loops put before the names of the model that they hold."""
+
+
+def load_weights(path: Path, source: str, lora: Path | None = None) -> dict[str, Tensor]:
+    """The tensors of a file, or of the model in a directory, an adapter merged into them if there is one.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the adapter does not belong to the model.
+    """
+    tensors = unwrapped(_load_directory(path, source) if path.is_dir() else load_safetensors(path, source), source)
+    return tensors if lora is None else merge(tensors, lora)
+
+
+def unwrapped(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Tensors by their names in the model itself, whatever wrapped it when it was saved.
+
+    Raises:
+        CheckpointError: Two tensors have the same name then, as where a file holds the model and its averaged copy.
+    """
+    plain: dict[str, str] = {}
+    names = bare_names(tensors)
+    for name in tensors:
+        other = plain.setdefault(names[name], name)
+        if other != name:
+            raise CheckpointError(
+                f"{source}: '{other}' and '{name}' both stand for the tensor '{names[name]}': the file holds the model "
+                f"twice",
+                hint="save the one that you mean alone",
+            )
+    return {name: tensors[wrapped] for name, wrapped in plain.items()}
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name without what wrappers put into it."""
+    return {name: _bare(name) for name in names}
+
+
+def _bare(name: str) -> str:
+    parts = [part for part in name.split(".") if part not in ANYWHERE]
+    while len(parts) > 1 and parts[0] in LEADING:
+        del parts[0]
+    return ".".join(parts)
+
+
+def _load_directory(directory: Path, source: str) -> dict[str, Tensor]:
+    files = choose_local(directory, source)
+    tensors: dict[str, Tensor] = {}
+    found_in: dict[str, str] = {}
+    for file in files.weights:
+        for name, tensor in load_safetensors(directory / file, source).items():
+            if name in tensors:
+                raise CheckpointError(
+                    f"{source}: tensor '{name}' is in {found_in[name]} and in {file}", hint="download it again"
+                )
+            tensors[name], found_in[name] = tensor, file
+    for name, file in files.placed.items():
+        if found_in.get(name) != file:
+            where = f"found it in {found_in[name]}" if name in found_in else "found it nowhere"
+            raise CheckpointError(
+                f"{source}: {INDEX} says that tensor '{name}' is in {file}, {where}",
+                hint="the index and the shards belong to different saves: download it again",
+            )
+    return tensors
