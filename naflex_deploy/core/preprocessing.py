@@ -14,8 +14,8 @@ class Preprocessing(BaseModel):
 
     Attributes:
         patch_size: Side of a patch in pixels, P.
-        mean, std: Per-channel normalisation of pixel values between 0 and 1, with every other operation of the original on
-            pixels folded into it. The graph applies it, so the runtime passes raw pixels.
+        mean, std: Per-channel normalisation of pixel values between 0 and 1, with every other operation of the
+            original on pixels folded into it. The graph applies it, so the runtime passes raw pixels.
         resample: Filter of the image resize, which antialiases.
         search: Precision of the size search that fills a token budget: ``float64`` as in transformers and timm,
             ``float32`` as in big_vision. The chosen grids can differ where a size is on a boundary.
