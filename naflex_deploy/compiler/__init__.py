@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle: read, export, pass, lower, verify. Needs the ``build`` extra."""
+"""Turns a checkpoint into a bundle: read, export, fuse, lower, verify. Needs the ``build`` extra."""

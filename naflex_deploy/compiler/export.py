@@ -1,4 +1,4 @@
-"""From the packed model to ``portable.onnx``: stock operators, dynamic tokens and images, weights beside it."""
+"""Exports the packed model to ``portable.onnx``: stock operators, dynamic token and image axes, external weights."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from naflex_deploy.core.manifest import InputSpec, OutputSpec
 from naflex_deploy.core.pack import Pack, Patches, Role
 
 OPSET = 20
-"""The first with Gelu, so that it stays one node."""
+"""The first opset that has Gelu, which therefore stays one node."""
 
 TOKENS, IMAGES, ROWS, TEXTS = "tokens", "images", "images+1", "texts"
 _ROWS = "rows"  # torch wants an identifier; renamed after the export
 
-# It says of each operator of torchvision, which no model here has, that torchvision is not installed.
+# The exporter warns for each torchvision operator that torchvision is not installed; no model here uses any of them.
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 DYNAMIC_AXES = {role: ROWS if role in (Role.GRID_HW, Role.CU_SEQLENS) else TOKENS for role in Role}
 
 
 def export(model: PackedNaFlexViT, path: Path) -> None:
-    """Write a model as ONNX, its weights in ``<name>.data`` beside it.
+    """Write a model as ONNX, with its weights in ``<name>.data`` beside it.
 
     Args:
-        model: With `masked_attention`, on the CPU.
-        path: Of the graph.
+        model: The model, with `masked_attention`, on the CPU.
+        path: Path of the graph to write.
 
     Raises:
-        onnx.checker.ValidationError: The result is no valid graph.
+        onnx.checker.ValidationError: The exported graph is not valid ONNX.
     """
     pack = _example(model)
     axes = {TOKENS: torch.export.Dim(TOKENS), ROWS: torch.export.Dim(_ROWS)}
@@ -48,9 +48,9 @@ def export(model: PackedNaFlexViT, path: Path) -> None:
 
 
 def export_text(tower: TextTransformer, path: Path) -> None:
-    """Write a text tower as ONNX, its weights in ``<name>.data`` beside it.
+    """Write a text tower as ONNX, with its weights in ``<name>.data`` beside it.
 
-    It takes ``ids`` [texts, length] int64 and returns ``vectors`` [texts, D] float32.
+    The graph takes ``ids`` [texts, length] int64 and returns ``vectors`` [texts, D] float32.
     """
     ids = torch.zeros(2, tower.length, dtype=torch.int64)
     _export(tower, {"ids": ids}, ["vectors"], [torch.export.Dim(TEXTS)], path)
@@ -90,14 +90,14 @@ def output_specs(graph: onnx.ModelProto) -> list[OutputSpec]:
 
 
 def _example(model: PackedNaFlexViT) -> Pack:
-    """A pack whose sizes torch cannot take for constants: several images, no axis of length 0 or 1."""
+    """A pack whose sizes torch does not specialise on: several images, and no axis of length 0 or 1."""
     a = model.architecture
     images = [Patches(np.zeros((h * w, a.patch_values), np.uint8), (h, w)) for h, w in ((2, 3), (3, 5))]
     return Pack.of(images, prefix=a.prefix, tokens=21 + 2 * a.prefix + 2)
 
 
 def _tidy(graph: onnx.ModelProto) -> None:
-    """Name nodes after the module they came from; drop traces, which hold paths of the building machine."""
+    """Name nodes after the module they came from, and drop stack traces, which hold paths of the build machine."""
     rename = {f"{_ROWS} - 1": IMAGES, _ROWS: ROWS}
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
@@ -122,7 +122,7 @@ def _tidy(graph: onnx.ModelProto) -> None:
 
 
 def _scope(node: onnx.NodeProto) -> str:
-    """The innermost module of ours that a node was traced from, such as ``blocks.3.mlp.fc1``."""
+    """The innermost of our modules that a node was traced from, such as ``blocks.3.mlp.fc1``."""
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
             scopes: list[str] = ast.literal_eval(entry.value)

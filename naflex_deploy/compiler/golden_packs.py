@@ -1,4 +1,4 @@
-"""Making the golden packs: odd grids, tails, one image and many, and what the reference model says of them."""
+"""Makes the golden packs: odd grids, tails, one image and many, each with the outputs of the reference model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from naflex_deploy.runtime.results.figures import UNKNOWN
 
 PACKS = 16
 TOKEN_PACKS = 2
-"""Packs of real images whose tokens are recorded, which take far more room than vectors of images."""
-# Grids where ports go wrong: one row or column, one patch, shorter and longer than the position table, square.
+"""Number of packs of real images whose token outputs are recorded; these take far more space than image vectors."""
+# Grids on which ports tend to fail: one row or column, one patch, smaller and larger than the position table, square.
 GRIDS = ((1, 1), (1, 23), (19, 1), (2, 5), (7, 4), (16, 16), (15, 17), (3, 40), (33, 2), (12, 9), (5, 5), (9, 14))
 
 
@@ -31,15 +31,15 @@ def make_golden(
     images: Sequence[Patches] = (),
     labels: Sequence[int] = (),
 ) -> Golden:
-    """Run the reference model on seeded packs, and on packs of images.
+    """Run the reference model on seeded random packs, and on packs of real images.
 
     Args:
         checkpoint: The model.
-        profile: Gives the gate of the quantised precisions.
-        outputs: To record.
-        budget: Tokens of a pack, at most.
-        image_tokens: Patches of one image, at most.
-        images, labels: Real ones, see `image_packs`.
+        profile: The profile, whose gate applies to the quantised precisions.
+        outputs: Names of the outputs to record.
+        budget: Largest number of tokens in a pack.
+        image_tokens: Largest number of patches in one image.
+        images, labels: Real images and their classes, see `image_packs`.
     """
     rng = np.random.default_rng(0)
     grids = [grid for grid in GRIDS if grid[0] * grid[1] <= image_tokens]
@@ -70,7 +70,7 @@ def make_golden(
 
 
 def quantized_tolerance(profile: Profile) -> Tolerance:
-    """What engines of eight bits must keep: the profile's gate."""
+    """The tolerance of 8-bit engines, which is the profile's gate."""
     gate = profile.gate
     return Tolerance(
         pooled=gate.min_cosine,
@@ -91,13 +91,15 @@ def image_packs(
     budget: int,
     max_images: int,
 ) -> list[GoldenPack]:
-    """Packs of real images, which engines of eight bits are judged by.
+    """Packs of real images, on which 8-bit engines are judged.
 
     Args:
-        run: The reference: a pack's outputs by name, rows of the tail left out or not.
-        images: Prepared as the runtime prepares them.
-        labels: Class of each image, `UNKNOWN` where it is not known; none at all where none is.
-        prefix, budget, max_images: As of any pack.
+        run: Runs the reference model: returns a pack's outputs by name, with or without the rows of the tail.
+        images: Images, prepared as the runtime prepares them.
+        labels: Class of each image, `UNKNOWN` where it is not known; empty if no class is known.
+        prefix: Prefix tokens of the model.
+        budget: Largest number of tokens in a pack.
+        max_images: Largest number of images in a pack.
     """
     named = np.array([*labels, *[UNKNOWN] * (len(images) - len(labels))], np.int64)
     found: list[GoldenPack] = []
@@ -132,7 +134,7 @@ def _pack(grids: list[tuple[int, int]], rng: np.random.Generator, checkpoint: Ch
 
 
 def _pixels(rng: np.random.Generator, patches: int, values: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """Patches of differing brightness and contrast, [patches, values] uint8: flat ones and noisy ones both occur."""
+    """Patches of varying brightness and contrast, [patches, values] uint8, so that flat and noisy ones both occur."""
     brightness = rng.uniform(0, 255, (patches, 1))
     contrast = rng.uniform(0, 80, (patches, 1))
     return np.clip(brightness + contrast * rng.standard_normal((patches, values)), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What the manifest says of a classifier: its names, how they are scored, from which score on they are named."""
+"""Describes a classifier for the manifest: its class names, how they are scored, and their thresholds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from naflex_deploy.core.profile import HeadSection
 
 
 def make_head(section: HeadSection, checkpoint: Checkpoint) -> Head | None:
-    """The head of a checkpoint under a profile; ``None`` where it has no classifier.
+    """The head of a checkpoint under a profile; ``None`` if the checkpoint has no classifier.
 
     Raises:
         UsageError: The profile names a class that the model does not have.

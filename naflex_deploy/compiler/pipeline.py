@@ -1,4 +1,4 @@
-"""The build: checkpoint in, bundle out, measured on its golden packs before it gets its name."""
+"""Builds a bundle from a checkpoint, and measures it on its golden packs before it gets its final name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Report = Callable[[str], None]
 
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
 HINT = "use a higher precision, `calibrate --sensitivity`, or a looser [gate] if that loss is acceptable"
-"""What to do about a missed gate."""
+"""The hint that goes with a missed gate."""
 
 
 def build_bundle(
@@ -64,25 +64,25 @@ def build_bundle(
 
     Args:
         config: The resolved profile.
-        model: What `checkpoints.read` takes.
-        output: The bundle's directory. It appears when the build has passed its gate.
-        patch_size: Resize the model's patch projection to this many pixels a side.
-        lora: A directory as peft saves an adapter, to be merged into the weights.
+        model: A model, in any form that `checkpoints.read` accepts.
+        output: The bundle's directory. It appears only once the build has passed its gate.
+        patch_size: Resize the model's patch projection to patches of this many pixels a side.
+        lora: A directory in which peft saved an adapter, which is merged into the weights.
         labels: A file of texts, which become the classes of a two-tower model.
         text: Put the text tower into the bundle too.
-        calibration: What ``calibrate`` wrote; int8 and fp8 need it.
-        force: Replace a bundle that is there.
+        calibration: The file that ``calibrate`` wrote; int8 and fp8 need it.
+        force: Replace an existing bundle.
         report: Called with a line at the start of each step.
 
     Returns:
-        The manifest written.
+        The manifest that was written.
 
     Raises:
-        UsageError: A calibration is missing, or given for a precision that takes none.
-        CalibrationError: It is damaged, or was made for another model or profile.
+        UsageError: A calibration is missing, or was given for a precision that takes none.
+        CalibrationError: The calibration is damaged, or was made for another model or profile.
         CheckpointError: The model cannot be read.
         OutputError: The directory exists, or cannot be written.
-        GateError: The engine misses the gate; what was built is left at ``<output>.rejected``.
+        GateError: The engine misses the gate; the rejected bundle is left at ``<output>.rejected``.
     """
     refuse_replacing(output, force=force)
     started = time.perf_counter()
@@ -135,7 +135,7 @@ def build_bundle(
 def read_checkpoint(
     model: str | Path | nn.Module, patch_size: int | None, lora: Path | None, labels: Path | None, report: Report
 ) -> Checkpoint:
-    """The checkpoint that the arguments of `build_bundle` name."""
+    """Read the checkpoint that the arguments of `build_bundle` describe."""
     named = read_labels(labels) if labels else []
     report(f"reading {model if isinstance(model, str | Path) else type(model).__name__}")
     checkpoint = checkpoints.read(model, lora)
@@ -150,11 +150,11 @@ def read_checkpoint(
 
 
 def read_calibration(path: Path | None, precision: str, profile: Profile) -> QuantSpec | None:
-    """The calibration of a build, where its precision takes one.
+    """Read the calibration of a build; ``None`` if its precision takes none.
 
     Raises:
-        UsageError: It is missing, or given for a precision that takes none.
-        CalibrationError: It is damaged.
+        UsageError: The calibration is missing, or was given for a precision that takes none.
+        CalibrationError: The calibration is damaged.
     """
     if precision not in EIGHT_BITS:
         if path is not None:
@@ -167,10 +167,10 @@ def read_calibration(path: Path | None, precision: str, profile: Profile) -> Qua
 
 
 def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The profile's outputs, and ``logits`` wherever the model has a classifier.
+    """The profile's outputs, plus ``logits`` if the model has a classifier.
 
     Raises:
-        UsageError: An output is asked for that the model does not have.
+        UsageError: The profile asks for an output that the model does not have.
     """
     a = checkpoint.architecture
     names = list(profile.outputs)
@@ -181,14 +181,14 @@ def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ..
 
 
 def measured(bundle: Path, variant: Variant, golden: Golden, prefix: int, started: float, report: Report) -> Variant:
-    """A variant with its gate on this machine and the figures of its build.
+    """Add to a variant the outcome of its gate on this machine, and the time and memory that its build took.
 
     Args:
-        bundle: Where its files lie.
-        variant: As lowered.
+        bundle: Directory that holds the variant's files.
+        variant: The variant as lowered.
         golden: Packs to measure it on.
         prefix: Prefix tokens of the model.
-        started: `time.perf_counter` when the build began.
+        started: Value of `time.perf_counter` when the build began.
         report: Called with a line at the start of each step.
     """
     gate = gate_of(bundle, variant, golden, report)
@@ -199,7 +199,7 @@ def measured(bundle: Path, variant: Variant, golden: Golden, prefix: int, starte
 
 
 def gate_of(bundle: Path, variant: Variant, golden: Golden, report: Report) -> Gate:
-    """How a variant does here; unmeasured, with the reason, where it cannot run."""
+    """Measure a variant on this machine; its gate is unmeasured, with the reason, if it cannot run here."""
     if reason := cannot_run(variant):
         return Gate(status="unmeasured", reason=reason)
     report(f"measuring {variant.name} on the golden packs")

@@ -1,4 +1,4 @@
-"""What a build would do, without building."""
+"""Works out what a build would do, without building."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.tiles import plan_layout
 
 DEFAULT = Preprocessing(patch_size=16)
-"""Of most models: taken where none is named."""
+"""The preprocessing of most models, assumed when no model is given."""
 
 SCANNED = 300
-"""Pixels per inch of a page as it comes, above which no profile goes."""
+"""Resolution at which pages are usually scanned, in pixels per inch; no profile asks for more."""
 
 PAPERS = {"A4": (8.27, 11.69), "Letter": (8.5, 11.0), "receipt of 80 x 200 mm": (3.15, 7.87)}
-"""(width, height) in inches."""
+"""(width, height) of usual pages, in inches."""
 
 READABLE = 100
-"""Pixels per inch below which small print is lost: 8 points are 11 pixels then, an x about 5."""
+"""Pixels per inch below which small print is lost: 8-point type is then 11 pixels high, and its x about 5."""
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
@@ -36,10 +36,10 @@ class PlannedBudget:
     """One pack size.
 
     Attributes:
-        tokens: It holds.
-        full_images: Images at the token limit that fit into it.
-        memory_bytes: Weights and activations, estimated; ``None`` where the model is unknown.
-        attention: What attends to what.
+        tokens: Number of tokens that the pack holds.
+        full_images: Number of images at the token limit that fit into the pack.
+        memory_bytes: Estimated memory of weights and activations; ``None`` if the model is unknown.
+        attention: How tokens attend to each other, for a person.
     """
 
     tokens: int
@@ -50,13 +50,13 @@ class PlannedBudget:
 
 @dataclass(frozen=True)
 class PlannedPage:
-    """What becomes of a page scanned at 300 dpi.
+    """What a page scanned at 300 dpi is turned into.
 
     Attributes:
-        paper: Name of its size.
-        images: It becomes; more than one where it is tiled, 0 where it is refused.
-        tokens: Of all of them.
-        dpi: Pixels per inch that the model sees.
+        paper: Name of the paper size.
+        images: Number of images that the page becomes: more than one if it is tiled, 0 if it is refused.
+        tokens: Number of tokens of all these images.
+        dpi: Resolution that the model sees, in pixels per inch.
     """
 
     paper: str
@@ -86,7 +86,7 @@ class Plan:
 
 
 def plan(config: Config, model: str | None) -> Plan:
-    """Resolve backend, precision, budgets and, with a model, memory.
+    """Resolve backend, precision and budgets, and estimate memory if a model is given.
 
     Raises:
         CheckpointError: The model cannot be read.
@@ -124,7 +124,7 @@ def plan(config: Config, model: str | None) -> Plan:
 
 
 def plan_pages(image: ImageSection, model: Preprocessing, tokens: int) -> tuple[PlannedPage, ...]:
-    """What becomes of pages of usual sizes."""
+    """Plan pages of the usual sizes."""
     return tuple(_plan_page(paper, inches, image, model, tokens) for paper, inches in PAPERS.items())
 
 
@@ -154,10 +154,10 @@ def _activations(a: Architecture, tokens: int, longest: int, sizes: list[Sizes],
 
 
 def engine_activation_bytes(a: Architecture, sizes: Sizes, value_bytes: int) -> int:
-    """Memory of a pack's live activations on a GPU, estimated; a build log of TensorRT tells the true one.
+    """Estimated memory of a pack's live activations on a GPU; a TensorRT build log has the exact figure.
 
-    The MLP holds ``T·(3·D + hidden)`` values; attention in rows holds queries, keys, values and context once more
-    where they were laid: ``4·R·L·D``; pooling scores every token for every image: ``heads·M·T``.
+    The MLP holds ``T·(3·D + hidden)`` values. Attention in rows holds a second copy of queries, keys, values and
+    context, laid out in rows: ``4·R·L·D``. Pooling scores every token for every image: ``heads·M·T``.
     """
     tokens = sizes["tokens"]
     laid = 4 * sizes["rows"] * sizes["row_tokens"] * a.width if sizes.get("rows", 1) > 1 else 0
@@ -166,9 +166,9 @@ def engine_activation_bytes(a: Architecture, sizes: Sizes, value_bytes: int) -> 
 
 
 def activation_bytes(a: Architecture, tokens: int, longest: int) -> int:
-    """Memory of a pack's live activations in float32, estimated.
+    """Estimated memory of a pack's live activations in float32.
 
-    Where a block peaks, its residual, its normed input and its hidden MLP channels are alive before and after
-    the activation: ``T·(2·D + 2·hidden)``; attention holds the scores of its longest image: ``heads·L²``, twice.
+    At its peak, a block's MLP holds the residual, the normalised input, and the hidden channels before and after the
+    activation: ``T·(2·D + 2·hidden)``. Attention holds the scores of the longest image twice: ``2·heads·L²``.
     """
     return 4 * max(tokens * (2 * a.width + 2 * a.mlp_width), tokens * 5 * a.width + 2 * a.heads * longest**2)

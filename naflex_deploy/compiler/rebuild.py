@@ -1,4 +1,4 @@
-"""Another variant for a bundle, or one made again, from the portable graph that it carries."""
+"""Adds a variant to a bundle, or builds one again, from the portable graph that the bundle carries."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from naflex_deploy.runtime.bundle.signature import SIGNATURE
 
 PORTABLE = "portable.onnx"
 PACK_TOKENS = 256
-"""Of a pack that the portable graph runs, at least: it holds scores of that squared."""
+"""Smallest budget of the packs that the portable graph runs; kept low because its scores grow with the square."""
 
 OWN = ("name", "description", "engine.backends", "engine.precision", "engine.memory_limit", "engine.tensorrt")
-"""Parts of a profile that a variant may have of its own; the others say what goes in and what comes out."""
+"""Parts of the profile in which a variant may differ from its bundle; the others define inputs and outputs."""
 
 
 def build_into(
@@ -55,20 +55,20 @@ def build_into(
     calibration: Path | None = None,
     report: Report = lambda step: None,
 ) -> Variant:
-    """Add a variant to a bundle of the same model, replacing its like.
+    """Add a variant to a bundle of the same model, replacing a variant of the same name.
 
     Args:
-        config: The resolved profile; may differ from the bundle's in `OWN` alone.
-        model, patch_size, lora, labels: As for `build_bundle`; its weights must be those of the bundle.
-        path: Of the bundle. It is as it was until the variant has passed its gate.
+        config: The resolved profile, which may differ from the bundle's only in `OWN`.
+        model, patch_size, lora, labels: As for `build_bundle`; the weights must be those of the bundle.
+        path: Path of the bundle, which stays unchanged until the variant has passed its gate.
         calibration: As for `rebuild`.
         report: Called with a line at the start of each step.
 
     Raises:
-        UsageError: It is a bundle of another model or profile.
-        CalibrationError, BundleError, GateError: See `rebuild`.
+        UsageError: The bundle was built from another model or profile.
+        CalibrationError, BundleError, GateError: As for `rebuild`.
     """
-    Bundle.open(path)  # what is no bundle gets no lock beside it
+    Bundle.open(path)  # A path that is not a bundle must not get a lock beside it.
     with locked(path.resolve()) as lock:
         manifest = Bundle.open(path).manifest
         _refuse_other_profile(path, manifest.config, config.profile)
@@ -78,7 +78,7 @@ def build_into(
             raise UsageError(
                 f"{path} holds {manifest.model.source} with weights {expected[:12]}…, "
                 f"found {checkpoint.source} with weights {found[:12]}…",
-                hint="give the model and options that the bundle was built with, or build another bundle with -o",
+                hint="pass the model and options that the bundle was built with, or build another bundle with -o",
             )
         return _rebuild(lock, config.profile, report, calibration)
 
@@ -90,23 +90,23 @@ def rebuild(
     *,
     calibration: Path | None = None,
 ) -> Variant:
-    """Lower a bundle's portable graph on this machine and put the variant into the bundle, replacing its like.
+    """Lower a bundle's portable graph on this machine and add the variant, replacing one of the same name.
 
     Args:
-        path: Of the bundle. A whole new one takes its place when the variant has passed its gate.
-        profile: Gives backends, precision and targets; the bundle's own where it is not given.
-        report: Called with a line as work goes on.
-        calibration: For int8 and fp8: what ``calibrate`` wrote; that of the bundle where it is not given. Its images
-            become golden packs of the bundle, with what the portable graph says of them.
+        path: Path of the bundle. A complete new bundle takes its place once the variant has passed its gate.
+        profile: Profile with the backends, precision and targets to build; defaults to the bundle's own.
+        report: Called with a line at the start of each step.
+        calibration: For int8 and fp8, the file that ``calibrate`` wrote; defaults to the bundle's own. Its images
+            become golden packs of the bundle, with the portable graph's outputs as the reference.
 
     Raises:
         UsageError: The bundle was stripped of its portable graph, or a calibration is missing.
-        CalibrationError: It was made for another model.
-        BundleError: A file of it was changed.
-        LockedError: Another process writes the bundle.
-        GateError: The engine misses the gate; the bundle is as it was.
+        CalibrationError: The calibration was made for another model.
+        BundleError: A file of the bundle was changed.
+        LockedError: Another process is writing the bundle.
+        GateError: The engine misses the gate; the bundle is unchanged.
     """
-    Bundle.open(path)  # what is no bundle gets no lock beside it
+    Bundle.open(path)  # A path that is not a bundle must not get a lock beside it.
     with locked(path.resolve()) as lock:
         return _rebuild(lock, profile, report, calibration)
 
@@ -136,7 +136,7 @@ def _rebuild(lock: Lock, profile: Profile | None, report: Report, calibration: P
         if spec is not None:
             report("running the portable graph on the images of the calibration")
             golden = _with_images(golden, spec, partial / PORTABLE, manifest)
-            (partial / GOLDEN).unlink()  # a link to the bundle's own
+            (partial / GOLDEN).unlink()  # It is a link to the bundle's own file, which must not be overwritten.
             golden.write(partial / GOLDEN)
             spec.write(partial / CALIBRATION)
         report(f"lowering for {backend}, {precision}")
@@ -157,7 +157,7 @@ def _rebuild(lock: Lock, profile: Profile | None, report: Report, calibration: P
 
 
 def _with_images(golden: Golden, spec: QuantSpec, portable: Path, manifest: Manifest) -> Golden:
-    """Golden packs with the images of a calibration in place of those they had."""
+    """Golden packs whose real images are replaced by those of a calibration."""
     prefix = manifest.model.prefix
     own = image_packs(
         caller(ort.InferenceSession(str(portable), session_options(portable.parent))),
@@ -171,7 +171,7 @@ def _with_images(golden: Golden, spec: QuantSpec, portable: Path, manifest: Mani
 
 
 def with_variant(manifest: Manifest, variant: Variant, bundle: Path) -> Manifest:
-    """The manifest of a bundle that has gained a variant, whose files lie in it, in place of its like."""
+    """The manifest with a variant added, replacing one of the same name; its files are in the bundle already."""
     folder = f"variants/{variant.name}/"
     beside = {name: FileEntry.of(bundle / name) for name in (GOLDEN, CALIBRATION) if (bundle / name).exists()}
     kept = {name: entry for name, entry in manifest.files.items() if not name.startswith(folder)}
@@ -189,16 +189,16 @@ def with_variant(manifest: Manifest, variant: Variant, bundle: Path) -> Manifest
 
 
 def _compared(before: Manifest, after: Manifest, name: str) -> str:
-    """Whether a variant that was built again is what it was."""
+    """Describe how a variant that was built again differs from the one it replaces."""
     digests = [
         {path: entry.sha256 for path, entry in one.files.items() if path.startswith(f"variants/{name}/")}
         for one in (before, after)
     ]
     if digests[0] == digests[1]:
-        return f"{name} is the same to the byte as before"
+        return f"{name} is byte for byte the same as before"
     old, new = (next(one for one in manifest.variants if one.name == name) for manifest in (before, after))
     if old.build.get("request_sha256", "") == new.build.get("request_sha256"):
-        return f"{name} is built from what it was built from before; in its file, outputs lie in another order"
+        return f"{name} was built from the same request as before; its file only lists the outputs in another order"
     changed = [
         f"{tool} {old.versions.get(tool, 'none')} before, {version} now"
         for tool, version in new.versions.items()
@@ -208,7 +208,7 @@ def _compared(before: Manifest, after: Manifest, name: str) -> str:
 
 
 def _files(root: Path, under: str = "", but: tuple[str, ...] = ()) -> Iterator[str]:
-    """Files of a bundle, listed in its manifest or not, by their path in it; none that a killed writer left."""
+    """Paths of a bundle's files relative to it, listed in its manifest or not, but none that a killed writer left."""
     for path in sorted((root / under).rglob("*")):
         name = path.relative_to(root)
         if path.is_file() and name.parts[0] not in but and not name.name.startswith("."):

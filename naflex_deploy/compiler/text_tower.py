@@ -1,4 +1,4 @@
-"""Putting a text tower into a bundle."""
+"""Adds a text tower to a bundle."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from naflex_deploy.runtime.text_encoder import open_tower
 
 FOLDER = "text"
 TOLERANCE = 1e-5
-"""Greatest max |Δ| over max |reference| of its vectors, as of any float32 output."""
+"""Largest allowed max |Δ| / max |reference| of the text vectors, as for any float32 output."""
 
 
 def add_text(text: Text, bundle: Path) -> TextTower:
-    """Export a text tower, put its tokenizer beside it, and compare it with the original.
+    """Export a text tower with its tokenizer, and compare it with the original.
 
     Args:
-        text: The tower.
-        bundle: The bundle's directory, in which ``text/`` is made.
+        text: The text tower.
+        bundle: The bundle's directory, in which ``text/`` is created.
 
     Raises:
         CheckpointError: There is no tokenizer, or it belongs to another model.
-        GateError: What was exported differs from the original.
+        GateError: The exported tower differs from the original.
     """
     text.tokenize(["a photo of a page"])
     folder = bundle / FOLDER

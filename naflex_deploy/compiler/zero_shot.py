@@ -1,4 +1,4 @@
-"""A classifier out of words: each label's text vector becomes a row of it, so that running it needs no text tower."""
+"""Makes a zero-shot classifier: each label's text vector becomes one of its rows, so it runs without the text tower."""
 
 from __future__ import annotations
 
@@ -16,52 +16,54 @@ from naflex_deploy.core.errors import CheckpointError, UsageError
 
 @dataclass(frozen=True)
 class Label:
-    """A class: what it is called, and the text that stands for it."""
+    """A class: its name, and the text that describes it."""
 
     name: str
     text: str
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Read a label a line: its text, or its name, a tab and its text. Empty lines are skipped.
+    """Read one label per line: its text, or its name, a tab and its text. Empty lines are skipped.
 
     Raises:
-        UsageError: The file cannot be read, holds no label, or one twice.
+        UsageError: The file cannot be read, holds no label, or holds a label twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a text file with a label a line") from None
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="pass a text file of one label per line"
+        ) from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text in UTF-8", hint="save it as UTF-8") from None
+        raise UsageError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
     labels: dict[str, tuple[int, Label]] = {}
     for number, line in enumerate(lines, 1):
         name, _, text = (part.strip() for part in line.partition("\t"))
         if not name and not text:
             continue
         if not name:
-            raise UsageError(f"{path}: line {number}: a text without a name", hint="a line is NAME or NAME<TAB>TEXT")
+            raise UsageError(f"{path}: line {number}: a text has no name", hint="write a line as NAME or NAME<TAB>TEXT")
         if name in labels:
-            raise UsageError(f"{path}: line {number}: '{name}' stands in line {labels[name][0]} already")
+            raise UsageError(f"{path}: line {number}: '{name}' is already in line {labels[name][0]}")
         labels[name] = number, Label(name, text or name)
     if not labels:
-        raise UsageError(f"{path}: expected a label a line, found none")
+        raise UsageError(f"{path}: expected one label per line, found none")
     return [label for _, label in labels.values()]
 
 
 @torch.no_grad()
 def with_labels(checkpoint: Checkpoint, text: Text, labels: Sequence[Label]) -> Checkpoint:
-    """A checkpoint that classifies: its logits are ``scale · cos(image, text) + bias`` of each label.
+    """A checkpoint with a classifier whose logit of each label is ``scale · cos(image, text) + bias``.
 
     Raises:
-        CheckpointError: It has a classifier already, or its image vectors are not those that texts were trained with.
+        CheckpointError: The checkpoint already has a classifier, or its image vectors do not live in the text space.
     """
     a = checkpoint.architecture
     if a.classes or a.pooling != "map" or a.pooled_width != text.architecture.outputs:
         raise CheckpointError(
             f"{checkpoint.source}: labels need image vectors of {text.architecture.outputs} channels from an "
             f"attention head, found {a.pooled_width} from pooling '{a.pooling}' and {a.classes} classes",
-            hint="give the two-tower checkpoint that was not fine-tuned for classification",
+            hint="pass the two-tower checkpoint that was not fine-tuned for classification",
         )
     vectors = F.normalize(text.model()(text.tokenize([label.text for label in labels])), dim=-1)
     classifier = {

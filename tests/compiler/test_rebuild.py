@@ -105,7 +105,7 @@ def test_a_variant_of_the_same_name_is_replaced(own_bundle: Path) -> None:
 def test_a_rebuild_says_whether_it_is_what_was_there(own_bundle: Path) -> None:
     steps: list[str] = []
     rebuild.rebuild(own_bundle, report=steps.append)
-    assert steps[-1] == f"{VARIANT} is the same to the byte as before"
+    assert steps[-1] == f"{VARIANT} is byte for byte the same as before"
     manifest = Manifest.read(own_bundle)
 
     def rewrite(**changes: object) -> str:
@@ -131,7 +131,7 @@ def test_an_engine_of_the_same_request_is_the_same_but_for_the_order_of_outputs(
     before = manifest.model_copy(update={"variants": [asked]})
     changed = {name: entry.model_copy(update={"sha256": "0" * 64}) for name, entry in manifest.files.items()}
     after = before.model_copy(update={"files": changed})
-    assert "what it was built from before" in rebuild._compared(before, after, VARIANT)
+    assert "built from the same request as before" in rebuild._compared(before, after, VARIANT)
     other = asked.model_copy(update={"build": {"request_sha256": "b"}})
     assert "differs" in rebuild._compared(before, after.model_copy(update={"variants": [other]}), VARIANT)
 

@@ -165,12 +165,12 @@ def test_a_module_in_memory_reads_texts_where_there_is_a_tokenizer(original: Sig
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "expected a label a line, found none"),
-        (b"\n  \n\t\n", "expected a label a line, found none"),
-        (b"cat\ndog\n cat \n", "line 3: 'cat' stands in line 1 already"),
-        (b"cat\ta photo of a cat\ncat\ta drawing\n", "line 2: 'cat' stands in line 1 already"),
-        (b"\ta text without a name\n", "line 1: a text without a name"),
-        (b"caf\xe9\n", "is no text in UTF-8"),
+        (b"", "expected one label per line, found none"),
+        (b"\n  \n\t\n", "expected one label per line, found none"),
+        (b"cat\ndog\n cat \n", "line 3: 'cat' is already in line 1"),
+        (b"cat\ta photo of a cat\ncat\ta drawing\n", "line 2: 'cat' is already in line 1"),
+        (b"\ta text without a name\n", "line 1: a text has no name"),
+        (b"caf\xe9\n", "is not UTF-8 text"),
         (None, "cannot read"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Lowering: the portable graph rewritten for one target. One folder a backend, each with a ``lowering.py``."""
+"""Lowering rewrites the portable graph for one target. Each backend has a folder with a ``lowering.py``."""

@@ -1,9 +1,9 @@
-"""Rewriting attention over a pack for engines whose graphs carry types: what targets share.
+"""Rewrites attention over a pack for engines with strongly typed graphs; holds the parts that these targets share.
 
-``segment``: queries of the whole pack against keys of the whole pack, as in the portable graph.
+``segment``: queries of the whole pack attend to keys of the whole pack, as in the portable graph.
 
-``rows``: images are laid into rows of L tokens, attention looks along a row and compares segments inside it, and
-tokens go back to their places: R·L² scores instead of T². With one row it is the segment form.
+``rows``: images are laid out in rows of L tokens, attention runs along each row and compares segments inside it, and
+tokens return to their places. That takes R·L² scores instead of T²; with one row it is the segment form.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FLOAT, INT, BOOL = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.bool_)
 
 
 class Builder:
-    """Appends nodes whose outputs have a known type, as the conversion of precision needs it."""
+    """Appends nodes whose outputs have a known type, which the conversion of precision relies on."""
 
     def __init__(self, model: Model, scope: str) -> None:
         self.model = model
@@ -35,7 +35,7 @@ class Builder:
     def __call__(
         self, op: str, *inputs: gs.Tensor, dtype: npt.DTypeLike = FLOAT, domain: str | None = None, **attributes: object
     ) -> gs.Variable:
-        """One node of one output."""
+        """Append a node with one output, and return that output."""
         self.count += 1
         output = gs.Variable(f"{self.scope}/{op}_{self.count}", dtype)
         self.model.graph.nodes.append(gs.Node(op, output.name, dict(attributes), list(inputs), [output], domain=domain))
@@ -51,23 +51,23 @@ class Builder:
 
 
 Rewrite = Callable[[Builder, gs.Node], gs.Variable]
-"""A fused attention → the tensor that takes the place of its output."""
+"""Takes a fused attention node and returns the tensor that replaces its output."""
 
 
 def rewrite_attention(model: Model, form: Callable[[Model], Rewrite]) -> int:
-    """Rewrite every attention of tokens to tokens, in place; returns how many.
+    """Rewrite every self-attention of the tokens, in place; returns how many there were.
 
-    Attention of a learned probe to an image's tokens takes the segment form: it has M queries, not T.
+    Attention of a learned probe to an image's tokens always takes the segment form: it has M queries, not T.
 
     Args:
-        form: Adds to the graph what all layers share, and rewrites one.
+        form: Adds to the graph what all layers share, and returns the function that rewrites one attention.
 
     Raises:
         PassError: An attention was not recognised.
     """
     run(model, ("fuse_attention",), complete=("fuse_attention",))
     for tensor in model.graph.tensors().values():
-        if tensor.dtype is None:  # the matrices that fusing reshaped queries, keys and values to
+        if tensor.dtype is None:  # These are the reshaped queries, keys and values that fusing left untyped.
             tensor.dtype = FLOAT
     attentions = [node for node in model.graph.nodes if node.op == "PackedAttention"]
     own = [node for node in attentions if node.inputs[3] is node.inputs[4]]
@@ -80,7 +80,7 @@ def rewrite_attention(model: Model, form: Callable[[Model], Rewrite]) -> int:
 
 
 def segment(b: Builder, node: gs.Node) -> gs.Variable:
-    """The whole pack against the whole pack."""
+    """Attention of the whole pack to the whole pack, masked to segments."""
     query, key, value, query_segments, segments = node.inputs
     heads = node.attrs["heads"]
     shape = b.integers(0, heads, -1)
@@ -96,12 +96,12 @@ def segment(b: Builder, node: gs.Node) -> gs.Variable:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where tokens lie in rows, computed once for all layers.
+    """The layout of tokens in rows, computed once for all layers.
 
     Attributes:
-        index: [R, L] int32 token at each place, any where there is none.
-        unpad: [T] int32 place of each token in the flattened rows.
-        same: [R, 1, L, L] bool, whether two places of a row hold tokens of one image.
+        index: [R, L] int32, the token at each place; an arbitrary one at places that hold none.
+        unpad: [T] int32, the place of each token in the flattened rows.
+        same: [R, 1, L, L] bool, whether two places of a row hold tokens of the same image.
     """
 
     index: gs.Tensor
@@ -110,7 +110,7 @@ class Rows:
 
 
 def lay_out(model: Model) -> Rows:
-    """Add the inputs that lay images into rows."""
+    """Add the graph inputs that lay images out in rows."""
     pad, unpad = (gs.Variable(role.value, INT) for role in (Role.PAD_INDEX, Role.UNPAD_INDEX))
     pad.shape, unpad.shape = ["rows", "row_tokens"], ["tokens"]
     model.graph.inputs += [pad, unpad]
@@ -129,7 +129,7 @@ def lay_out(model: Model) -> Rows:
 
 
 def sequence_ends(model: Model) -> gs.Variable:
-    """Add the input of cumulative lengths; [M + 2] of them with the tail, so that every token belongs to a sequence."""
+    """Add the input of cumulative lengths, and append the end of the tail: [M + 2], so every token has a sequence."""
     lengths = gs.Variable(Role.CU_SEQLENS.value, INT, ["images+1"])
     model.graph.inputs.append(lengths)
     b = Builder(model, "packed")
@@ -140,14 +140,14 @@ def sequence_ends(model: Model) -> gs.Variable:
 def attend(
     b: Builder, query: gs.Tensor, key: gs.Tensor, value: gs.Tensor, same: gs.Tensor, scale: float
 ) -> gs.Variable:
-    """``softmax(where(same, scale·q·k, -3e4))·v`` with the key transposed already."""
+    """Compute ``softmax(where(same, scale·q·k, -3e4))·v``; the key is already transposed."""
     scores = b("MatMul", b("Mul", query, b.constant(scale, FLOAT)), key)
     own = b("Where", same, scores, b.constant(MASKED, FLOAT))
     return b("MatMul", b("Softmax", own, axis=-1), value)
 
 
 def replace(node: gs.Node, result: gs.Variable) -> None:
-    """Let what read the node's output read ``result``."""
+    """Make every reader of the node's output read ``result`` instead."""
     (old,) = node.outputs
     (producer,) = result.inputs
     old.dtype = result.dtype

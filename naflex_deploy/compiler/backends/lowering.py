@@ -1,4 +1,4 @@
-"""What the compiler asks of a backend: ``LOWERING`` of ``lowering.py`` in its folder."""
+"""The interface that the compiler asks of a backend, which is ``LOWERING`` of ``lowering.py`` in its folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Lowering(ABC):
     """Makes variants for one backend.
 
     Args:
-        backend: What the backend says of itself.
+        backend: The runtime's description of the backend.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -23,21 +23,21 @@ class Lowering(ABC):
 
     @abstractmethod
     def lower(self, task: Task) -> Variant:
-        """Make a variant, with paths relative to the bundle and no gate yet.
+        """Make a variant, with paths relative to the bundle, whose gate has not been measured yet.
 
         Raises:
             PassError: An attention was not recognised.
-            IncompatibleError: The library is missing, or refuses the graph.
+            IncompatibleError: The library is missing, or it refuses the graph.
         """
 
     def refuse(self, profile: Profile, precision: str) -> None:
-        """Raise an error where a profile in a precision is known not to build on this machine."""
+        """Raise an error if a profile is known not to build on this machine in this precision."""
         return
 
     def sizes(self, profile: Profile, prefix: int) -> list[Sizes]:
-        """Sizes of what an engine for a GPU runs, one for each budget at least; empty for a CPU."""
+        """Sizes that a GPU engine runs, at least one for each budget; empty for a CPU."""
         return []
 
     def attention(self, sizes: Sequence[Sizes]) -> str:
-        """How tokens attend in engines of these sizes, for a person."""
+        """Describe for a person how tokens attend to each other in engines of these sizes."""
         return "image by image"

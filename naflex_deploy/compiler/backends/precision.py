@@ -1,9 +1,9 @@
-"""Baking a precision into a graph: weights and activations in fp16 or bf16, with islands of float32.
+"""Converts a graph to fp16 or bf16 weights and activations, with islands of float32.
 
-Float32 stay the operators that sum or exponentiate over many values (`ISLANDS`), and everything that follows from
-places alone until it meets a weight: filter weights and rotary angles, which half precision would put on the wrong
-place of a large grid. The graph's outputs stay float32. What executes such a graph has nothing left to choose,
-which is what strongly typed TensorRT networks ask for.
+Two kinds of values stay float32: the operators that sum or exponentiate over many values (`ISLANDS`), and everything
+computed from positions alone, such as filter weights and rotary angles, until it meets a learned weight; in half
+precision these would point to the wrong place of a large grid. The graph's outputs stay float32 too. Every tensor has
+its final type, so that the engine has no choice left; strongly typed TensorRT networks require this.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ISLANDS = frozenset(
 )
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Gather", "position_interpolation"})
-"""Operators by which what followed from places alone takes in learned values."""
+"""Operators in which values computed from positions alone meet learned values."""
 
 FLOAT32 = DTYPES["fp32"]
 
@@ -34,7 +34,7 @@ def convert(graph: gs.Graph, precision: str, islands: Set[str] = ISLANDS) -> Non
     """Convert a float32 graph in place.
 
     Args:
-        graph: Sorted, with the type of every tensor known.
+        graph: A topologically sorted graph in which every tensor has a type.
         precision: ``fp16``, ``bf16``, or ``fp32``, which changes nothing.
         islands: Operators that stay float32.
     """
@@ -71,7 +71,7 @@ class _Conversion:
         self.graph.cleanup().toposort()
 
     def _dtype_of(self, node: gs.Node) -> np.dtype[np.generic]:
-        """What a node computes in; notes whether its outputs follow from more than places."""
+        """The type that a node computes in; records whether its outputs depend on more than positions."""
         learned = node.op in PRODUCTS and any(_is_float(tensor) for tensor in node.inputs)
         feature = learned or any(id(tensor) in self.features for tensor in node.inputs)
         if feature:
@@ -95,7 +95,7 @@ class _Conversion:
         return target
 
     def _widen(self, output: gs.Variable) -> None:
-        """Give a graph output back as float32 under its name."""
+        """Cast a graph output back to float32 under its own name."""
         narrow = gs.Variable(f"{output.name}.{self.low.name}", self.low, output.shape)
         (producer,) = output.inputs
         producer.outputs[producer.outputs.index(output)] = narrow

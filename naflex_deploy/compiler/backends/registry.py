@@ -1,4 +1,4 @@
-"""Which backend a profile gets on this machine."""
+"""Chooses the backend that a profile gets on this machine."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from naflex_deploy.runtime import backends
 
 @cache
 def lowering_of(name: str) -> Lowering:
-    """The lowering of a backend that `FOLDERS` lists: ``LOWERING`` of its folder's ``lowering.py``."""
+    """The lowering of a backend in `FOLDERS`, which is ``LOWERING`` of its folder's ``lowering.py``."""
     module = import_module(f"naflex_deploy.compiler.backends.{FOLDERS[name]}.lowering")
     return cast(Lowering, module.LOWERING(backends.find(name)))
 
 
 def choose(profile: Profile) -> tuple[Lowering, str]:
-    """The first backend of the profile that can be built and run here, else the first that can be built.
+    """Choose the profile's first backend that can be built and run here, else the first that can be built.
 
     Returns:
-        Its lowering, and the precision to build in.
+        The backend's lowering, and the precision to build in.
 
     Raises:
-        IncompatibleError: None can be built, says why for each; or the one that can does not build this profile.
+        IncompatibleError: No backend can be built, with the reason for each; or the chosen one cannot build this
+            profile.
         UsageError: The backend does not build that precision.
     """
     wanted = [backends.find(name) for name in profile.engine.backends]

@@ -1,4 +1,4 @@
-"""What a backend is given to lower."""
+"""The task that a backend is given to lower."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Task:
 
     Attributes:
         portable: The portable graph.
-        directory: ``…/variants``; the variant gets a directory of its own in it.
-        profile: Budgets, targets, limits.
-        precision: One that the backend builds.
+        directory: The bundle's ``variants`` directory, in which the variant gets a directory of its own.
+        profile: The profile, with budgets, targets and limits.
+        precision: A precision that the backend builds.
         prefix: Prefix tokens of the model.
-        report: Called with a line as work goes on.
-        calibration: What int8 and fp8 take their ranges from.
+        report: Called with a line as work proceeds.
+        calibration: The calibration from which int8 and fp8 take their ranges.
     """
 
     portable: Path
@@ -40,7 +40,7 @@ class Task:
         """The calibration.
 
         Raises:
-            UsageError: There is none; says how to make one.
+            UsageError: There is none; the hint says how to make one.
         """
         if self.calibration is None:
             raise missing_calibration(self.precision, self.profile)
@@ -48,7 +48,7 @@ class Task:
 
 
 def missing_calibration(precision: str, profile: Profile) -> UsageError:
-    """Says how to make one."""
+    """The error for a missing calibration, whose hint says how to make one."""
     return UsageError(
         f"precision {precision} needs a calibration, found none",
         hint=f"make one with `naflex-deploy calibrate --profile {profile.name} --model SPEC --images DIR "

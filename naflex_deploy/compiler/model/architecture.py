@@ -1,7 +1,7 @@
-"""What a NaFlex vision transformer can be: every choice that changes its graph, by the field's own names.
+"""Describes a NaFlex vision transformer: every choice that changes its graph, by the field's own names.
 
-What a reader can fold into the weights is no option here: LayerScale, missing biases, stacked q/k/v, shared
-key/value heads, rotary layouts, convolutional or channels-first patch projections.
+Variations that a reader can fold into the weights are not options here: LayerScale, missing biases, stacked q/k/v,
+shared key/value heads, rotary layouts, convolutional or channels-first patch projections.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Positions:
     Attributes:
         grid: (rows, columns) of the table.
         interpolation: Filter of the resize; ``learned_softmax`` weighs the four nearest entries by a small MLP.
-        antialias: Widen the filter where the table is larger than the grid.
-        align_corners: The table's corner entries fall on the grid's corners; otherwise cells are aligned.
-        square: Resize to a square of the grid's longer side and take its top left part.
-        factorized: Two one-dimensional tables, of rows and of columns, resized linearly and added.
+        antialias: Whether the filter widens if the table is larger than the grid.
+        align_corners: Whether the table's corner entries fall on the grid's corners; otherwise cells are aligned.
+        square: Whether the table is resized to a square of the grid's longer side, then cropped to its top left part.
+        factorized: Whether there are two one-dimensional tables, for rows and columns, resized linearly and added.
     """
 
     grid: tuple[int, int]
@@ -40,15 +40,15 @@ class Positions:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding of queries and keys by their patch's place.
+    """Rotary embedding of queries and keys by the position of their patch.
 
     Attributes:
         kind: ``axial``: fixed frequencies of row and column. ``dinov3``: the same on coordinates normalised to
             -1…1. ``mixed``: learned frequencies, a pair for each block, head and channel pair.
-        temperature: Ratio of the shortest period to the longest.
-        reference: (rows, columns) that any grid is rescaled to; ``None`` takes places as they are.
-        offset: Added to every place.
-        column_first: Angles of the column come before those of the row.
+        temperature: Base of the frequencies, which spans the range from the shortest period to the longest.
+        reference: (rows, columns) that positions on any grid are rescaled to; ``None`` leaves them as they are.
+        offset: Offset added to every position.
+        column_first: Whether the angles of the column come before those of the row.
     """
 
     kind: Literal["axial", "dinov3", "mixed"]
@@ -60,37 +60,39 @@ class Rope:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape and options of a model. Every reader ends here; the packed model is made from this alone.
+    """Shape and options of a model. Every reader produces one, and the packed model is built from nothing else.
 
     Attributes:
         width: D, channels of a token.
-        depth: Transformer blocks.
-        heads: Attention heads; divides ``width``.
+        depth: Number of transformer blocks.
+        heads: Number of attention heads, which divides ``width``.
         mlp_width: Hidden channels of each block's MLP.
-        patch_size: P, pixels a side.
-        positions: The table that tells tokens where they are, if there is one.
+        patch_size: P, side of a patch in pixels.
+        positions: The table of position embeddings, if there is one.
         channels: C, channels of a pixel.
         activation: ``gelu`` is exact (erf), ``gelu_tanh`` its tanh approximation.
         norm_eps: ε of every LayerNorm.
         pooling: How an image's tokens become one vector: ``map`` attends with a learned probe; ``mean``, ``max``
-            and their average ``mean_max`` reduce; ``class`` takes the class token; ``none`` yields tokens alone.
-        classes: Outputs of the classifier on the pooled vector, 0 for none.
-        cosine_classifier: The classifier sees the pooled vector at length 1.
-        class_token: One prefix token, the first.
-        registers: Further prefix tokens.
-        pool_prefix: Pooling counts prefix tokens too.
-        pool_heads, pool_mlp_width: Of the ``map`` head, where they differ from the blocks'.
+            and their average ``mean_max`` reduce; ``class`` takes the class token; ``none`` returns only tokens.
+        classes: Number of classes of the classifier on the pooled vector, 0 for none.
+        cosine_classifier: Whether the pooled vector is normalised to length 1 before the classifier.
+        class_token: Whether the first prefix token is a class token.
+        registers: Number of register tokens, which are further prefix tokens.
+        pool_prefix: Whether pooling includes the prefix tokens.
+        pool_heads: Number of heads of the ``map`` head; ``None`` for that of the blocks.
+        pool_mlp_width: Hidden channels of the MLP of the ``map`` head; ``None`` for those of the blocks.
         representation: Channels of a tanh layer after pooling, 0 for none.
-        patch_norm: LayerNorm on projected patches, before positions.
-        pre_norm: LayerNorm on all tokens before the first block.
-        final_norm: The last LayerNorm is on the ``tokens``, on the ``pooled`` vector, or there is ``none``.
-        gated_mlp: The activation is of a second projection, and multiplies the first (SwiGLU).
-        mlp_norm: LayerNorm on the hidden channels of each block's MLP.
-        qk_norm: LayerNorm on each head's queries and keys.
-        attention_norm: LayerNorm on what attention returns, before its output projection.
-        attention_gate: A sigmoid of a projection multiplies what attention returns.
+        patch_norm: Whether a LayerNorm follows the patch projection, before positions are added.
+        pre_norm: Whether a LayerNorm precedes the first block.
+        final_norm: Whether the last LayerNorm is on the ``tokens``, on the ``pooled`` vector, or there is ``none``.
+        gated_mlp: Whether the MLP is gated: the activation of a second projection multiplies the first (SwiGLU).
+        mlp_norm: Whether a LayerNorm is on the hidden channels of each block's MLP.
+        qk_norm: Whether a LayerNorm is on each head's queries and keys.
+        attention_norm: Whether a LayerNorm is on the attention output, before the output projection.
+        attention_gate: Whether the sigmoid of a projection multiplies the attention output.
         rope: Rotary embedding, if there is one.
-        coordinate_mlp: Hidden channels of an MLP of the patch's place, added to its token; 0 for none.
+        coordinate_mlp: Hidden channels of an MLP of the patch's position, whose output is added to the token; 0 for
+            none.
     """
 
     width: int
@@ -143,7 +145,7 @@ class Architecture:
 
     @property
     def table_entries(self) -> int:
-        """Entries of the position table, 0 without one."""
+        """Number of entries in the position table; 0 without one."""
         if self.positions is None:
             return 0
         rows, columns = self.positions.grid
@@ -151,7 +153,7 @@ class Architecture:
 
     @property
     def patch_values(self) -> int:
-        """P·P·C, values of one patch."""
+        """Number of values in one patch, P·P·C."""
         return self.patch_size**2 * self.channels
 
     @property
@@ -166,7 +168,7 @@ class Architecture:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the model can return."""
+        """Names of the outputs that the model can return."""
         forms = ("", ":norm") if self.final_norm == "tokens" else ("",)
         hidden = tuple(f"tokens:-{k}{form}" for k in range(1, self.depth + 1) for form in forms)
         pooled = () if self.pooling == "none" else ("pooled",)
@@ -176,13 +178,13 @@ class Architecture:
         """Refuse outputs that the model does not have.
 
         Raises:
-            UsageError: Names the first such, and what there is.
+            UsageError: The model lacks an output; names the first such, and those that it has.
         """
         for name in names:
             if name not in self.outputs:
                 own = ", ".join(found for found in self.outputs if ":" not in found)
                 norm = ", each also with :norm" if self.final_norm == "tokens" else ""
                 raise UsageError(
-                    f"outputs: expected what the model has, found '{name}'",
+                    f"outputs: the model has no output '{name}'",
                     hint=f"it has {own}, and tokens:-1 to tokens:-{self.depth}{norm}",
                 )

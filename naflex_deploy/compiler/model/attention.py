@@ -1,8 +1,8 @@
-"""Attention over a pack: queries see the keys of their own segment, nothing else.
+"""Attention over a pack, in which queries see only the keys of their own segment.
 
-Two forms of one function. ``masked_attention`` is what is exported: stock operators, any number of images, a
-T×T mask. ``ragged_attention`` runs image by image: exact for the same inputs, with memory linear in T, for
-training and for reference outputs. The tests hold them equal.
+The same function has two forms. ``masked_attention`` is the exported one, with stock operators, any number of images
+and a T×T mask. ``ragged_attention`` runs image by image with memory linear in T, for training and for reference
+outputs; tests check that both give the same result.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ class Attention(Protocol):
     """Scaled dot-product attention between segments.
 
     Args (of the call):
-        query: [Tq, H, d] or, one query for all segments, [1, H, d].
-        key, value: [T, H, d].
-        query_segment: [Tq] int, ascending.
-        segment: [T] int, ascending but for keys moved to the tail's segment, which pooling leaves out.
+        query: Queries, [Tq, H, d], or [1, H, d] for one query shared by all segments.
+        key, value: Keys and values, [T, H, d].
+        query_segment: Segment of each query, [Tq] int, ascending.
+        segment: Segment of each key, [T] int, ascending except for keys that pooling leaves out, which carry the
+            segment of the tail.
 
     Returns:
         [Tq, H, d].
@@ -43,7 +44,7 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, query_segment: T
 
 
 def ragged_attention(query: Tensor, key: Tensor, value: Tensor, query_segment: Tensor, segment: Tensor) -> Tensor:
-    """The same, one image at a time. A segment without keys yields zeros."""
+    """Compute the same, one image at a time. A segment without keys yields zeros."""
     outputs = []
     for image in torch.unique(query_segment):
         own_query = query if query.shape[0] == 1 else query[query_segment == image]

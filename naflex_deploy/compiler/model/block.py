@@ -11,7 +11,7 @@ from naflex_deploy.compiler.model.rope import Rotation, rotate
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. q, k and v stay three projections: their rows slice without a copy."""
+    """Pre-norm transformer block. q, k and v stay separate projections, whose rows can be sliced without a copy."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.mlp = Mlp(a.width, a.mlp_width, activation, gated=a.gated_mlp, norm_eps=mlp_norm_eps)
 
     def forward(self, x: Tensor, segment_ids: Tensor, attention: Attention, rotation: Rotation | None = None) -> Tensor:
-        """[T, D] tokens, [T] segments → [T, D]."""
+        """Map [T, D] tokens, with their [T] segments, to [T, D]."""
         x = x + self._attend(self.norm1(x), segment_ids, attention, rotation)
         y: Tensor = x + self.mlp(self.norm2(x))
         return y

@@ -12,10 +12,10 @@ class Mlp(nn.Module):
     """Two linear layers around an activation.
 
     Args:
-        width: D, channels in and out.
-        hidden: Channels between.
-        activation: Of the first layer, or of the gate.
-        gated: A third layer's activation multiplies the first layer (SwiGLU with ``silu``).
+        width: D, channels of input and output.
+        hidden: Channels between the two layers.
+        activation: Activation of the first layer, or of the gate.
+        gated: Whether the activation of a third layer multiplies the first layer (SwiGLU with ``silu``).
         norm_eps: ε of a LayerNorm on the hidden channels; ``None`` for no norm.
     """
 
@@ -31,7 +31,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, D] → [T, D]."""
+        """Map [T, D] to [T, D]."""
         hidden = self.fc1(x)
         hidden = self._activate(hidden) if self.gate is None else self._activate(self.gate(x)) * hidden
         if self.norm is not None:

@@ -1,7 +1,7 @@
 """The packed reference model: a NaFlex vision transformer over one row of tokens from many images.
 
-It takes what an engine takes (see `naflex_deploy.core.pack.Role`) and defines what an engine must return.
-Readers fill its weights; nothing else in the toolchain knows a checkpoint's own naming.
+It takes the inputs of an engine (see `naflex_deploy.core.pack.Role`) and defines the outputs that an engine must
+return. Readers fill its weights; nothing else in the toolchain knows the names that a checkpoint uses.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from naflex_deploy.compiler.model.rope import RotaryEmbedding
 from naflex_deploy.core.pack import Role
 
 PIXEL_CENTRE = 127.5
-"""Subtracted from raw pixels: exact in float16 and bfloat16, and it keeps the folded weights in range."""
+"""Value subtracted from raw pixels. The result is exact in float16 and bfloat16, and folded weights stay in range."""
 
 
 class PackedNaFlexViT(nn.Module):
     """A NaFlex vision transformer over packed tokens.
 
-    The projection takes pixels of 0…255 minus `PIXEL_CENTRE`; `fold_normalisation` puts a checkpoint's
-    mean and standard deviation into it.
+    The projection takes pixels of 0…255 minus `PIXEL_CENTRE`; `fold_normalisation` folds a checkpoint's
+    mean and standard deviation into its weights.
 
     Args:
         architecture: Shape and options.
-        outputs: Of ``pooled``, ``tokens``, ``tokens:-K`` and ``logits``, those to return. ``tokens`` are normed;
-            ``tokens:-K`` is the hidden state after the K-th block from the end, before any norm, and
-            ``tokens:-K:norm`` the final norm of it.
-        attention: `masked_attention` for export, `ragged_attention` to run eagerly.
+        outputs: Outputs to return, among ``pooled``, ``tokens``, ``tokens:-K``, ``tokens:-K:norm`` and ``logits``.
+            ``tokens`` are normalised; ``tokens:-K`` is the hidden state after the K-th block from the end, before any
+            norm, and ``tokens:-K:norm`` is the same after the final norm.
+        attention: `masked_attention` for export, or `ragged_attention` to run eagerly.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PackedNaFlexViT(nn.Module):
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """What `forward` takes, in order."""
+        """Roles of the arguments of `forward`, in order."""
         roles = (Role.PATCHES, Role.COORDS, Role.GRID_HW, Role.SEGMENT_IDS)
         return roles if self.prefix is None else (*roles, Role.TOKEN_KIND)
 
@@ -83,14 +83,15 @@ class PackedNaFlexViT(nn.Module):
         """Run a pack.
 
         Args:
-            patches: [T, P·P·C] pixels of 0…255, uint8 or float.
-            coords: [T, 2] int32 (row, column).
-            grid_hw: [M+1, 2] int32, the grid of each image and of the tail.
-            segment_ids: [T] int32, the image of each token, ascending; M for the tail.
-            token_kind: [T] int32, 0 for a patch, k for the k-th prefix token; where `roles` has it.
+            patches: Pixels of 0…255, [T, P·P·C] uint8 or float.
+            coords: Row and column of each token, [T, 2] int32.
+            grid_hw: Grid of each image and of the tail, [M+1, 2] int32.
+            segment_ids: Image of each token, [T] int32, ascending; M for the tail.
+            token_kind: Kind of each token, [T] int32: 0 for a patch, k for the k-th prefix token. Needed only if
+                `roles` has it.
 
         Returns:
-            ``pooled`` [M, D], ``tokens`` [T, D], ``logits`` [M, classes], as `outputs` asks.
+            The outputs asked for, by name: ``pooled`` [M, D], ``tokens`` [T, D], ``logits`` [M, classes].
         """
         token_grid = grid_hw.index_select(0, segment_ids)
         x = self._embed(patches, coords, token_grid, token_kind)
@@ -126,7 +127,7 @@ class PackedNaFlexViT(nn.Module):
         return x if self.pre_norm is None else self.pre_norm(x)
 
     def _counted(self, segment_ids: Tensor, token_kind: Tensor, tail: int) -> Tensor:
-        """[T] segments with those tokens that pooling leaves out moved to the tail."""
+        """The [T] segments for pooling, in which tokens that it leaves out belong to the tail."""
         if self.architecture.pool_prefix and self.architecture.pooling != "class":
             return segment_ids
         wanted = 1 if self.architecture.pooling == "class" else 0
@@ -149,12 +150,12 @@ class PrefixTokens(nn.Module):
         self.table = nn.Parameter(torch.zeros(1 + prefix, width))
 
     def forward(self, x: Tensor, token_kind: Tensor) -> Tensor:
-        """[T, D] tokens, [T] kinds → [T, D] with the prefix tokens in their rows."""
+        """Put the prefix tokens into their rows of [T, D] tokens, which their [T] kinds name."""
         return torch.where(token_kind[:, None] == 0, x, self.table.index_select(0, token_kind))
 
 
 def position_table(positions: Positions, width: int) -> nn.Module:
-    """The module that resizes a table in the way asked for."""
+    """The module that resizes a position table as its options say."""
     if positions.factorized:
         return FactorizedTables(positions, width)
     if positions.interpolation == "learned_softmax":
@@ -164,14 +165,14 @@ def position_table(positions: Positions, width: int) -> nn.Module:
 
 @torch.no_grad()
 def fold_normalisation(projection: nn.Linear, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Make a projection of normalised pixels take centred ones, in place.
+    """Convert a projection of normalised pixels, in place, to one of centred pixels.
 
     A checkpoint computes ``W·((x/255 - mean)/std) + b`` on pixels x; with c = `PIXEL_CENTRE` that equals
     ``W'·(x - c) + b'`` where ``W' = W/(255·std)`` and ``b' = b + Σ W·(c/255 - mean)/std``.
 
     Args:
-        projection: Its input has channels innermost, as patches do.
-        mean, std: One value a channel, on a scale of 0…1.
+        projection: A projection whose input has channels innermost, as patches do.
+        mean, std: One value per channel, on a scale of 0…1.
     """
     weight = projection.weight.double().view(len(projection.weight), -1, len(mean))
     channel_mean, channel_std = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))

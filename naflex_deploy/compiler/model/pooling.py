@@ -1,7 +1,7 @@
-"""From an image's tokens to one vector.
+"""Pools the tokens of each image into one vector.
 
 Every pooling takes [T, D] tokens, [M] image numbers, [T] segments and the attention in use, and returns [M, D].
-A token counts for the image its segment names; tokens that pooling leaves out carry the tail's number, M.
+A token counts towards the image that its segment names; tokens that pooling leaves out carry the tail's number, M.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class MapPool(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """The mean of an image's tokens; zeros for an image without tokens. Of one token, it is that token."""
+    """The mean of an image's tokens; zeros for an image without tokens."""
 
     def forward(self, tokens: Tensor, images: Tensor, segment_ids: Tensor, attention: Attention) -> Tensor:
         member = (images[:, None] == segment_ids[None, :]).to(tokens.dtype)
-        # Weights first: the sum of many tokens would leave the range of float16.
+        # The weights are divided first, because the sum of many tokens would leave the range of float16.
         return (member / member.sum(1, keepdim=True).clamp(min=1)) @ tokens
 
 
@@ -74,7 +74,7 @@ class MeanMaxPool(nn.Module):
 
 
 def make_pool(a: Architecture) -> nn.Module | None:
-    """The pooling of an architecture. The class token is the mean of the one token that counts."""
+    """The pooling of an architecture. The class token is pooled as the mean of the one token that counts."""
     match a.pooling:
         case "map":
             return MapPool(a)

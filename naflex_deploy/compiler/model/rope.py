@@ -1,13 +1,13 @@
-"""Rotary embedding: queries and keys are turned by angles of their patch's place; prefix tokens are not turned.
+"""Rotary embedding: rotates queries and keys by angles that depend on their patch's position; leaves prefix tokens.
 
-A head's channels are pairs (c, c + d/2), and pair c of a token at (y, x) turns by
+A head's channels form pairs (c, c + d/2), and pair c of a token at (y, x) is rotated by
 
     axial:  y·f_c for the first half of the pairs, x·f_(c - d/4) for the rest, f_c = temperature^(-4c/d)
     dinov3: the same with y' = 2π·(2·(y + ½)/h - 1), x' likewise
     mixed:  y·F⁰_c + x·F¹_c, with F learned for each block and head
 
-Checkpoints that pair neighbouring channels (2c, 2c + 1) have the rows of their query and key projections
-reordered when they are read, which leaves every product q·k as it was.
+For checkpoints that pair neighbouring channels (2c, 2c + 1), the reader reorders the rows of the query and key
+projections, which leaves every product q·k unchanged.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the channel pairs of [T, H, d]."""
+    """Rotate the channel pairs of [T, H, d]."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class RotaryEmbedding(nn.Module):
-    """Angles of every token, for every block."""
+    """Computes the rotation of every token for every block."""
 
     def __init__(self, rope: Rope, a: Architecture) -> None:
         super().__init__()
@@ -44,12 +44,13 @@ class RotaryEmbedding(nn.Module):
             self.bands = [rope.temperature ** (-c / quarter) for c in range(quarter)]
 
     def forward(self, coords: Tensor, token_grid: Tensor, token_kind: Tensor | None) -> list[Rotation]:
-        """One rotation a block.
+        """Return one rotation per block.
 
         Args:
-            coords: [T, 2] (row, column) of each token.
-            token_grid: [T, 2] (h, w), the grid that each token belongs to.
-            token_kind: [T], 0 for a patch, above for a prefix token; ``None`` where there are no prefix tokens.
+            coords: Row and column of each token, [T, 2].
+            token_grid: Grid (h, w) that each token belongs to, [T, 2].
+            token_kind: Kind of each token, [T]: 0 for a patch, above 0 for a prefix token; ``None`` if the model has no
+                prefix tokens.
         """
         places = self._places(coords.float(), token_grid.float())
         if token_kind is not None:
@@ -74,6 +75,6 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def _mixed(places: Tensor, frequencies: Tensor) -> Rotation:
-        """[T, 2] places, [2, H, d/2] frequencies."""
+        """The rotation for [T, 2] positions and [2, H, d/2] frequencies."""
         angles = places[:, 0, None, None] * frequencies[0] + places[:, 1, None, None] * frequencies[1]
         return angles.cos(), angles.sin()

@@ -1,4 +1,4 @@
-"""The text tower: a bidirectional transformer over texts of one length, whose last token becomes the vector."""
+"""The text tower: a bidirectional transformer over texts of a fixed length, whose last token becomes the vector."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class TextArchitecture:
 
     Attributes:
         width: Channels of a token.
-        depth: Transformer blocks.
-        heads: Attention heads; divides ``width``.
+        depth: Number of transformer blocks.
+        heads: Number of attention heads, which divides ``width``.
         mlp_width: Hidden channels of each block's MLP.
-        vocabulary: Token numbers.
-        length: Tokens of every text, padding included; padding is attended to, as in training.
-        outputs: D, channels of the vector.
-        activation, norm_eps: As of the image tower.
+        vocabulary: Number of tokens in the vocabulary.
+        length: Number of tokens of every text, including padding, which is attended to as in training.
+        outputs: D, channels of the text vector.
+        activation, norm_eps: As in `Architecture`.
     """
 
     width: int
@@ -39,7 +39,7 @@ class TextArchitecture:
 
     @property
     def blocks(self) -> Architecture:
-        """What its blocks are made from, those of the image tower."""
+        """The architecture of its blocks, which are those of the image tower."""
         return Architecture(
             self.width,
             self.depth,
@@ -54,7 +54,7 @@ class TextArchitecture:
 
 
 class TextTransformer(nn.Module):
-    """Token and place embeddings, pre-norm blocks, a norm, and a projection of the last token."""
+    """Token and position embeddings, pre-norm blocks, a norm, and a projection of the last token."""
 
     def __init__(self, a: TextArchitecture) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class TextTransformer(nn.Module):
         self.head = nn.Linear(a.width, a.outputs)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[N, length] int64 token numbers → [N, D]."""
+        """Map [N, length] int64 token numbers to [N, D] vectors."""
         x = (self.tokens(ids) + self.positions).flatten(0, 1)
         for block in self.blocks:
             x = block(x, ids, self._attend)
@@ -74,6 +74,6 @@ class TextTransformer(nn.Module):
         return vectors
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, query_segment: Tensor, segment: Tensor) -> Tensor:
-        """Attention inside each text: [N·length, H, d] → the same. Rows say which text a token is of."""
+        """Attention inside each text, from [N·length, H, d] to the same; the row tells which text a token is from."""
         q, k, v = (x.view(-1, self.length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)

@@ -1,12 +1,12 @@
-"""Passes: each recognises one piece of a graph by its structure and rewrites it.
+"""Passes, each of which recognises one subgraph by its structure and rewrites it.
 
-One file a pass, with three functions:
+Each pass is a file with three functions:
 
-- `match` yields the nodes where the piece could be;
-- `check` looks closer, and either returns what `rewrite` needs or says in words why this is not the piece;
-- `rewrite` replaces it.
+- `match` yields the nodes that are candidates;
+- `check` looks closer, and either returns what `rewrite` needs or the reason why the candidate does not match;
+- `rewrite` replaces the subgraph.
 
-Recognition never relies on names of tensors or nodes: other tools rename both. Only graph inputs are known by name,
-as those are the contract of a packed graph. Where many forms of one computation occur, `check` computes the piece on
-a few probe values and compares them with what it takes it for.
+Recognition never relies on the names of tensors or nodes, because other tools rename both. Only graph inputs are known
+by name, since these are the contract of a packed graph. If a computation can take many forms, `check` evaluates the
+subgraph on a few probe values and compares the result with the expected formula.
 """

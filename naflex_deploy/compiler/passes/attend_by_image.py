@@ -1,11 +1,11 @@
 """Fused attention for ONNX Runtime on a CPU: unmasked ``MultiHeadAttention``, one image at a time.
 
-A mask over the pack would compute T² scores of which most are thrown away. Instead
+A mask over the pack would compute T² scores and throw most of them away. Instead,
 
-- where all images have the same number of tokens, one call takes them as a batch: no row is moved;
-- otherwise a loop over images slices their rows, calls, and concatenates.
+- if all images have the same number of tokens, a single call takes them as a batch, without moving any row;
+- otherwise a loop over the images slices their rows, calls the kernel, and concatenates the results.
 
-The kernel walks over keys in blocks that fit the cache, so nothing of the size of T² is ever held.
+The kernel processes keys in blocks that fit the cache, so memory never grows with T².
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FIRST, ALL = 0, np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images lie in the pack, computed once for all layers.
+    """The layout of images in the pack, computed once for all layers.
 
     Attributes:
-        offsets: [M+1] int64 first token of each image.
-        images: [] int64 M.
-        images_1d: [1] int64 M.
-        uniform: [] bool, whether all images have the same length and there is no tail.
+        offsets: First token of each image, [M+1] int64.
+        images: Number of images M as a scalar, [] int64.
+        images_1d: Number of images M as a vector, [1] int64.
+        uniform: Whether all images have the same length and there is no tail, [] bool.
     """
 
     offsets: gs.Tensor
@@ -49,7 +49,7 @@ class Builder:
         self.taken: set[str] = set()
 
     def __call__(self, op: str, *inputs: gs.Tensor, domain: str | None = None, **attributes: object) -> gs.Tensor:
-        """One node of one output."""
+        """Append a node with one output, and return that output."""
         output = self.variable(op)
         self.nodes.append(gs.Node(op, output.name, dict(attributes), list(inputs), [output], domain=domain))
         return output
@@ -68,7 +68,7 @@ class Builder:
 
 
 def lower_attention(model: Model) -> int:
-    """Rewrite every fused attention of tokens to tokens, in place; returns how many."""
+    """Rewrite every fused self-attention of the tokens in place; returns how many were rewritten."""
     found = [node for node in model.graph.nodes if node.op == "PackedAttention" and node.inputs[3] is node.inputs[4]]
     if found:
         layout = _layout(model)
@@ -123,7 +123,7 @@ def _rewrite(model: Model, node: gs.Node, layout: Layout) -> None:
 def _batched(
     model: Model, scope: str, qkv: tuple[gs.Tensor, ...], attributes: dict[str, object], layout: Layout
 ) -> gs.Graph:
-    """All images in one call."""
+    """The branch that attends to all images in one call."""
     graph = gs.Graph(name=scope, opset=model.graph.opset)
     b = Builder(model, graph.nodes, scope)
     width = qkv[0].shape[-1]
@@ -137,7 +137,7 @@ def _batched(
 def _looped(
     model: Model, scope: str, qkv: tuple[gs.Tensor, ...], attributes: dict[str, object], layout: Layout
 ) -> gs.Graph:
-    """Image by image, and whatever rows the tail has."""
+    """The branch that attends image by image, and keeps the rows of the tail."""
     graph = gs.Graph(name=scope, opset=model.graph.opset)
     b = Builder(model, graph.nodes, scope)
     empty = b("SequenceEmpty", dtype=1)

@@ -1,7 +1,7 @@
-"""Any normalisation of pixels before their projection → pixels minus 127.5, the rest inside the weights.
+"""Replaces any normalisation of pixels by the subtraction of 127.5, and folds the rest into the projection.
 
 With z = scale·x + shift for each of a patch's values, W·z + b = (W·scale)·(x - 127.5) + b + W·(shift + 127.5·scale).
-Centred pixels are exact in float16 and bfloat16, raw ones would push the folded weights below float16's normal range.
+Centred pixels are exact in float16 and bfloat16; raw ones would push the folded weights below float16's normal range.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ELEMENTWISE = frozenset({"Sub", "Add", "Mul", "Div", "Cast"})
 
 @dataclass(frozen=True)
 class Found:
-    """A projection and what happens to pixels before it."""
+    """A projection, and the scale and shift that pixels undergo before it."""
 
     projection: Linear
     pixels: gs.Tensor
@@ -31,7 +31,7 @@ class Found:
 
 
 def match(model: Model) -> Iterator[gs.Node]:
-    """The linear layer that pixels reach first."""
+    """The first linear layers that pixels reach."""
     patches = model.input(Role.PATCHES)
     frontier = list(patches.outputs) if patches is not None else []
     while frontier:
@@ -44,14 +44,14 @@ def match(model: Model) -> Iterator[gs.Node]:
 
 
 def check(model: Model, node: gs.Node) -> Found | str:
-    """Whether pixels reach it by one multiplication and one addition each."""
+    """Check that each pixel is only scaled and shifted before the layer."""
     projection = linear_of(node.outputs[0])
     if projection is None:
-        return "it is no linear layer of constant weights"
+        return "it is not a linear layer with constant weights"
     patches = model.input(Role.PATCHES)
     chain = _chain(projection.x)
     if patches is None or not chain or patches not in chain[0].inputs:
-        return "its input is not computed from pixels alone"
+        return "its input is not computed from pixels only"
     width = len(projection.weight)
     values = [evaluate(projection.x, [(patches, np.full((1, width), p, patches.dtype))], 20) for p in (0, 1, 255)]
     if any(isinstance(value, str) for value in values):
@@ -59,17 +59,17 @@ def check(model: Model, node: gs.Node) -> Found | str:
     zero, one, white = (np.asarray(value, np.float64).reshape(-1) for value in values)
     scale = one - zero
     if not np.allclose(zero + 255 * scale, white, rtol=1e-4, atol=1e-4):
-        return "pixels are not scaled and shifted alone"
+        return "pixels are not only scaled and shifted"
     scale = (white - zero) / 255
     if np.allclose(scale, 1) and np.allclose(zero, -PIXEL_CENTRE):
-        return "its pixels are centred already"
+        return "its pixels are already centred"
     cast = chain[0]
     pixels = cast.outputs[0] if cast.op == "Cast" else patches
     return Found(projection, pixels, scale, zero)
 
 
 def rewrite(model: Model, found: Found) -> str:
-    """Subtract the centre and project."""
+    """Subtract the centre from the pixels, and fold their normalisation into the projection."""
     layer = found.projection
     weight = layer.weight * found.scale[:, None]
     bias = layer.bias + (found.shift + PIXEL_CENTRE * found.scale) @ layer.weight.astype(np.float64)

@@ -1,11 +1,11 @@
-"""Attention of one learned probe to an image's tokens → scores by one narrow product, values after pooling.
+"""Folds attention with a learned probe: scores come from one narrow product, and values are projected after pooling.
 
-With a constant query q, keys k = h·Wk + bk and values v = h·Wv + bv of the same tokens h, for each head
+With a constant query q, keys k = h·Wk + bk and values v = h·Wv + bv of the same tokens h, each head has
 
-    scores = scale·k·q = h·(scale·Wk·q) + const        the constant falls out of the softmax
-    Σ p·v  = (Σ p·h)·Wv + bv                           as Σ p = 1
+    scores = scale·k·q = h·(scale·Wk·q) + const        where softmax is invariant to the constant
+    Σ p·v  = (Σ p·h)·Wv + bv                           since Σ p = 1
 
-so neither keys nor values are computed for a token: [T, D]·[D, heads] instead of two [T, D]·[D, D].
+so keys and values are never computed for each token: one [T, D]·[D, heads] replaces two [T, D]·[D, D].
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Found:
 
 
 def match(model: Model) -> Iterator[gs.Node]:
-    """Fused attentions with a query for images, not tokens."""
+    """Fused attentions whose queries belong to images instead of tokens."""
     for node in model.graph.nodes:
         if node.op == "PackedAttention" and node.inputs[3] is not node.inputs[4]:
             yield node
 
 
 def check(model: Model, node: gs.Node) -> Found | str:
-    """Whether its query is one constant row, and keys and values are linear in the same tokens."""
+    """Check that the query is one constant row, and that keys and values are linear in the same tokens."""
     query, key, value = node.inputs[:3]
     if sources := sources_of(model, query):
         return f"its query is computed from {', '.join(sorted(sources))}"
@@ -54,12 +54,12 @@ def check(model: Model, node: gs.Node) -> Found | str:
         source = producer(tensor)
         return f"its {name} come from {source.op if source else 'an input'}, not from a linear layer"
     if keys.x is not values.x:
-        return "its keys and values are of different tokens"
+        return "its keys and values come from different tokens"
     return Found(node, probe, keys, values)
 
 
 def rewrite(model: Model, found: Found) -> str:
-    """Pool tokens, then project."""
+    """Pool the tokens first, and project the result."""
     node, keys, values = found.attention, found.key, found.value
     heads, dtype = int(node.attrs["heads"]), keys.weight.dtype
     per_head = keys.weight.astype(np.float64).reshape(len(keys.weight), heads, -1)

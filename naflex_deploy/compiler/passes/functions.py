@@ -1,14 +1,14 @@
-"""The fused operators, domain ``naflex``, each with a body of stock operators: any ONNX runtime can run them.
+"""The fused operators of the domain ``naflex``, each with a body of stock operators that any ONNX runtime can run.
 
 ``PackedAttention``: queries attend to the keys of their own segment.
 
-    query [Tq, H·d] (or [1, H·d], one for all), key, value [T, H·d], query_segments [Tq], segments [T] → [Tq, H·d]
+    query [Tq, H·d] (or one for all, [1, H·d]), key, value [T, H·d], query_segments [Tq], segments [T] → [Tq, H·d]
 
 ``ProbePool``: for every image and head, the mean of the tokens weighted by the softmax of their scores.
 
     tokens [T, D], scorer [D, H], images [M], segments [T] → [H, M, D]
 
-``PositionInterpolation`` has the body it had in the graph it was found in; see `fuse_positions`.
+``PositionInterpolation`` takes its body from the graph in which it was found; see `fuse_positions`.
 """
 
 from __future__ import annotations

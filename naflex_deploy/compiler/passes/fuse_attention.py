@@ -1,7 +1,7 @@
-"""``softmax(where(same segment, scale·q·kᵀ, -3e4))·v`` over a pack → one `PackedAttention`.
+"""Fuses ``softmax(where(same segment, scale·q·kᵀ, -3e4))·v`` over a pack into one `PackedAttention`.
 
-The candidates are softmaxes. What leads to one may be arranged in many ways, so the scores are computed on random
-queries and keys and held against the formula, and so is what follows from the weights.
+The candidates are softmaxes. The operators around one can be arranged in many ways, so the pass evaluates the scores on
+random queries and keys, and the mix of values on random weights, and compares both with the formula.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from naflex_deploy.compiler.passes.graphs import (
 from naflex_deploy.core.pack import Role
 
 LOW = -1e4
-"""A mask fills with at most this: any real score is far above."""
+"""Largest fill value of a mask; any real score is far above it."""
 PRODUCTS = ("MatMul", "FusedMatMul")
 TOLERANCE = 1e-4
 
@@ -37,8 +37,8 @@ class Rows:
     """A tensor that holds [T, H, d], in some order of axes.
 
     Attributes:
-        tensor: Rank 2 where heads and channels are one axis.
-        order: Permutation that brings it to (T, H, d); ``None`` at rank 2.
+        tensor: The tensor, of rank 3, or of rank 2 if heads and channels share an axis.
+        order: Permutation of its axes to (T, H, d); ``None`` at rank 2.
     """
 
     tensor: gs.Tensor
@@ -47,7 +47,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Found:
-    """One attention."""
+    """An attention that was recognised."""
 
     softmax: gs.Node
     query: Rows
@@ -61,14 +61,14 @@ class Found:
 
 
 def match(model: Model) -> Iterator[gs.Node]:
-    """Every softmax over something that follows from pixels."""
+    """Every softmax over values that depend on pixels."""
     for node in model.graph.nodes:
         if node.op == "Softmax" and Role.PATCHES in sources_of(model, node.inputs[0]):
             yield node
 
 
 def check(model: Model, node: gs.Node) -> Found | str:
-    """Whether a softmax is that of a masked attention."""
+    """Check that a softmax belongs to a masked attention."""
     if node.attrs.get("axis", -1) not in (-1, 2):
         return f"its axis is {node.attrs['axis']}, not that of the keys"
     where = producer(node.inputs[0])
@@ -83,7 +83,7 @@ def check(model: Model, node: gs.Node) -> Found | str:
         return segments
     product = _product(masked_scores)
     if product is None:
-        return "its scores are no product of two matrices"
+        return "its scores are not the product of two matrices"
     scores = _scores(model, masked_scores, product)
     if isinstance(scores, str):
         return scores
@@ -96,7 +96,7 @@ def check(model: Model, node: gs.Node) -> Found | str:
 
 
 def rewrite(model: Model, found: Found) -> str:
-    """Put one node there."""
+    """Replace the attention by one node."""
     name = label(found.softmax, "PackedAttention")
     inputs = [_as_matrix(model, rows, name) for rows in (found.query, found.key, found.value)]
     found.context.inputs.clear()
@@ -142,7 +142,7 @@ def _product(tensor: gs.Tensor) -> gs.Node | None:
 
 
 def _scores(model: Model, scores: gs.Tensor, product: gs.Node) -> tuple[Rows, Rows, int, float] | str:
-    """Query, key, heads and scale of ``scale·q·kᵀ``."""
+    """The query, key, heads and scale of ``scale·q·kᵀ``, or the reason why the scores are not of that form."""
     query, key = (through_layout(tensor) for tensor in product.inputs)
     rng = np.random.default_rng(0)
     feeds = [(t, v) for t, v in ((query, _draw(rng, query, 5)), (key, _draw(rng, key, 7))) if v is not None]
@@ -166,9 +166,9 @@ def _scores(model: Model, scores: gs.Tensor, product: gs.Node) -> tuple[Rows, Ro
 
 
 def _mixed(model: Model, weights: gs.Tensor, heads: int) -> tuple[Rows, gs.Tensor] | str:
-    """The values, and the [Tq, H·d] tensor that is their mix."""
+    """The values, and the [Tq, H·d] tensor that holds their mix."""
     if len(weights.outputs) != 1 or weights.outputs[0].op not in PRODUCTS:
-        return "its weights are used otherwise than to mix values"
+        return "its weights are used for something other than mixing values"
     product = weights.outputs[0]
     if product.inputs[0] is not weights:
         return "its weights are the right factor of the product"
@@ -188,11 +188,11 @@ def _mixed(model: Model, weights: gs.Tensor, heads: int) -> tuple[Rows, gs.Tenso
             wanted = np.einsum("hqk,khd->qhd", p, v).reshape(5, -1)
             if found.shape == wanted.shape and _close(found, wanted):
                 return rows, context
-    return "what it mixes is not brought back to one row a token"
+    return "its mixed values do not return to one row per token"
 
 
 def _arrangements(tensor: gs.Tensor, heads: int, values: Array | None) -> Iterator[tuple[Rows, Array]]:
-    """Every way in which a tensor can hold [T, H, d]."""
+    """Yield every way in which a tensor can hold [T, H, d]."""
     held = values if values is not None else np.asarray(tensor.values)
     if held.ndim == 2 and held.shape[1] % heads == 0:
         yield Rows(tensor, None), held.reshape(len(held), heads, -1)
@@ -204,7 +204,7 @@ def _arrangements(tensor: gs.Tensor, heads: int, values: Array | None) -> Iterat
 
 
 def _as_matrix(model: Model, rows: Rows, name: str) -> gs.Tensor:
-    """A [T, H·d] tensor of the same values."""
+    """A [T, H·d] tensor with the same values."""
     if rows.order is None:
         return rows.tensor
     if isinstance(rows.tensor, gs.Constant):
@@ -226,7 +226,7 @@ def _as_matrix(model: Model, rows: Rows, name: str) -> gs.Tensor:
 
 
 def _draw(rng: np.random.Generator, tensor: gs.Tensor, tokens: int) -> Array | None:
-    """Random values for a tensor, its unknown axis as long as ``tokens``; ``None`` for constants and unknown shapes."""
+    """Random values for a tensor, with ``tokens`` along its unknown axis; ``None`` for constants and unknown shapes."""
     if isinstance(tensor, gs.Constant) or tensor.shape is None:
         return None
     shape = [size if isinstance(size, int) else tokens for size in tensor.shape]

@@ -1,9 +1,9 @@
-"""Everything between the places of tokens and the embedding added to their patches → one `PositionInterpolation`.
+"""Fuses the computation of position embeddings from coordinates into one `PositionInterpolation`.
 
-The candidates are additions of something that follows from coordinates and grids alone to something that follows
-from pixels. Such an embedding is a known one if, on probe tokens of many grids, it equals what the reference module
-makes of the same table. The node keeps, as its body, the very operators that were found, so every target that does
-not know it computes what it did before.
+The candidates are additions of a term that depends only on coordinates and grids to a term that depends on pixels. Such
+an embedding is recognised if, on probe tokens of many grids, it equals the output of the reference module for the same
+table. The node keeps the original operators as its body, so that a target which does not know the node computes
+exactly what it did before.
 
     coords [T, 2], grid_hw [M+1, 2], segment_ids [T], table [n, D] → [T, D]
     attributes rows, columns, interpolation, antialias, align_corners, square, factorized: see `Positions`
@@ -29,15 +29,15 @@ from naflex_deploy.core.pack import Role
 OP = "PositionInterpolation"
 PLACES = (Role.COORDS, Role.GRID_HW, Role.SEGMENT_IDS)
 PROBES = ((1, 1), (1, 9), (7, 1), (3, 5), (16, 16), (23, 4), (5, 31), (40, 40))
-"""Grids, below and above usual tables, that tell filters apart."""
+"""Grids that tell filters apart, smaller and larger than usual tables."""
 TOLERANCE = 1e-4
 SPLITS = 128
-"""Ways to split a table into rows and columns that are tried, equal parts first."""
+"""Number of splits of a table into rows and columns that are tried, starting with equal parts."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One embedding."""
+    """A position embedding that was recognised."""
 
     node: gs.Node
     embedding: gs.Tensor
@@ -46,7 +46,7 @@ class Found:
 
 
 def match(model: Model) -> Iterator[gs.Node]:
-    """Additions of something that follows from places alone to something that follows from pixels."""
+    """Additions of a term that depends only on positions to a term that depends on pixels."""
     for node in model.graph.nodes:
         if node.op == "Add":
             sources = [sources_of(model, tensor) for tensor in node.inputs]
@@ -55,16 +55,16 @@ def match(model: Model) -> Iterator[gs.Node]:
 
 
 def check(model: Model, node: gs.Node) -> Found | str:
-    """Whether what is added is a table resized in a known way."""
+    """Check that the term added is a table resized in a known way."""
     if OP in model.functions:
-        return "the graph has a table of positions already"
+        return "the graph already has a fused position table"
     (embedding,) = [tensor for tensor in node.inputs if _placed(sources_of(model, tensor))]
     nodes = ancestors([embedding])
     tables = _tables(nodes)
     if not tables:
-        return "what is added to the patches follows from no table"
+        return "the term added to the patches does not come from a table"
     if len(tables) > 1:
-        return f"it follows from several tables and weights ({', '.join(t.name for t in tables)}): a learned function"
+        return f"it is a learned function of several tables and weights ({', '.join(t.name for t in tables)})"
     (table,) = tables
     pack = _probe()
     feeds = [(tensor, pack[tensor.name]) for tensor in model.graph.inputs if tensor.name in pack]
@@ -77,11 +77,11 @@ def check(model: Model, node: gs.Node) -> Found | str:
         if error <= TOLERANCE:
             return Found(node, embedding, table, positions)
         worst = worst or f"{positions.interpolation} {positions.grid} differs by {error:.2g} of the largest value"
-    return f"a table of {len(table.values)} entries, resized in no known way ({worst})"
+    return f"its table of {len(table.values)} entries is not resized in a known way ({worst})"
 
 
 def rewrite(model: Model, found: Found) -> str:
-    """Put one node there, its body what was found."""
+    """Replace the embedding by one node, whose body is the original operators."""
     inputs = [tensor for tensor in model.graph.inputs if tensor.name in PLACES]
     name = label(found.node, OP)
     model.functions[OP] = _body(inputs, found)
@@ -94,7 +94,7 @@ def rewrite(model: Model, found: Found) -> str:
 
 
 def _placed(sources: set[str]) -> bool:
-    """Whether these are graph inputs that tell places, and no others."""
+    """Whether these are graph inputs that describe positions, and no others."""
     return Role.COORDS in sources and sources <= set(PLACES)
 
 
@@ -118,7 +118,7 @@ def _probe() -> dict[str, Array]:
 
 
 def _candidates(entries: int) -> Iterator[Positions]:
-    """Every known resize of a table of so many entries, likely ones first."""
+    """Every known resize of a table with so many entries, likely ones first."""
     shapes = [(n, entries // n) for n in range(1, entries + 1) if entries % n == 0]
     shapes.sort(key=lambda shape: abs(shape[0] - shape[1]))
     flags = list(itertools.product((False, True), repeat=2))
@@ -133,7 +133,7 @@ def _candidates(entries: int) -> Iterator[Positions]:
 
 
 def _error(positions: Positions, table: Array, pack: dict[str, Array], found: Array) -> float:
-    """Greatest difference over the greatest value, on a few channels first."""
+    """Largest difference relative to the largest value; a few channels are compared first."""
     coords = torch.from_numpy(pack[Role.COORDS])
     grid = torch.from_numpy(pack[Role.GRID_HW][pack[Role.SEGMENT_IDS]])
     for channels in (4, table.shape[1]):
@@ -150,7 +150,7 @@ def _error(positions: Positions, table: Array, pack: dict[str, Array], found: Ar
 
 
 def _body(inputs: list[gs.Tensor], found: Found) -> onnx.FunctionProto:
-    """The operators between places and embedding, as a function of places and table."""
+    """The operators between positions and embedding, as a function of positions and table."""
     nodes = ancestors([found.embedding])
     graph = gs.Graph(nodes, inputs=[*inputs, gs.Variable(found.table.name)], outputs=[found.embedding], opset=OPSET)
     proto = gs.export_onnx(graph, do_type_check=False).graph

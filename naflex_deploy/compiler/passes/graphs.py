@@ -1,4 +1,4 @@
-"""Graphs as passes see them: onnx-graphsurgeon, weights mapped from disk, pieces that can be evaluated."""
+"""Graphs as passes see them: onnx-graphsurgeon graphs with memory-mapped weights, whose subgraphs can be evaluated."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from naflex_deploy.compiler.passes.functions import DOMAIN, FUNCTIONS
 
-G_LOGGER.severity = G_LOGGER.ERROR  # it warns about tensors of one name, of which evaluated pieces have two
+G_LOGGER.severity = G_LOGGER.ERROR  # It warns about duplicate tensor names, which evaluated subgraphs have.
 
 Array = npt.NDArray[Any]
 
 LAYOUT = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity"})
-"""Operators that move values and change none."""
+"""Operators that move values without changing any."""
 
 INLINE_BYTES = 1024
-"""Smaller constants stay inside the graph."""
+"""Size in bytes below which constants stay inside the graph."""
 
 
 @dataclass
@@ -35,9 +35,9 @@ class Model:
     """A graph under rewriting.
 
     Attributes:
-        graph: Nodes and tensors. Weights are maps of the file they lie in.
-        functions: Bodies of this graph's own operators, by name, beside those of `FUNCTIONS`.
-        stored: Weights that lie in a file already, by name.
+        graph: Nodes and tensors. Weights are memory maps of the file that holds them.
+        functions: Bodies of operators that are specific to this graph, by name, in addition to `FUNCTIONS`.
+        stored: Weights that are already in a file, by name.
     """
 
     graph: gs.Graph
@@ -49,16 +49,16 @@ class Model:
         return next((tensor for tensor in self.graph.inputs if tensor.name == name), None)
 
     def constant(self, name: str, values: Array) -> gs.Constant:
-        """A new constant with a name of its own, that of a stored weight neither."""
+        """A new constant, whose name is neither that of another tensor nor that of a stored weight."""
         taken = {**self.graph.tensors(), **self.stored}
         return gs.Constant(unique(name, taken), np.asarray(values, order="C"))
 
     def variable(self, name: str) -> gs.Variable:
-        """A new tensor with a name of its own."""
+        """A new tensor with a unique name."""
         return gs.Variable(unique(name, self.graph.tensors()))
 
     def tidy(self) -> None:
-        """Drop what no output needs, sort, and give every node a name of its own."""
+        """Drop nodes that no output needs, sort the rest, and give every node a unique name."""
         self.graph.cleanup(remove_unused_graph_inputs=False).toposort()
         names: dict[str, gs.Node] = {}
         for node in self.graph.nodes:
@@ -67,10 +67,10 @@ class Model:
 
 
 def read(path: Path) -> Model:
-    """Read a graph, its weights mapped and not loaded.
+    """Read a graph. Its weights are memory-mapped, not loaded.
 
     Raises:
-        onnx.checker.ValidationError, OSError: It is no graph, or its weights are missing.
+        onnx.checker.ValidationError, OSError: The file is not an ONNX graph, or its weights are missing.
     """
     proto = onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
     stored = {t.name: t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
@@ -90,40 +90,41 @@ def read(path: Path) -> Model:
 
 
 def write(model: Model, path: Path, root: Path) -> None:
-    """Write a graph. Weights that no pass changed stay in the file they were read from.
+    """Write a graph. Weights that no pass changed stay in the file from which they were read.
 
     External data is named relative to ``root``, so that a graph in a subdirectory can share weights with another;
-    what opens the graph passes that directory on.
+    whoever opens the graph has to pass that directory to ONNX Runtime.
 
     Args:
-        path: Of the graph; new weights go to ``<path>.data``.
-        root: Directory of the graph that the model was read from.
+        model: The graph to write.
+        path: Path of the graph; new weights go to ``<path>.data``.
+        root: Directory of the graph from which the model was read.
     """
     model.tidy()
     fresh = path.with_name(f"{path.name}.data")
     with _weights_outside(model, fresh, str(fresh.relative_to(root))):
         used = {node.op for node in model.graph.nodes if node.domain == DOMAIN}
         proto = gs.export_onnx(model.graph)
-    proto.opset_import.sort(key=lambda opset: opset.domain)  # they come from a set, in an order that changes
+    proto.opset_import.sort(key=lambda opset: opset.domain)  # They come from a set, whose order varies.
     bodies = FUNCTIONS | model.functions
     proto.functions.extend(bodies[name] for name in sorted(used))
     onnx.save(proto, str(path))
 
 
 def locations(model: Model) -> set[str]:
-    """The files that weights lie in which no pass changed."""
+    """The files that hold the weights which no pass changed."""
     constants = {t.name for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
     kept = [proto for name, proto in model.stored.items() if name in constants]
     return {entry.value for proto in kept for entry in proto.external_data if entry.key == "location"}
 
 
 def counts(model: Model) -> dict[str, int]:
-    """Nodes by operator, the most frequent first."""
+    """Number of nodes by operator, the most frequent first."""
     return dict(Counter(node.op for node in model.graph.nodes).most_common())
 
 
 def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Nodes, those in bodies of control flow included."""
+    """Every node, including those in the bodies of control flow."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -132,7 +133,7 @@ def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def unique(name: str, taken: Mapping[str, object]) -> str:
-    """``name``, or the first of name_2, name_3, … that is free."""
+    """Return ``name``, or the first of name_2, name_3, … that is not taken."""
     candidate, number = name, 2
     while candidate in taken:
         candidate, number = f"{name}_{number}", number + 1
@@ -145,20 +146,20 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
 
 
 def label(node: gs.Node, op: str) -> str:
-    """A name for a node of type ``op`` that takes the place of ``node``."""
+    """A name for a node of type ``op`` that replaces ``node``."""
     scope, separator, _ = node.name.rpartition("/")
     return f"{scope}{separator}{op}"
 
 
 def scalar(tensor: gs.Tensor) -> float | None:
-    """The value of a constant of one element."""
+    """The value of a constant with one element; ``None`` for any other tensor."""
     if isinstance(tensor, gs.Constant) and tensor.values.size == 1:
         return float(tensor.values.reshape(()))
     return None
 
 
 def through_layout(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor that another one is a mere rearrangement, or a multiple, of."""
+    """The tensor of which another one is only a rearrangement or a multiple."""
     while (node := producer(tensor)) is not None:
         if node.op in LAYOUT or (node.op in ("Mul", "Div") and scalar(node.inputs[1]) is not None):
             tensor = node.inputs[0]
@@ -170,7 +171,7 @@ def through_layout(tensor: gs.Tensor) -> gs.Tensor:
 
 
 def ancestors(targets: Iterable[gs.Tensor], stop: Iterable[gs.Tensor] = ()) -> list[gs.Node]:
-    """Every node that the targets are computed by, sorted, not looking behind ``stop``."""
+    """Every node from which the targets are computed, in topological order, without looking past ``stop``."""
     ends = {id(tensor) for tensor in stop}
     found: dict[int, gs.Node] = {}
     done: list[gs.Node] = []
@@ -190,16 +191,21 @@ def ancestors(targets: Iterable[gs.Tensor], stop: Iterable[gs.Tensor] = ()) -> l
 
 
 def sources_of(model: Model, tensor: gs.Tensor) -> set[str]:
-    """The graph inputs that a tensor follows from."""
+    """Names of the graph inputs that a tensor depends on."""
     reached = {tensor.name, *(source.name for node in ancestors([tensor]) for source in node.inputs)}
     return reached & {source.name for source in model.graph.inputs}
 
 
 def evaluate(target: gs.Tensor, feeds: list[tuple[gs.Tensor, Array]], opset: int) -> Array | str:
-    """Run the piece of a graph between some tensors and one that follows from them.
+    """Run the subgraph between some tensors and one that depends on them.
+
+    Args:
+        target: The tensor to compute.
+        feeds: Tensors with the values to give them.
+        opset: Opset of the graph.
 
     Returns:
-        Its value, or why it cannot be computed.
+        The value of the target, or the reason why it cannot be computed.
     """
     inputs = [tensor for tensor, _ in feeds]
     nodes = ancestors([target], stop=inputs)
@@ -215,7 +221,7 @@ def evaluate(target: gs.Tensor, feeds: list[tuple[gs.Tensor, Array]], opset: int
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         (value,) = session.run(None, {tensor.name: value for tensor, value in feeds})
-    except Exception as error:  # ONNX Runtime raises bare exceptions of its own
+    except Exception as error:  # ONNX Runtime's exceptions have no base class of their own.
         return f"'{target.name}' cannot be evaluated: {str(error).splitlines()[0]}"
     return np.asarray(value)
 
@@ -232,7 +238,7 @@ def _map(proto: onnx.TensorProto, folder: Path) -> Array:
 
 @contextmanager
 def _weights_outside(model: Model, path: Path, location: str) -> Any:
-    """For the time of an export, put weights where they are: in their old file, or in a new one."""
+    """Make weights external for the duration of an export: in the file that holds them, or in a new one."""
     constants = [tensor for tensor in model.graph.tensors().values() if isinstance(tensor, gs.Constant)]
     kept = [(tensor, tensor.values) for tensor in constants]
     fresh = [(t, v) for t, v in kept if t.name not in model.stored and v.nbytes >= INLINE_BYTES]
@@ -241,7 +247,7 @@ def _weights_outside(model: Model, path: Path, location: str) -> Any:
             for tensor, values in fresh:
                 stream.write(b"\0" * (-stream.tell() % 4096))
                 tensor.values = LazyValues(_external(tensor.name, values, location, stream.tell()))
-                stream.write(np.ascontiguousarray(values).view(np.uint8).data)  # bfloat16 has no buffer of its own
+                stream.write(np.ascontiguousarray(values).view(np.uint8).data)  # A bfloat16 array has no buffer.
     for tensor, _ in kept:
         if tensor.name in model.stored:
             tensor.values = LazyValues(model.stored[tensor.name])

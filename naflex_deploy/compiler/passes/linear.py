@@ -1,4 +1,4 @@
-"""Linear layers, whether another tool made them a Gemm or a MatMul with an Add."""
+"""Recognises linear layers, whether they are written as a Gemm or as a MatMul with an Add."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Linear:
     """``y = x·weight + bias``.
 
     Attributes:
-        x: [T, D].
-        weight: [D, E] float.
-        bias: [E] float, zeros where there is none.
-        y: [T, E].
-        node: The last of its nodes.
+        x: Input, [T, D].
+        weight: Weight, [D, E] float.
+        bias: Bias, [E] float; zeros if the layer has none.
+        y: Output, [T, E].
+        node: The last node of the layer.
     """
 
     x: gs.Tensor
@@ -30,7 +30,7 @@ class Linear:
 
 
 def linear_of(tensor: gs.Tensor) -> Linear | None:
-    """The layer that computes a tensor, if one does."""
+    """The linear layer that computes a tensor; ``None`` if something else does."""
     node = producer(tensor)
     if node is None:
         return None
@@ -61,7 +61,12 @@ def add_linear(model: Model, x: gs.Tensor, weight: Array, bias: Array, y: gs.Ten
     """Append a Gemm of a [D, E] weight.
 
     Args:
-        like: The node it takes the place of; gives its name, and the weights' names.
+        model: The graph.
+        x: Input, [T, D].
+        weight: Weight, [D, E].
+        bias: Bias, [E].
+        y: Output, [T, E].
+        like: The node to replace, whose name and weight names the new node takes.
     """
     names = [t.name for t in like.inputs if isinstance(t, gs.Constant)] or [f"{like.name}.weight"]
     constants = [model.constant(names[0], weight)]

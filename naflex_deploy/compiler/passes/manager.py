@@ -1,4 +1,4 @@
-"""Runs passes in a declared order and records what each did."""
+"""Runs passes in a declared order, and records what each one changed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Pass:
     """One rewrite of a graph.
 
     Attributes:
-        name: As the manifest calls it.
-        match: Candidates.
-        check: What `rewrite` needs, or why a candidate is none.
-        rewrite: Replaces the piece and returns the name of what took its place.
+        name: Name of the pass in the manifest.
+        match: Yields the candidates.
+        check: Returns what `rewrite` needs, or the reason why a candidate does not match.
+        rewrite: Replaces the subgraph, and returns the name of the node that replaced it.
     """
 
     name: str
@@ -45,17 +45,17 @@ PASSES = {
 }
 
 PORTABLE = ("split_gemm", "centre_pixels", "fuse_positions", "fuse_attention")
-"""What every target starts from."""
+"""The passes that every target starts with."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What a pass did.
+    """The outcome of a pass.
 
     Attributes:
-        name: Of the pass.
-        changed: Nodes that it made.
-        refused: For each candidate that it left alone, why.
+        name: Name of the pass.
+        changed: Names of the nodes that it created.
+        refused: The reason for each candidate that it left unchanged, by name.
     """
 
     name: str
@@ -63,24 +63,24 @@ class Applied:
     refused: dict[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """For the manifest: how many pieces it rewrote, and why it refused others."""
+        """The entry for the manifest: how many subgraphs were rewritten, and why others were refused."""
         return {"pass": self.name, "changed": len(self.changed), "refused": self.refused}
 
 
 class PassError(NaflexError):
-    """A pass did not find what the graph must hold."""
+    """A pass did not find what the graph must contain."""
 
 
 def run(model: Model, names: Sequence[str], complete: Collection[str] = ()) -> list[Applied]:
-    """Run passes, in place.
+    """Run passes in place.
 
     Args:
         model: The graph.
-        names: Of `PASSES`, in order.
-        complete: Passes that must find something and refuse nothing.
+        names: Names of passes in `PASSES`, in order.
+        complete: Passes that must find at least one candidate and refuse none.
 
     Raises:
-        PassError: One of these did not; names the first candidate refused and the check that failed.
+        PassError: One of these found or refused otherwise; names the first candidate refused, with the reason.
     """
     results = []
     for name in names:
@@ -90,17 +90,17 @@ def run(model: Model, names: Sequence[str], complete: Collection[str] = ()) -> l
             where = [f"refused {node}, because {reason}" for node, reason in applied.refused.items()]
             raise PassError(
                 f"{name}: expected to rewrite every candidate, {where[0] if where else 'found none'}",
-                hint="the graph was exported by another version, or changed by a tool that passes do not know",
+                hint="the graph was exported by another version, or changed by a tool that the passes do not know",
             )
     return results
 
 
 def apply(model: Model, one: Pass) -> Applied:
-    """Run one pass, in place."""
+    """Run one pass in place."""
     applied = Applied(one.name)
     for node in list(one.match(model)):
         if not node.outputs:
-            continue  # a rewrite before this one took it away
+            continue  # An earlier rewrite removed it.
         found = one.check(model, node)
         if isinstance(found, str):
             applied.refused[node.name] = found

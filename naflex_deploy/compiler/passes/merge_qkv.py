@@ -1,6 +1,6 @@
-"""The linear layers of one attention's query, key and value, of the same tokens → one layer and a split.
+"""Merges the linear layers of an attention's query, key and value into one layer and a split.
 
-One large product instead of three, for engines that slice without a cost.
+One large product replaces three, which pays for engines that slice at no cost.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ def match(model: Model) -> Iterator[gs.Node]:
 
 
 def check(model: Model, node: gs.Node) -> list[Linear] | str:
-    """Whether its three inputs are linear layers of the same tokens."""
+    """Check that the three inputs are linear layers of the same tokens."""
     layers = [linear_of(tensor) for tensor in node.inputs[:3]]
     for name, layer in zip(("query", "key", "value"), layers, strict=True):
         if layer is None:
             return f"its {name} is not the output of a linear layer"
         if len(layer.y.outputs) > 1 or layer.y in model.graph.outputs:
-            return f"its {name} is used elsewhere, too"
+            return f"its {name} is also used elsewhere"
         if layer.x is not layers[0].x:  # type: ignore[union-attr]
-            return f"its {name} is not of the same tokens as its query"
+            return f"its {name} does not come from the same tokens as its query"
     return [layer for layer in layers if layer]
 
 
 def rewrite(model: Model, layers: list[Linear]) -> str:
-    """Put one layer and a split there."""
+    """Replace the three layers by one layer and a split."""
     first = layers[0]
     outputs = [layer.y for layer in layers]
     for layer in layers:

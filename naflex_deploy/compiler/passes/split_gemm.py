@@ -1,4 +1,4 @@
-"""Gemm(a, b, computed tensor) → Add(tensor, MatMul(a, b)): what an optimiser merged is two computations again."""
+"""Splits Gemm(a, b, computed tensor) into Add(tensor, MatMul(a, b)), which undoes an optimiser's merge."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from naflex_deploy.compiler.passes.graphs import Model, label
 
 
 def match(model: Model) -> Iterator[gs.Node]:
-    """Gemms that add something computed."""
+    """Gemms that add a computed tensor."""
     for node in model.graph.nodes:
         if node.op == "Gemm" and len(node.inputs) > 2 and not isinstance(node.inputs[2], gs.Constant):
             yield node
 
 
 def check(model: Model, node: gs.Node) -> gs.Node | str:
-    """Whether it neither scales nor transposes what it is given."""
+    """Check that the Gemm neither scales nor transposes its inputs."""
     changed = {key: node.attrs[key] for key in ("alpha", "beta") if node.attrs.get(key, 1) != 1}
     changed |= {"transA": 1} if node.attrs.get("transA", 0) else {}
     if node.attrs.get("transB", 0) and not isinstance(node.inputs[1], gs.Constant):
@@ -26,7 +26,7 @@ def check(model: Model, node: gs.Node) -> gs.Node | str:
 
 
 def rewrite(model: Model, node: gs.Node) -> str:
-    """Put two nodes there."""
+    """Replace the Gemm by a MatMul and an Add."""
     a, b, added = node.inputs
     (total,) = node.outputs
     node.outputs.clear()

@@ -1,6 +1,6 @@
-"""One linear layer whose columns are split in parts → a linear layer for each part.
+"""Replaces a linear layer whose columns are split into three parts by a linear layer for each part.
 
-Rows of a part's output then lie next to each other, so that the rows of one image are one piece of memory.
+The rows of each output are then contiguous, so that the rows of one image can be sliced without a copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from naflex_deploy.compiler.passes.linear import Linear, add_linear, linear_of
 
 @dataclass(frozen=True)
 class Found:
-    """A layer and where its columns are cut."""
+    """A layer, and the columns at which it is split."""
 
     layer: Linear
     split: gs.Node
@@ -25,17 +25,17 @@ class Found:
 
 
 def match(model: Model) -> Iterator[gs.Node]:
-    """Every split into three."""
+    """Every split into three parts."""
     return (node for node in model.graph.nodes if node.op == "Split" and len(node.outputs) == 3)
 
 
 def check(model: Model, node: gs.Node) -> Found | str:
-    """Whether it splits the columns of a linear layer that nothing else uses."""
+    """Check that it splits the columns of a linear layer that nothing else uses."""
     layer = linear_of(node.inputs[0])
     if layer is None:
-        return "what it splits is not the output of a linear layer"
+        return "its input is not the output of a linear layer"
     if len(layer.y.outputs) > 1 or layer.y in model.graph.outputs:
-        return "the whole of the layer is used, too"
+        return "the layer's whole output is also used"
     if node.attrs.get("axis", 0) not in (-1, 1):
         return "it splits rows"
     width = layer.weight.shape[1]
@@ -46,7 +46,7 @@ def check(model: Model, node: gs.Node) -> Found | str:
 
 
 def rewrite(model: Model, found: Found) -> str:
-    """Put three layers there."""
+    """Replace the layer and the split by three layers."""
     layer, outputs = found.layer, list(found.split.outputs)
     found.split.outputs.clear()
     weights, biases = np.split(layer.weight, found.cuts, axis=1), np.split(layer.bias, found.cuts)

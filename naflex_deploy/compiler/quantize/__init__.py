@@ -1,1 +1,1 @@
-"""Quantisation: what activations were observed to be, and what integers make of them."""
+"""Quantisation: observes activations on real images, and turns layers into 8-bit ones."""

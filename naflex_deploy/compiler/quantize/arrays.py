@@ -1,4 +1,4 @@
-"""Arrays inside JSON: dtype, shape, and the values packed."""
+"""Encodes arrays in JSON as dtype, shape, and compressed values."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy.typing as npt
 
 
 def encode(array: npt.NDArray[Any]) -> dict[str, object]:
-    """An array as JSON values: little-endian, row by row, compressed by zlib, in base64."""
+    """Encode an array as JSON values: little-endian, in row-major order, compressed by zlib, in base64."""
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     packed = base64.b64encode(zlib.compress(little.tobytes(), 9)).decode("ascii")
     return {"dtype": array.dtype.name, "shape": list(array.shape), "zlib": packed}
 
 
 def decode(content: dict[str, Any], dtype: str, dimensions: int) -> npt.NDArray[Any]:
-    """What `encode` was given.
+    """Decode an array from `encode`.
 
     Args:
-        content: From JSON.
-        dtype: Expected.
-        dimensions: Expected.
+        content: The values that JSON holds.
+        dtype: Expected dtype.
+        dimensions: Expected number of dimensions.
 
     Raises:
-        ValueError, KeyError, TypeError, zlib.error: It is something else.
+        ValueError, KeyError, TypeError, zlib.error: The content is not such an array.
     """
     shape = [int(size) for size in content["shape"]]
     if content["dtype"] != dtype or len(shape) != dimensions or min(shape, default=0) < 0:

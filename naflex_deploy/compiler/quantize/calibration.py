@@ -1,4 +1,4 @@
-"""Calibration: real images, prepared and packed as the runtime does, and what every linear layer reads of them."""
+"""Calibrates a model: runs real images, prepared as at runtime, and observes the inputs of linear layers."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from naflex_deploy.runtime.images.inputs import expand
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """What a calibration came to.
+    """The result of a calibration.
 
     Attributes:
-        spec: As written.
-        sensitivity: Where it was asked for.
+        spec: The calibration, as written.
+        sensitivity: The sensitivity analysis, if it was asked for.
         rejected: (path, reason) of each file that could not be used.
-        warnings: What is missing from the images, and what happened to them meanwhile.
-        resumed: Files that an earlier run had observed.
+        warnings: Sentences on kinds of images that are missing, and on files that changed during the run.
+        resumed: Number of files that an earlier run had observed.
     """
 
     spec: QuantSpec
@@ -68,23 +68,24 @@ def calibrate(
     """Observe a model on images and write the calibration.
 
     Args:
-        config: The resolved profile; its section ``calibration`` says how many images and which method.
-        model: What `checkpoints.read` takes.
-        images: A directory of image files, subdirectories included.
-        output: The file. It appears when everything was observed.
-        seed: Chooses the images.
-        labels: Lines of ``path,class``, so that the gate can measure accuracy.
+        config: The resolved profile, whose section ``calibration`` gives the number of images and the method.
+        model: A model, in any form that `checkpoints.read` accepts.
+        images: A directory of image files, including its subdirectories.
+        output: The file to write. It appears only once everything was observed.
+        seed: Seed for the choice of images.
+        labels: A file of ``path,class`` lines, with which the gate can measure accuracy.
         patch_size, lora: As for a build.
-        sensitivity: Runs graphs, to measure also what each site costs in int8 and keep in float those that the gate
-            needs.
-        resume: Go on where a run that was stopped left off.
-        force: Replace a file that is there.
+        sensitivity: Runs graphs. If given, the loss of each site in int8 is measured too, and the sites that have to
+            stay float for the gate to hold are recorded.
+        resume: Continue where an earlier run was stopped.
+        force: Replace an existing file.
         report: Called with a line at the start of each step.
-        count: Called with how many files of how many are observed.
+        count: Called with the number of files observed, and the number to observe.
 
     Raises:
-        UsageError: The images are too few, of one colour, or of one size where several budgets are to be served.
-        CheckpointError: The model cannot be read, or computes NaN or infinity.
+        UsageError: There are too few images, they have one colour, or they have one size although the profile has
+            several budgets.
+        CheckpointError: The model cannot be read, or it computes NaN or infinity.
         OutputError: The file exists, cannot be written, or is being written by another process.
     """
     refuse_existing(output, force=force)
@@ -99,7 +100,7 @@ def calibrate(
     empty = QuantSpec(subject_of(checkpoint, config.profile), config.profile.calibration.method, seed, (), {})
     journal = Journal(output, empty, [str(images.resolve()), samples, classes])
     with locked(output) as lock:
-        refuse_existing(output, force=force)  # another run may have written it meanwhile
+        refuse_existing(output, force=force)  # Another run may have written it in the meantime.
         progress = (journal.resume() if resume else None) or journal.start(shuffled(files, seed))
         resumed = progress.observed
         costs: Sensitivity | None = None
@@ -112,7 +113,7 @@ def calibrate(
                 )
                 prefix, preprocessing = checkpoint.architecture.prefix, checkpoint.preprocessing
                 head = make_head(config.profile.head, checkpoint)
-                del checkpoint  # its weights are in the file
+                del checkpoint  # Its weights are in the file now.
                 observer = Observer(portable)
                 report(f"observing {len(observer.sites)} activations")
                 Observing(config.profile, preprocessing, prefix, images, observer, progress, classes).observe(
@@ -122,7 +123,7 @@ def calibrate(
                 found = coverage.figures(progress.records, config.profile, prefix)
                 spec = progress.spec(empty, found)
                 if sensitivity is not None:
-                    report("measuring what each activation costs in int8")
+                    report("measuring the loss of each activation in int8")
                     names = head.labels if head else ()
                     tolerance = quantized_tolerance(config.profile)
                     costs = analyse(portable, spec, prefix, tolerance, sensitivity, names, report)
@@ -148,7 +149,7 @@ def _list(images: Path) -> list[str]:
 
 
 def _changes(images: Path, progress: Progress) -> list[str]:
-    """What happened to the directory since its files were listed and read, a sentence."""
+    """A sentence on the files that changed since the directory was listed and read; empty if none did."""
     try:
         now = set(_list(images))
     except UsageError:
@@ -157,7 +158,7 @@ def _changes(images: Path, progress: Progress) -> list[str]:
     changed = [record for record in progress.records if record.path in now and _stamp(images, record) != record.stamp]
     counts = {"appeared": len(now - then), "vanished": len(then - now), "changed": len(changed)}
     happened = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return [f"files of {images} meanwhile: {happened}; images are observed as they were read"] if happened else []
+    return [f"files in {images} changed during the run: {happened}; images count as they were read"] if happened else []
 
 
 def _stamp(images: Path, record: Record) -> tuple[int, int]:

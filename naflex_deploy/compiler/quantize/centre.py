@@ -1,8 +1,8 @@
-"""What all channels of the residual stream have in common is invisible: every reader is a LayerNorm, and takes it out.
+"""Removes the mean over channels from the layers that write to the residual stream, where it has no effect.
 
-So it may be taken out of the layers that write to the stream already: each row of such a weight loses its mean over
-output channels. Where a few tokens carry a large value in all channels, the weights that make it no longer stand out
-from the others, and a scale for each output channel is spent on what has an effect.
+Every reader of the stream is a LayerNorm, which subtracts the mean over channels. So each row of a weight that writes
+to the stream can lose its mean over output channels beforehand. If a few tokens carry a large value in all channels,
+the weights that produce it then no longer stand out, and the scale of each output channel fits the values that matter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from naflex_deploy.compiler.quantize.layers import linear_layers
 
 
 def centre(model: Model, names: Collection[str]) -> list[str]:
-    """Centre the output of those layers that LayerNorms alone see, in place; returns their names."""
+    """Centre the output of those layers that only LayerNorms see, in place; returns their names."""
     found = {name: layer for name, layer in linear_layers(model).items() if name in names}
     centred = [name for name, layer in found.items() if _seen_by_norms_alone(model, layer.y)]
     for name in centred:
@@ -31,7 +31,7 @@ def centre(model: Model, names: Collection[str]) -> list[str]:
 
 
 def _seen_by_norms_alone(model: Model, tensor: gs.Tensor) -> bool:
-    """Whether only sums and LayerNorms read a tensor, and the sums that it goes into."""
+    """Whether a tensor, and every sum that it enters, is read only by additions and LayerNorms."""
     pending, seen = [tensor], set()
     while pending:
         current = pending.pop()

@@ -1,4 +1,4 @@
-"""What the observed images were like, and whether that is enough."""
+"""Describes the observed images, and judges whether they are enough."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.packing.packer import smallest_budget
 
 LEAST_IMAGES = 16
-"""Below, single images decide on ranges."""
+"""Fewest images to observe; with fewer, single images would determine the ranges."""
 
 LEAST_GATE_IMAGES = 4
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of an image file.
+    """The facts kept about an image file.
 
     Attributes:
-        grids: (rows, columns) of patches of its images.
-        gate: Held out for the gate, not observed.
+        path, stamp, digest, size, one_colour: As in `Sample`.
+        grids: (rows, columns) of patches for each image that the file becomes.
+        gate: Whether the file is held out for the gate instead of being observed.
     """
 
     path: str
@@ -50,7 +51,7 @@ def check_count(found: int, folder: object, profile: Profile) -> None:
     """Refuse a directory that cannot give enough images, or a profile that asks for too few.
 
     Raises:
-        UsageError: Says how many are needed.
+        UsageError: There are too few, with the number needed.
     """
     if (samples := profile.calibration.samples) < LEAST_IMAGES:
         raise UsageError(
@@ -65,10 +66,10 @@ def check_count(found: int, folder: object, profile: Profile) -> None:
 
 
 def check(records: Sequence[Record], folder: object, profile: Profile) -> None:
-    """Refuse images that say too little of what will be served.
+    """Refuse images that are not representative of those to be served.
 
     Raises:
-        UsageError: They are too few, of one colour, or of one size while the profile has several budgets.
+        UsageError: They are too few, have one colour, or have one size although the profile has several budgets.
     """
     check_count(len(records), folder, profile)
     observed = [record for record in records if not record.gate]
@@ -93,7 +94,7 @@ def check(records: Sequence[Record], folder: object, profile: Profile) -> None:
 def figures(records: Sequence[Record], profile: Profile, prefix: int) -> dict[str, Any]:
     """Counts and extremes of the observed images, as JSON values.
 
-    ``budgets`` counts the images that need each budget by themselves, for those that an image can need.
+    ``budgets`` counts, for each budget that a single image can need, the images that need it.
     """
     observed = [record for record in records if not record.gate]
     tokens = sorted(h * w for record in observed for h, w in record.grids)
@@ -113,7 +114,7 @@ def figures(records: Sequence[Record], profile: Profile, prefix: int) -> dict[st
 
 
 def gaps(found: dict[str, Any], samples: int, profile: Profile) -> list[str]:
-    """What is missing from the observed images, a sentence each."""
+    """Sentences on what is missing from the observed images."""
     lines = []
     if found["files"] < samples:
         lines.append(f"asked for {samples} images, found {found['files']}")
@@ -122,13 +123,13 @@ def gaps(found: dict[str, Any], samples: int, profile: Profile) -> list[str]:
     below = 0
     for budget, images in found["budgets"].items():
         if not images:
-            lines.append(f"no image has {below + 1} to {budget} tokens, as profile '{profile.name}' serves them")
+            lines.append(f"no image has {below + 1} to {budget} tokens, which profile '{profile.name}' serves")
         below = int(budget)
     return lines
 
 
 def _needed_budgets(profile: Profile, prefix: int) -> list[int]:
-    """Those that one image can need; larger ones hold several."""
+    """The budgets that a single image can need; larger ones only hold several images."""
     budgets = profile.budgets("onnxruntime")
     most = profile.image_tokens("onnxruntime", prefix) + prefix
     return [budget for budget, below in zip(budgets, (0, *budgets), strict=False) if below < most]

@@ -1,4 +1,4 @@
-"""A picture of what each site costs: a row for each kind, a column for each block, the first for those in none."""
+"""Draws the loss of each site: one row per kind, one column per block, and a first column for sites outside blocks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from naflex_deploy.compiler.quantize.sensitivity import Cost, Sensitivity, block
 
 CELL, HEIGHT, LEFT, TOP = 46, 24, 110, 56
 DECADES = 4.0
-"""Below the worst loss, over which colours fade out."""
+"""Number of decades below the worst loss over which the colour fades out."""
 
 
 def heat_map(found: Sensitivity) -> str:
-    """An SVG. Cells are coloured by the logarithm of the loss in cosine; sites that stay float are framed."""
+    """Draw an SVG. Cells are coloured by the logarithm of the loss in cosine; sites that stay float are framed."""
     sites = {cost.name: cost for cost in found.costs if cost.sites == (cost.name,)}
     columns = sorted(dict.fromkeys(map(block_of, sites)), key=lambda block: (len(block), block))
     rows = sorted(dict.fromkeys(map(kind_of, sites)))

@@ -1,4 +1,4 @@
-"""Which images are observed, and reading them: each file once, so that its digest is that of what was prepared."""
+"""Chooses and reads the images to observe. Each file is read once, so that its digest matches the prepared image."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.packing.prepare import Preparer
 
 ONE_COLOUR = 8
-"""Most that values of a channel differ by in an image of one colour: what compression makes of it."""
+"""Largest difference within a channel for an image to count as one colour; compression adds that much noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An image file, or why it is none.
+    """An image file, or the reason why it cannot be used.
 
     Attributes:
-        path: Relative to the directory of images.
-        stamp: Size in bytes and time of the last change, in nanoseconds.
-        digest: sha256 of the file.
-        size: (width, height) in pixels as decoded.
-        images: Those that the first of its frames becomes: one, or the whole and its tiles.
+        path: Path relative to the directory of images.
+        stamp: Size in bytes, and time of the last change in nanoseconds.
+        digest: SHA-256 of the file.
+        size: (width, height) in pixels, as decoded.
+        images: The images that the file's first frame becomes: one, or the whole and its tiles.
+        error: The reason why the file cannot be used; ``None`` if it can.
     """
 
     path: str
@@ -40,17 +41,17 @@ class Sample:
 
     @property
     def tokens(self) -> int:
-        """Patches of all its images."""
+        """Number of patches of all its images."""
         return sum(map(len, self.images))
 
     @property
     def one_colour(self) -> bool:
-        """Whether it shows nothing."""
+        """Whether the image has a single colour, so that it shows nothing."""
         return all(_spread(image) <= ONE_COLOUR for image in self.images)
 
 
 def shuffled(files: Sequence[str], seed: int) -> list[str]:
-    """The files in an order of the seed's; the first of them are taken."""
+    """The files in an order that the seed determines."""
     return [files[index] for index in np.random.default_rng(seed).permutation(len(files))]
 
 
@@ -60,7 +61,7 @@ def load(folder: Path, path: str, prepare: Preparer) -> Sample:
         stamp = stamp_of(folder / path)
         content = (folder / path).read_bytes()
     except OSError as error:
-        reason = ImageError(f"{folder / path}: cannot be read: {error.strerror}", hint="it was there a moment ago")
+        reason = ImageError(f"{folder / path}: cannot be read: {error.strerror}", hint="it existed a moment ago")
         return Sample(path, error=reason)
     digest = hashlib.sha256(content).hexdigest()
     found = next(prepare(0, Input(str(folder / path), content)))
@@ -70,20 +71,24 @@ def load(folder: Path, path: str, prepare: Preparer) -> Sample:
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """What changes when a file does.
+    """Size and modification time of a file, which change when the file does.
 
     Raises:
-        OSError: It is not there.
+        OSError: The file does not exist.
     """
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
 
 def read_labels(path: Path, files: Sequence[str]) -> dict[str, str]:
-    """The class of each file from lines of ``path,class``.
+    """Read the class of each file from lines of ``path,class``.
+
+    Args:
+        path: The file of labels.
+        files: Paths of the images, relative to their directory.
 
     Raises:
-        UsageError: It cannot be read, or a line names no file of the directory.
+        UsageError: The file cannot be read, or a line does not name a file of the directory.
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:

@@ -1,4 +1,4 @@
-"""Linear layers by the module they came from, grouped by the tensor they read."""
+"""Finds linear layers, names them after the module they came from, and groups them by the tensor they read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from naflex_deploy.core.pack import Role
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that read one tensor, such as query, key and value of a block.
+    """Layers that read the same tensor, such as query, key and value of a block.
 
     Attributes:
-        x: [T, D] what they read.
-        layers: By name, such as ``blocks.3.query``, in the order of the graph.
+        x: The tensor that they read, [T, D].
+        layers: The layers by name, such as ``blocks.3.query``, in the order of the graph.
     """
 
     x: gs.Tensor
@@ -28,23 +28,23 @@ class Group:
 
     @property
     def site(self) -> str:
-        """The name of ``x``: that of the input of the first layer."""
+        """The site of ``x``, which is named after the first layer that reads it."""
         return site_of(next(iter(self.layers)))
 
 
 def site_of(layer: str) -> str:
-    """The name of a layer's input: ``blocks.3.mlp.fc1.input``."""
+    """The name of a layer's input, such as ``blocks.3.mlp.fc1.input``."""
     return f"{layer}.input"
 
 
 def layer_of(node: gs.Node) -> str:
-    """The name of the layer that a node computes: that of the module it was traced from."""
+    """The name of the layer that a node computes, which is that of the module it was traced from."""
     scope: str = node.name.rpartition("/")[0]
     return scope
 
 
 def linear_layers(model: Model) -> dict[str, Linear]:
-    """Every layer of constant weights, by name."""
+    """Every linear layer with constant weights, by name."""
     found: dict[str, Linear] = {}
     for node in model.graph.nodes:
         layer = linear_of(node.outputs[0]) if node.op == "Gemm" else None
@@ -54,7 +54,7 @@ def linear_layers(model: Model) -> dict[str, Linear]:
 
 
 def groups(model: Model) -> list[Group]:
-    """Every layer of constant weights, with those that read the same tensor."""
+    """Every linear layer with constant weights, grouped by the tensor that they read."""
     by_tensor: dict[int, dict[str, Linear]] = {}
     for name, layer in linear_layers(model).items():
         by_tensor.setdefault(id(layer.x), {})[name] = layer
@@ -62,7 +62,7 @@ def groups(model: Model) -> list[Group]:
 
 
 def pixels_of(model: Model, x: gs.Tensor) -> gs.Tensor | None:
-    """The uint8 pixels that a tensor holds, centred; ``None`` where it holds something else."""
+    """The uint8 pixels from which a tensor of centred pixels is computed; ``None`` for any other tensor."""
     node = producer(x)
     if node is None or node.op != "Sub" or scalar(node.inputs[1]) != PIXEL_CENTRE:
         return None

@@ -1,6 +1,6 @@
-"""The values that eight bits can take: unsigned with a zero point, signed around zero, or floating point (E4M3).
+"""The values that 8 bits can represent: unsigned with a zero point, signed around zero, or floating point (E4M3).
 
-u8:   scale·(k - zero)   k = 0…255       what ONNX Runtime's kernels for x86 take as activations
+u8:   scale·(k - zero)   k = 0…255       activations of ONNX Runtime's kernels for x86
 s8:   scale·k            k = -127…127    weights everywhere, activations of TensorRT
 e4m3: scale·v            |v| ≤ 448       FP8 of TensorRT
 """
@@ -20,15 +20,17 @@ Float32 = npt.NDArray[np.float32]
 DTYPES = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8), "e4m3": np.dtype(ml_dtypes.float8_e4m3fn)}
 LARGEST = {"s8": 127.0, "e4m3": 448.0}
 SMALLEST_SCALE = 1e-12
-"""Of a tensor of zeros."""
+"""The scale of a tensor of zeros."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The values that one tensor is rounded to.
+    """The values to which a tensor is rounded.
 
     Attributes:
-        zero: The number that stands for 0; no integer where 0 lies between two levels, as it does for centred pixels.
+        kind: Kind of levels.
+        scale: Distance between two integer levels, or the factor of E4M3 values.
+        zero: The level that represents 0. It is not an integer if 0 lies between two levels, as for centred pixels.
     """
 
     kind: Kind
@@ -40,7 +42,8 @@ class Levels:
         """Levels that cover a range.
 
         Args:
-            low, high: ``low ≤ 0 ≤ high``; what is symmetric covers the larger magnitude.
+            kind: Kind of levels.
+            low, high: Ends of the range, with ``low ≤ 0 ≤ high``; symmetric levels cover the larger magnitude.
         """
         if kind == "u8":
             scale = np.float32(max((high - low) / 255, SMALLEST_SCALE))
@@ -48,7 +51,7 @@ class Levels:
         return cls(kind, float(np.float32(max(-low, high, SMALLEST_SCALE) / LARGEST[kind])))
 
     def nearest(self, x: Float32) -> Float32:
-        """Each value's nearest level."""
+        """The nearest level of each value."""
         scaled = x / np.float32(self.scale)
         if self.kind == "u8":
             rounded = np.clip(np.rint(scaled + np.float32(self.zero)), 0, 255) - np.float32(self.zero)
@@ -58,7 +61,7 @@ class Levels:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the greatest level."""
+        """The smallest and the largest level."""
         if self.kind == "u8":
             return -self.zero * self.scale, (255 - self.zero) * self.scale
         return -LARGEST[self.kind] * self.scale, LARGEST[self.kind] * self.scale
@@ -66,11 +69,11 @@ class Levels:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A weight stored in eight bits, ``values·scale``.
+    """A weight stored in 8 bits, ``values·scale``.
 
     Attributes:
-        values: [D, E] int8 or E4M3.
-        scale: [E] float32, one for each output channel.
+        values: Stored values, [D, E] int8 or E4M3.
+        scale: Scale of each output channel, [E] float32.
     """
 
     values: npt.NDArray[np.generic]
@@ -78,28 +81,28 @@ class Weight:
 
     @property
     def dequantized(self) -> Float32:
-        """[D, E]."""
+        """The values that the weight represents, [D, E]."""
         return self.values.astype(np.float32) * self.scale
 
 
 CLIPS = np.linspace(1.0, 0.5, 21)
-"""Of a channel's largest magnitude, those that are tried."""
+"""Fractions of a channel's largest magnitude that are tried as the end of its range."""
 
 
 def weight_kind(activation: Kind) -> Kind:
-    """What weights are stored as beside such activations."""
+    """The kind of levels of weights that are multiplied with such activations."""
     return "e4m3" if activation == "e4m3" else "s8"
 
 
 def quantize_weight(weight: Float32, kind: Kind, importance: Float32 | None = None, *, clip: bool = True) -> Weight:
-    """Round a weight, each output channel by a scale of its own.
+    """Round a weight, with a scale for each output channel.
 
     Args:
-        weight: [D, E].
+        weight: Weight to round, [D, E].
         kind: ``s8`` or ``e4m3``.
-        importance: [D] variance of each input channel: what an error in its weight costs, but for a constant.
-        clip: Take the scale of least squared error, not the one that covers every weight. E4M3, whose levels lie
-            dense near zero, is never clipped.
+        importance: Variance of each input channel, [D], to which the cost of an error in its weight is proportional.
+        clip: Use the scale of least squared error instead of the one that covers every weight. E4M3 is never clipped,
+            because its levels are dense near zero.
     """
     largest = np.maximum(np.abs(weight).max(0), SMALLEST_SCALE)
     share = np.ones(weight.shape[1])
@@ -112,7 +115,7 @@ def quantize_weight(weight: Float32, kind: Kind, importance: Float32 | None = No
 
 
 def _error(weight: Float32, scale: Float32, cost: Float32) -> Float32:
-    """[E] squared error."""
+    """The squared error of rounding with a scale, for each output channel, [E]."""
     rounded = np.clip(np.rint(weight / scale), -127, 127) * scale
     return np.asarray(cost @ np.square(rounded - weight))
 

@@ -1,7 +1,8 @@
-"""What was seen of one activation: a histogram whose range grows, and the range of every channel.
+"""Observes one activation: a histogram whose range grows, and the range of every channel.
 
-Bins are a power of two wide and the histogram's limit is one, so that doubling the limit merges pairs of bins and
-moves no value across an edge: what is observed depends neither on the order of packs nor on which images shared one.
+Both the width of a bin and the limit of the histogram are powers of two, so that doubling the limit merges pairs of
+bins without moving a value across an edge. The observation thus depends neither on the order of packs nor on which
+images shared one.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 BINS = 2**14
-"""Over both signs. Outliers of 1000 times the bulk's deviation leave some 16 bins for that deviation."""
+"""Number of bins over both signs. With outliers at 1000 standard deviations, about 16 bins cover the deviation."""
 
 LEAST_LIMIT = 2.0**-100
-"""Limit where all values are zero."""
+"""Limit of the histogram if all values are zero."""
 
 BLOCK = 2**18
-"""Values sorted into bins at once: what fits a cache."""
+"""Number of values sorted into bins at once, chosen to fit a cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class SiteObservation:
-    """What was seen at one site, over the tokens of all images.
+    """The observation of one site, over the tokens of all images.
 
     Attributes:
         limit: A power of two above every magnitude.
-        counts: [`BINS`] int64, the histogram over [-limit, limit); bins are closed below.
-        channel_low, channel_high: [C] float32, the least and the greatest value of each channel.
+        counts: Histogram over [-limit, limit), [`BINS`] int64, whose bins include their lower edge.
+        channel_low, channel_high: Smallest and largest value of each channel, [C] float32.
     """
 
     limit: float
@@ -45,10 +46,10 @@ class SiteObservation:
         """Observe an activation.
 
         Args:
-            values: [N, C] with N at least 1.
+            values: The activation, [N, C] with N at least 1.
 
         Raises:
-            FloatingPointError: One is NaN or infinite.
+            FloatingPointError: A value is NaN or infinite.
         """
         low, high = values.min(0), values.max(0)
         if not np.isfinite([low, high]).all():
@@ -58,7 +59,7 @@ class SiteObservation:
         return cls(limit, _histogram(values.reshape(-1), limit), low, high)
 
     def merged(self, other: SiteObservation) -> SiteObservation:
-        """Both observations in one."""
+        """Merge two observations into one."""
         limit = max(self.limit, other.limit)
         return SiteObservation(
             limit,
@@ -69,12 +70,12 @@ class SiteObservation:
 
     @property
     def low(self) -> float:
-        """The least value."""
+        """The smallest value."""
         return float(self.channel_low.min())
 
     @property
     def high(self) -> float:
-        """The greatest value."""
+        """The largest value."""
         return float(self.channel_high.max())
 
     @property
@@ -84,12 +85,12 @@ class SiteObservation:
 
     @property
     def edges(self) -> Float64:
-        """[`BINS` + 1] between which the bins lie."""
+        """The edges of the bins, [`BINS` + 1]."""
         return np.linspace(-self.limit, self.limit, BINS + 1)
 
 
 def _histogram(values: Float32, limit: float) -> Int64:
-    # Exact: the factor is a power of two.
+    # The product is exact, because the factor is a power of two.
     scale = np.float32(BINS / 2 / limit)
     counts = np.zeros(BINS, np.int64)
     for start in range(0, len(values), BLOCK):

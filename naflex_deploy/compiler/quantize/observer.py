@@ -1,7 +1,7 @@
-"""Running a model on packs to see what its linear layers read.
+"""Runs a model on packs to observe the inputs of its linear layers.
 
-The graph is cut before each block, and the pieces run one after another: memory holds the activations of one block,
-whatever the depth of the model.
+The graph is cut before each block, and the pieces run one after another, so that memory only ever holds the
+activations of one block, whatever the depth of the model.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ PASSES = ("fuse_positions", "fuse_attention")
 BLOCK = re.compile(r"blocks\.(\d+)\.norm1/LayerNormalization")
 
 Sites = tuple[str, ...]
-"""All names of one tensor that linear layers read: ``blocks.0.query.input``, ``blocks.0.key.input``, …"""
+"""All names of a tensor that linear layers read, such as ``blocks.0.query.input``, ``blocks.0.key.input``, …"""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of the graph that ends where the next begins.
+    """A part of the graph that ends where the next one begins.
 
     Attributes:
-        session: Its outputs are the exit, where there is one, then the tensors at its sites.
-        entry: What the piece before hands over, ``None`` for the first.
-        sites: Of the outputs that layers read, in order.
+        session: A session whose outputs are the tensor for the next piece, if there is one, then those at the sites.
+        entry: Name of the tensor that the previous piece hands over; ``None`` for the first piece.
+        sites: The sites of the other outputs, in order.
     """
 
     session: ort.InferenceSession
@@ -45,7 +45,7 @@ class Piece:
     sites: list[Sites]
 
     def run(self, pack: Pack, carried: Float32 | None) -> list[Float32]:
-        """Its outputs."""
+        """Run the piece and return its outputs."""
         names = [value.name for value in self.session.get_inputs()]
         feeds = {name: carried if name == self.entry else pack.view(Role(name)) for name in names}
         found: list[Float32] = self.session.run(None, feeds)
@@ -56,8 +56,8 @@ class Observer:
     """A portable graph, ready to be run on packs without a tail.
 
     Args:
-        portable: Of `export`. The pieces share its weights and are opened beside it; no file stays.
-        threads: Of one run, 0 for one a core.
+        portable: The graph that `export` wrote. The pieces share its weights, and leave no file beside it.
+        threads: Number of threads of a run; 0 for one per core.
 
     Raises:
         PassError: An attention was not recognised.
@@ -82,13 +82,14 @@ class Observer:
         return [names for piece in self._pieces for names in piece.sites]
 
     def activations(self, pack: Pack) -> Iterator[tuple[Sites, Float32]]:
-        """Every site and what is read there, in the order of the graph.
+        """Run a pack, and yield every site with its activation, in the order of the graph.
 
         Args:
-            pack: Without a tail, whose tokens are no image's.
+            pack: A pack without a tail, because the tokens of a tail belong to no image.
 
         Yields:
-            [T, C], or [M, C] behind the pooling. Do not keep them: that is what bounds memory.
+            The names of the site, and the activation: [T, C], or [M, C] after pooling. Do not keep activations, or
+            memory is no longer bounded.
         """
         carried: Float32 | None = None
         for piece, following in zip(self._pieces, [*self._pieces[1:], None], strict=True):
@@ -100,7 +101,7 @@ class Observer:
 
 
 def _cut(model: Model, entry: str | None, tensors: list[str]) -> Model:
-    """The part of a graph that computes some tensors, from another one on where there is an entry."""
+    """The part of a graph that computes some tensors, starting from the entry if there is one."""
     piece = Model(model.graph.copy(), model.functions, model.stored)
     named = piece.graph.tensors()
     if entry is not None:
@@ -116,10 +117,10 @@ def _cut(model: Model, entry: str | None, tensors: list[str]) -> Model:
 
 
 def _opened(piece: Model, root: Path, threads: int) -> ort.InferenceSession:
-    """Load a part of a graph whose weights lie in ``root``, leaving no file there."""
+    """Load a part of a graph whose weights are in ``root``, leaving no file there."""
     options = session_options(root)
     options.intra_op_num_threads = threads
-    options.enable_cpu_mem_arena = False  # every session would keep its peak
+    options.enable_cpu_mem_arena = False  # Otherwise every session would keep its peak memory.
     with TemporaryDirectory(dir=root) as folder:
         path = Path(folder) / "piece.onnx"
         write(piece, path, root)
@@ -127,7 +128,7 @@ def _opened(piece: Model, root: Path, threads: int) -> ort.InferenceSession:
 
 
 def _sites(model: Model) -> dict[str, Sites]:
-    """The sites of each tensor that follows from pixels and that a linear layer reads."""
+    """The sites of each tensor that depends on pixels and that a linear layer reads."""
     found: dict[str, list[str]] = {}
     for node in model.graph.nodes:
         if node.op == "Gemm" and Role.PATCHES in sources_of(model, node.inputs[0]):
@@ -136,6 +137,6 @@ def _sites(model: Model) -> dict[str, Sites]:
 
 
 def _cuts(model: Model) -> list[str]:
-    """The tensor that each block but the first begins with."""
+    """The tensors with which the blocks begin, except for the first block."""
     found = {int(match[1]): node for node in model.graph.nodes if (match := BLOCK.fullmatch(node.name))}
     return [found[index].inputs[0].name for index in sorted(found) if index > 0]

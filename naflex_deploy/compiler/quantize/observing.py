@@ -1,7 +1,7 @@
-"""Running calibration images through the model, from files to merged observations.
+"""Runs calibration images through the model, from files to merged observations.
 
-Images come in a seeded order. Every fifth of the first ones is held out for the gate, the others are observed, in
-rounds of `ROUND`: packs are made inside a round, so that a run that goes on after a kill makes the same packs.
+Images come in a seeded order. Every fifth of the first ones is held out for the gate, and the others are observed in
+rounds of `ROUND`. Packs never span rounds, so that a run that resumes after it was killed makes the same packs.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from naflex_deploy.runtime.packing.prefetch import prefetch
 from naflex_deploy.runtime.packing.prepare import Preparer
 
 ROUND = 32
-"""Files whose images share packs."""
+"""Number of files whose images can share packs."""
 
 GATE_FILES = 32
 GATE_EVERY = coverage.LEAST_IMAGES // coverage.LEAST_GATE_IMAGES + 1
 GATE_TOKENS = 8192
-"""Golden packs hold the float32 outputs of these, too."""
+"""Largest number of tokens held out for the gate; kept low because golden packs also store their float32 outputs."""
 
 TUNING_TOKENS = 16384
 
 KEEP_SECONDS = 20.0
-"""Between two notes of how far it has come."""
+"""Shortest time between two saves of the progress."""
 
 
 class Observing:
-    """One call, from the files to merged observations."""
+    """One calibration run, from the files to merged observations."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Observing:
         self._seen = {record.digest for record in progress.records}
 
     def observe(self, journal: Journal, count: Callable[[int, int], None]) -> None:
-        """Take files until enough were observed or none is left."""
+        """Observe files until there are enough or none is left."""
         progress = self._progress
         files = len(progress.order)
         total = min(self._samples, files - min(GATE_FILES, -(-files // GATE_EVERY)))
@@ -91,7 +91,7 @@ class Observing:
         count(progress.observed, progress.observed)
 
     def _take(self, sample: Sample) -> bool:
-        """Note a file; whether it shall be observed."""
+        """Record a file; returns whether it is to be observed."""
         progress = self._progress
         progress.place += 1
         if sample.error is not None:
@@ -110,7 +110,7 @@ class Observing:
         return not gate
 
     def _labels(self, path: str) -> list[str]:
-        """The class of a file's image; none at all where there are no classes."""
+        """The class of a file's image; empty if no classes were given."""
         return [self._classes.get(path, "")] * bool(self._classes)
 
     def _is_for_gate(self, sample: Sample) -> bool:
@@ -120,7 +120,7 @@ class Observing:
         return len(progress.records) % GATE_EVERY == 0 and progress.held_out < GATE_FILES and room
 
     def _remaining(self) -> Iterator[Sample]:
-        """The files not yet tried, in order, the next ones being read meanwhile; none where enough were observed."""
+        """Yield the files not yet tried, in order, reading ahead; nothing if enough were observed already."""
         enough = self._progress.observed == self._samples
         order = [] if enough else self._progress.order[self._progress.place :]
         with ThreadPoolExecutor(cores(), "naflex") as pool:
@@ -131,7 +131,7 @@ class Observing:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _observe(self, samples: Sequence[Sample]) -> None:
-        """Pack the images of some files, run the packs, and merge what is seen."""
+        """Pack the images of some files, run the packs, and merge the observations."""
         images = [(sample.path, image) for sample in samples for image in sample.images]
         for path, image in images:
             if sum(map(len, self._progress.tuning)) + len(image) <= TUNING_TOKENS or not self._progress.tuning:
@@ -151,7 +151,7 @@ class Observing:
                 row = int(np.argmin(np.isfinite(values).all(1)))
                 culprit = members[int(pack.segment_ids[row]) if len(values) == pack.tokens else row][0]
                 raise CheckpointError(
-                    f"{names[0]} is NaN or infinite for {self._folder / culprit}: no range holds that",
+                    f"{names[0]} is NaN or infinite for {self._folder / culprit}, which no range can cover",
                     hint="the weights are damaged, or too large for float32; check the checkpoint",
                 ) from None
             sites[names] = sites[names].merged(seen) if names in sites else seen

@@ -1,4 +1,4 @@
-"""From a portable graph and its calibration to a quantised model: which layers, and on what activations."""
+"""Quantises a portable graph by its calibration: chooses the layers, and gathers activations to tune them on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from naflex_deploy.core.errors import CalibrationError
 from naflex_deploy.core.pack import Pack, Patches
 
 ROWS = 16384
-"""Of each activation, at most."""
+"""Largest number of rows kept of each activation."""
 BYTES = 2**30
-"""Of all activations, at most."""
+"""Largest size of all kept activations together."""
 OUTSIDE_BLOCKS = frozenset({"embed", "pool.out", "pool.mlp.fc1", "pool.mlp.fc2", "representation", "classifier"})
-"""Layers that run in eight bits only where a sensitivity analysis found that they may. The pool's projections of query,
-key and value are not among them: lowerings fold them into other products."""
+"""Layers that run in 8 bits only if a sensitivity analysis allows it. The pool's projections of query, key and value
+are not among them, because lowerings fold these into other products."""
 
 
 def prepare(
@@ -33,14 +33,14 @@ def prepare(
 
     Args:
         portable: The portable graph.
-        spec: Its calibration.
-        kind: What activations become.
+        spec: The calibration of the graph.
+        kind: Kind of levels for activations.
         prefix: Prefix tokens of the model.
-        sites: To quantise. If not given, `default_sites`, or, where a sensitivity analysis found what has to stay
-            float, all other `possible_sites`.
+        sites: Sites to quantise. The default is `default_sites`, or, after a sensitivity analysis, all
+            `possible_sites` that it did not find to need float.
 
     Raises:
-        CalibrationError: It has no samples, nothing about a site, or wants all of them float.
+        CalibrationError: The calibration has no samples, lacks a site, or leaves every site in float.
     """
     if not spec.tuning_samples:
         raise CalibrationError("the calibration holds no images to tune on", hint="calibrate again with this version")
@@ -60,7 +60,7 @@ def prepare(
 
 
 def default_sites(model: graphs.Model) -> set[str]:
-    """The inputs of every linear layer that runs once a token in a block: nearly all of the work."""
+    """The inputs of every linear layer in a block, which make up nearly all of the work."""
     return {group.site for group in groups(model) if group.site.startswith("blocks.")}
 
 
@@ -73,17 +73,17 @@ def possible_sites(model: graphs.Model) -> set[str]:
 def gather(
     portable: Path, sites: Collection[str], images: Sequence[Patches], prefix: int, rows: int
 ) -> dict[str, Float32]:
-    """Run images through the float graph and keep rows of what linear layers read, as many from each image.
+    """Run images through the float graph, and keep the same number of rows from each image's activations.
 
     Args:
         portable: The portable graph.
-        sites: Of the activations, by the name of any layer that reads one.
-        images: To run, one by one.
+        sites: Sites of the activations; any name of a site will do.
+        images: Images to run, one by one.
         prefix: Prefix tokens of the model.
-        rows: To keep of each activation, at most, but for one an image.
+        rows: Largest number of rows to keep of each activation, though at least one per image is kept.
 
     Returns:
-        [N, D] by site.
+        The rows by site, [N, D].
     """
     observer = Observer(portable)
     kept: dict[str, list[Float32]] = {site: [] for site in sites}
@@ -92,7 +92,7 @@ def gather(
         for names, values in observer.activations(Pack.of([image], prefix=prefix)):
             for site in kept.keys() & names:
                 kept[site].append(values[_some(rng, len(values), max(1, rows // len(images)))])
-    # One by one, so that nothing is held twice.
+    # Sites are concatenated one by one, so that only one is in memory twice.
     return {site: np.concatenate(kept.pop(site)) for site in sites}
 
 

@@ -1,4 +1,4 @@
-"""How far a calibration has come, kept beside its output so that the next run goes on after a kill."""
+"""Saves the progress of a calibration beside its output, so that a later run can resume after it was killed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from naflex_deploy.core.pack import Patches
 
 @dataclass
 class Progress:
-    """What was observed so far.
+    """The state of a calibration that is under way.
 
     Attributes:
         order: Files in the order in which they are tried.
-        place: Of the next file in ``order``.
-        records: Of each file that was taken, to be observed or for the gate.
-        held_out: Records of the gate.
-        copies: Files that were left out, as one of the same content was taken.
-        rejected: (path, reason) of each that could not be read.
+        place: Index of the next file in ``order``.
+        records: A record of each file that was used, either observed or held out for the gate.
+        held_out: Number of records held out for the gate.
+        copies: Number of files left out because a file with the same content was used already.
+        rejected: (path, reason) of each file that could not be read.
         sites: Merged observations, by all names of a site.
-        gate, tuning: Images held out, and images observed that are kept.
-        gate_labels, tuning_labels: Class of each of these, where there are classes.
+        gate: Images held out for the gate.
+        tuning: Some of the observed images, kept for tuning.
+        gate_labels, tuning_labels: Class of each of these images, if classes were given.
     """
 
     order: Sequence[str]
@@ -46,11 +47,11 @@ class Progress:
 
     @property
     def observed(self) -> int:
-        """Files that were."""
+        """Number of files observed so far."""
         return len(self.records) - self.held_out
 
     def spec(self, empty: QuantSpec, coverage: Mapping[str, object]) -> QuantSpec:
-        """The calibration as far as it has come."""
+        """The calibration from what has been observed so far."""
         return replace(
             empty,
             samples=tuple(record.digest for record in self.records if not record.gate),
@@ -64,15 +65,15 @@ class Progress:
 
 
 class Journal:
-    """A directory beside the output.
+    """A directory beside the output that holds the saved progress.
 
     Args:
         output: The calibration file.
         empty: The calibration before anything was observed.
-        key: What else the choice of images depends on; a journal of another one is not resumed.
+        key: Further values that the choice of images depends on; a journal with another key is not resumed.
 
     Attributes:
-        folder: The directory.
+        folder: The directory of the journal.
     """
 
     def __init__(self, output: Path, empty: QuantSpec, key: Sequence[object]) -> None:
@@ -82,10 +83,10 @@ class Journal:
         self.folder = output.with_name(f".{output.name}.journal")
 
     def start(self, order: Sequence[str]) -> Progress:
-        """Begin anew.
+        """Start a new calibration.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The journal cannot be written.
         """
         with explain_os_errors(self._output):
             self.remove()
@@ -95,18 +96,18 @@ class Journal:
         return Progress(order)
 
     def resume(self) -> Progress | None:
-        """What an earlier run left; ``None`` where there is nothing.
+        """Load the progress of an earlier run; ``None`` if there is none.
 
         Raises:
-            UsageError: It was another calibration.
+            UsageError: The earlier run was another calibration.
         """
         if not self._begun.exists():
             return None
         begun = json.loads(self._begun.read_text(encoding="utf-8"))
         if begun["key"] != self._key:
             raise UsageError(
-                f"{self.folder} was begun with another model, profile, directory, method or seed",
-                hint="run without --resume to begin anew",
+                f"{self.folder} was started with another model, profile, directory, method or seed",
+                hint="run without --resume to start again",
             )
         progress = Progress(begun["order"])
         if self._state.exists():
@@ -122,10 +123,10 @@ class Journal:
         return progress
 
     def keep(self, progress: Progress) -> None:
-        """Write down how far it has come.
+        """Save the progress.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The journal cannot be written.
         """
         so_far = {
             "place": progress.place,
@@ -136,7 +137,7 @@ class Journal:
         progress.spec(self._empty, so_far).write(self._state)
 
     def remove(self) -> None:
-        """Leave nothing to resume."""
+        """Remove the journal."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property

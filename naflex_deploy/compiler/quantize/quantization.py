@@ -1,4 +1,4 @@
-"""What a calibration makes of a model: every quantised layer in numbers, for a lowering to write down."""
+"""Turns a model and its calibration into quantised layers, which a lowering then writes into a graph."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ EMBEDDING = "embed"
 """The layer that projects patches."""
 
 PIXELS = Levels("u8", 1.0, PIXEL_CENTRE)
-"""Pixels are integers of eight bits already."""
+"""The levels of pixels, which are 8-bit integers already."""
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedLayer:
-    """``y = nearest(x)·weight + bias``.
+    """A quantised layer, ``y = nearest(x)·weight + bias``.
 
     Attributes:
-        levels: Of the input.
-        weight: [D, E].
-        bias: [E] float32, the mean error of the rounding taken out.
+        levels: Levels of the input.
+        weight: Quantised weight, [D, E].
+        bias: Bias, [E] float32, corrected by the mean error of the rounding.
     """
 
     levels: Levels
@@ -43,13 +43,13 @@ class QuantizedLayer:
 
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """A quantised model: what changes in its float graph, and the layers that are no longer float.
+    """A quantised model: the changes to its float graph, and the layers that are quantised.
 
     Attributes:
-        layers: By name.
-        smoothings: Of activations, by site.
-        centred: Layers whose output lost its mean over channels.
-        choices: By site, for the record.
+        layers: Quantised layers, by name.
+        smoothings: Smoothings of activations, by site.
+        centred: Names of the layers whose output lost its mean over channels.
+        choices: Outcome of the search at each site, for the record.
     """
 
     layers: Mapping[str, QuantizedLayer]
@@ -58,12 +58,12 @@ class Quantization:
     choices: Mapping[str, Choice] = field(default_factory=dict)
 
     def prepare(self, model: Model) -> None:
-        """Bring the exported graph, in place, to the float weights that `layers` were made of."""
+        """Change the exported graph, in place, to have the float weights from which `layers` were quantised."""
         centre(model, self.centred)
         fold(model, self.smoothings)
 
     def record(self) -> list[dict[str, object]]:
-        """For the manifest."""
+        """The entries for the manifest."""
         alphas = {site: choice.alpha for site, choice in self.choices.items() if choice.alpha is not None}
         return [
             {"pass": "centre", "changed": len(self.centred), "refused": {}},
@@ -74,14 +74,14 @@ class Quantization:
 def quantize(
     model: Model, spec: QuantSpec, kind: Kind, sites: Collection[str], activations: Mapping[str, Float32]
 ) -> Quantization:
-    """Search, fold and round.
+    """Search for smoothings and ranges, fold the smoothings, and round the weights.
 
     Args:
-        model: The exported graph. It is changed.
+        model: The exported graph, which is changed.
         spec: The calibration.
-        kind: Of the activations' levels.
-        sites: To quantise, see `default_sites`.
-        activations: [N, D] rows of calibration images, for each of these.
+        kind: Kind of levels for activations.
+        sites: Sites to quantise, see `default_sites`.
+        activations: Rows of each site's activation on calibration images, [N, D].
 
     Raises:
         CalibrationError: A site was not observed.
@@ -89,7 +89,7 @@ def quantize(
     chosen = [group for group in groups(model) if group.site in sites]
     if missing := [group.site for group in chosen if group.site not in spec.sites]:
         raise CalibrationError(
-            f"the calibration has nothing about {', '.join(missing)}", hint="calibrate again with this version"
+            f"the calibration has no observation of {', '.join(missing)}", hint="calibrate again with this version"
         )
     centred = centre(model, [name for group in chosen for name in group.layers])
     choices = {group.site: _choose(model, group, spec, kind, activations[group.site]) for group in chosen}
@@ -105,10 +105,12 @@ def quantize(
 
 
 def plain(model: Model, found: Mapping[str, tuple[float, float]], kind: Kind) -> Quantization:
-    """Every layer with a range, as it is: nothing folded, nothing clipped, no bias corrected.
+    """Quantise every layer that has a range directly, without folding, clipping or correcting biases.
 
     Args:
-        found: (low, high) by site.
+        model: The exported graph.
+        found: Range (low, high) of each site to quantise.
+        kind: Kind of levels for activations.
     """
     layers = {}
     for group in groups(model):

@@ -1,8 +1,8 @@
-"""From a histogram to the range that eight bits shall cover: everything seen, or less where that loses less.
+"""Derives the range that 8 bits cover from a histogram: all observed values, or fewer if that loses less.
 
-``minmax``      all that was seen
+``minmax``      all observed values
 ``percentile``  all but the outermost 0.01 % of the values
-``mse``         the range of least squared error
+``mse``         the range with the least squared error
 ``entropy``     the range whose quantised histogram diverges least from the observed one (Kullback-Leibler), after
                 Migacz, "8-bit inference with TensorRT", GTC 2017
 """
@@ -21,23 +21,23 @@ KEPT = 0.9999
 """Share of the values that ``percentile`` keeps."""
 
 FRACTIONS = 2.0 ** -np.arange(0, 10, 0.125)
-"""Of the greatest value, those that ``mse`` tries."""
+"""Fractions of the largest value that ``mse`` tries."""
 
 LEVELS = 256
-"""Of eight bits."""
+"""Number of levels of 8 bits."""
 
 ENTROPY_BINS = np.unique(np.round(np.geomspace(LEVELS // 2, BINS // 2, 49)).astype(int))
-"""Bins to either side of zero that ``entropy`` tries: from one for each level up."""
+"""Numbers of bins on either side of zero that ``entropy`` tries, starting with one bin per level."""
 
 SMOOTHING = 1e-10
-"""Probability of a bin that the quantised histogram has none for."""
+"""Probability assumed for bins that are empty in the quantised histogram."""
 
 
 def asymmetric(seen: SiteObservation, method: Method) -> tuple[float, float]:
-    """The range for unsigned integers with a zero point, zero included.
+    """The range for unsigned integers with a zero point, which always includes zero.
 
     Returns:
-        (low, high) with low ≤ 0 ≤ high, inside what was seen.
+        (low, high) with low ≤ 0 ≤ high, inside the observed range extended to zero.
     """
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     match method:
@@ -54,7 +54,7 @@ def asymmetric(seen: SiteObservation, method: Method) -> tuple[float, float]:
 
 
 def symmetric(seen: SiteObservation, method: Method) -> float:
-    """The magnitude for signed integers around zero, at most the largest that was seen."""
+    """The largest magnitude that signed integers around zero cover, at most the largest observed."""
     match method:
         case "minmax":
             return seen.amax
@@ -69,10 +69,10 @@ def symmetric(seen: SiteObservation, method: Method) -> float:
 
 
 def squared_error(seen: SiteObservation, low: float, high: float, steps: int = LEVELS - 1) -> float:
-    """Mean squared error of rounding to ``steps`` equal steps between ``low`` and ``high``, zero being a level.
+    """Mean squared error of rounding to ``steps`` equal steps between ``low`` and ``high``, where zero is a level.
 
-    Values are taken as spread evenly inside their bin, and the error is integrated exactly: with d = x - k·Δ to the
-    nearest level k, ∫ d² over k whole steps from zero is k·Δ³/12, over the rest d³/3, and beyond the last level c
+    Values are assumed to be spread evenly inside their bin, and the error is integrated exactly: with d = x - k·Δ to
+    the nearest level k, ∫ d² over k whole steps from zero is k·Δ³/12, over the rest d³/3, and beyond the last level c
     it is (x - c)³/3.
     """
     step = (high - low) / steps
@@ -96,7 +96,7 @@ def squared_error(seen: SiteObservation, low: float, high: float, steps: int = L
 
 
 def _least_squares(seen: SiteObservation, low: float, high: float) -> tuple[float, float]:
-    """Both ends shrunk together, then each alone, twice."""
+    """Shrink both ends together, then each one separately, twice."""
     both = _best(1.0, lambda tried: squared_error(seen, tried * low, tried * high))
     low, high = both * low, both * high
     for _ in range(2):
@@ -114,7 +114,7 @@ def _quantile(seen: SiteObservation, share: float) -> float:
 
 
 def _quantile_of(counts: Int64, edges: Float64, share: float) -> float:
-    """Below which a share of the values lies, these being spread evenly inside their bin."""
+    """The value below which a share of the values lies, assuming that they are spread evenly inside their bin."""
     reached = np.concatenate([[0], np.cumsum(counts)])
     return float(np.interp(share * reached[-1], reached, edges))
 
@@ -125,9 +125,9 @@ def _entropy_threshold(counts: Int64, limit: float) -> float:
 
 
 def divergence(counts: Int64, bins: int) -> float:
-    """Of the histogram clipped to ``bins`` bins to either side of zero from the same in `LEVELS` levels.
+    """Divergence of a histogram clipped to ``bins`` bins on either side of zero from the same in `LEVELS` levels.
 
-    A level's values are spread evenly over those of its bins that hold any.
+    The values of a level are spread evenly over those of its bins that are not empty.
     """
     middle = len(counts) // 2
     inside = counts[middle - bins : middle + bins].astype(np.float64)

@@ -1,7 +1,7 @@
-"""Rounding a weight so that the errors of its rows make up for each other, after Frantar et al., "GPTQ", ICLR 2023.
+"""Rounds a weight so that the errors of its rows compensate for each other, after Frantar et al., "GPTQ", ICLR 2023.
 
-Rows are rounded one after another, those of the strongest inputs first, and what each loses is spread over the rows
-still to come in the way that changes the layer's outputs least.
+Rows are rounded one after another, those of the strongest inputs first, and the error of each row is spread over the
+rows still to come in the way that changes the layer's outputs least.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import numpy.typing as npt
 from naflex_deploy.compiler.quantize.levels import Float32, Kind, Weight, round_scaled
 
 DAMPING = 0.01
-"""Of the mean variance of inputs, added to each: directions that few images showed are not relied on."""
+"""Share of the mean input variance added to each variance, so that directions rarely seen in images are not trusted."""
 BLOCK = 128
-"""Rows whose errors are spread over the rest at once."""
+"""Number of rows whose errors are spread over the rest at once."""
 
 
 def compensated(weight: Float32, start: Weight, covariance: npt.NDArray[np.float64]) -> Weight:
-    """Round a weight to the scales of a plain rounding.
+    """Round a weight with error compensation, keeping the scales of its plain rounding.
 
     Args:
-        weight: [D, E].
-        start: What plain rounding made of it.
-        covariance: [D, D] of the layer's input.
+        weight: Weight to round, [D, E].
+        start: The weight after plain rounding.
+        covariance: Covariance of the layer's input, [D, D].
     """
     variance = np.diag(covariance)
     damped = covariance + np.eye(len(weight)) * max(DAMPING * variance.mean(), 1e-30)

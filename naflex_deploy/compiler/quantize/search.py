@@ -1,8 +1,8 @@
-"""How much to smooth an activation and how far to cover it: what leaves the outputs of its layers closest.
+"""Searches for the smoothing and the range of an activation that change the outputs of its layers least.
 
-Outputs are compared on activations of calibration images, up to a constant for each channel, as a layer's bias takes
-the mean error in. The images are divided into folds, and each is rounded as the others alone would have it: ranges
-that just hold the images they were made of cut off much of those still to come, the more the fewer there were.
+Outputs are compared on activations of calibration images, ignoring the mean error of each channel, which the layer's
+bias corrects. The images are divided into folds, and each fold is rounded with the smoothing and range that the other
+folds would choose. This cross-validation matters because a range fitted to few images cuts off values of new ones.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from naflex_deploy.core.profile import Method
 ALPHAS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 FOLDS = 4
 FEWEST = 8 * FOLDS
-"""Rows: of fewer, nothing is concluded."""
+"""Fewest rows from which a smoothing or range is derived."""
 SMOOTHED = 0.9
-"""Of the error, that which may be left in every fold for a smoothing to be taken."""
+"""Largest share of the error that may remain in any fold for a smoothing that costs nothing to be used."""
 WORTH = 0.5
-"""The same of one that costs a product for each value."""
+"""Largest share of the error that may remain in any fold for a smoothing that costs one product per value."""
 COMPENSATED = 1 / 6
-"""Of the error that rounded weights make, about that which `rounding` leaves."""
+"""Approximate share of the weights' rounding error that remains after `rounding` compensates for it."""
 NARROWER = 0.7
-"""The same for a range that does not cover all."""
+"""Largest share of the error that may remain in any fold for a range that does not cover all values to be used."""
 PARTS = (0.95, *(2.0 ** -np.arange(0.15, 10, 0.3)))
-"""Of the range, those that are tried until `PATIENCE` in a row do worse."""
+"""Fractions of the range that are tried, until `PATIENCE` in a row do worse."""
 PATIENCE = 3
 COLUMNS = 512
-"""Output channels that tell, of each layer."""
+"""Largest number of output channels of each layer on which outputs are compared."""
 
 Ranges = list[tuple[float, float]]
-"""(low, high) for each fold, as the other folds have it, and last as all images have it."""
+"""(low, high) for each fold, derived from the other folds, and last the range derived from all images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What was found for the input of some layers.
+    """The smoothing and range chosen for the input of some layers.
 
     Attributes:
-        levels: That it is rounded to, once smoothed.
-        smoothing: ``None`` where it stays as it is.
-        alpha: Of the smoothing.
-        errors: [`FOLDS`] squared error of the layers' outputs over their variance, the mean of the layers, on images
-            that neither smoothing nor range were made of; empty where nothing was measured.
+        levels: Levels to which the input is rounded, after smoothing.
+        smoothing: Smoothing of the input; ``None`` if there is none.
+        alpha: Strength of the smoothing; ``None`` if there is none.
+        errors: Squared error of the layers' outputs relative to their variance, averaged over the layers, for each fold
+            on images from which neither smoothing nor range was derived, [`FOLDS`]; empty if nothing was measured.
     """
 
     levels: Levels
@@ -73,14 +73,14 @@ def search(
     """Find the smoothing and the range of one activation.
 
     Args:
-        seen: Over all calibration images.
-        x: [N, D], some of its rows, image by image.
-        weights: [D, E] of each layer that reads it.
-        kind: Of its levels.
-        method: By which a range follows from a histogram; one that does not cover all that was seen is taken where
-            it does far better.
-        free: Whether smoothing costs nothing.
-        shifts: Whether it can move channels.
+        seen: Observation over all calibration images.
+        x: Some rows of the activation, image by image, [N, D].
+        weights: Weight of each layer that reads it, [D, E].
+        kind: Kind of its levels.
+        method: Method that derives a range from a histogram. A range that does not cover all observed values is used
+            only if it does far better.
+        free: Whether smoothing costs nothing, because another layer absorbs it.
+        shifts: Whether smoothing can shift channels.
     """
     if len(x) < FEWEST:
         return Choice(Levels.of(kind, *ranges.asymmetric(seen, "minmax")), None, None, np.zeros(0))
@@ -93,25 +93,25 @@ def search(
 
 
 class _Site:
-    """What some layers read, divided into folds."""
+    """The activation that some layers read, divided into folds."""
 
     def __init__(
         self, seen: SiteObservation, x: Float32, weights: Sequence[Float32], kind: Kind, *, shifts: bool
     ) -> None:
         self.x, self.kind, self.shifts = x, kind, shifts
-        self.folds = np.array_split(x, FOLDS)  # of whole images, but for the one at an edge
+        self.folds = np.array_split(x, FOLDS)  # Folds hold whole images, except at their edges.
         self.seen = [*(SiteObservation.of(self.rows(fold)) for fold in range(FOLDS)), seen]
         self.read = np.max([np.abs(weight).max(1) for weight in weights], axis=0)
         self.weights = [weight[:, :: -(-weight.shape[1] // COLUMNS)] for weight in weights]
         self.power = [_spread(x @ weight) for weight in self.weights]
 
     def rows(self, fold: int) -> Float32:
-        """What decides about a fold: the rows of the others; all of them for `FOLDS`, what is chosen in the end."""
+        """The rows that decide about a fold, which are those of the other folds; all rows for the final choice."""
         return self.x if fold == FOLDS else np.concatenate(self.folds[:fold] + self.folds[fold + 1 :])
 
 
 class _Trial:
-    """An activation smoothed in one way, or not at all."""
+    """An activation with one smoothing, or none."""
 
     def __init__(self, site: _Site, alpha: float | None) -> None:
         self.site, self.alpha = site, alpha
@@ -122,11 +122,11 @@ class _Trial:
         self.of_weights = np.mean([_spread(site.x @ part) / y for part, y in zip(lost, site.power, strict=True)])
 
     def covered(self, method: Method) -> Ranges:
-        """What a method covers."""
+        """The ranges that a method derives."""
         return [self._covered(fold, method) for fold in range(FOLDS + 1)]
 
     def errors(self, tried: Ranges) -> Float64:
-        """See `Choice`."""
+        """The errors with such ranges, as in `Choice`."""
         parts = zip(self.folds, self.smoothings, tried, strict=False)
         lost = np.concatenate([(self._levels(*covered).nearest(x) - x) * by.scale for x, by, covered in parts])
         outputs = [np.array_split(lost @ weight, FOLDS) for weight in self.site.weights]
@@ -134,7 +134,7 @@ class _Trial:
         return np.asarray(np.mean(errors, axis=0) + COMPENSATED * self.of_weights)
 
     def narrowed(self, method: Method) -> Choice:
-        """Cover less than all where that does far better: what is cut off may matter in images that were not seen."""
+        """Narrow the range only if that does far better, because values cut off may matter in images not yet seen."""
         full = self.covered("minmax")
         start = self.errors(full)
         if self.site.kind == "e4m3":
@@ -163,7 +163,7 @@ class _Trial:
         low, high = smoothing.applied(seen.channel_low), smoothing.applied(seen.channel_high)
         if method == "minmax":
             return min(float(low.min()), 0.0), max(float(high.max()), 0.0)
-        if self.alpha is not None:  # the histogram of the rows, the range of all images
+        if self.alpha is not None:  # The histogram is that of the rows, the range that of all images.
             of_rows = SiteObservation.of(smoothing.applied(self.site.rows(fold)))
             seen = replace(of_rows, channel_low=low, channel_high=high)
         if self.site.kind == "u8":
@@ -179,7 +179,7 @@ class _Trial:
 
 
 def _less(errors: Float64, than: Float64, share: float) -> bool:
-    """Whether not more than a share is left, whichever images are held out."""
+    """Whether less than a share of the error remains in every fold."""
     return bool((errors < share * than).all())
 
 

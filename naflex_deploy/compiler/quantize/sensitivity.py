@@ -1,7 +1,7 @@
-"""What each quantised layer costs, and the fewest that have to stay float for the gate to hold.
+"""Measures the loss of each quantised site, and finds the fewest that have to stay float for the gate to hold.
 
-Everything is measured on images through ONNX Runtime's int8 graph: with one site quantised and all else in float,
-with one kind of site in all blocks, with all sites of one block, and with all of them.
+Everything is measured on images with ONNX Runtime's int8 graph: with one site quantised and all others in float, with
+one kind of site quantised in all blocks, with all sites of one block, and with all sites.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ EVERYTHING = "everything"
 Report = Callable[[str], None]
 
 Runner = Callable[[Path, Quantization | None], Callable[[Pack], dict[str, Float]]]
-"""Lowers the portable graph, quantised where asked, and loads it: a call from a pack to its outputs."""
+"""Lowers and loads the portable graph, quantised if asked; returns a function from a pack to its outputs."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What quantising some sites alone costs.
+    """The cost of quantising only some sites.
 
     Attributes:
-        name: A site, ``all mlp.fc2``, or ``block 3``.
-        sites: Quantised; everything else is float.
-        figures: See `Figures.summary`.
+        name: Name of a site or of several, such as ``all mlp.fc2`` or ``block 3``.
+        sites: The quantised sites; all others are float.
+        figures: Figures of the outputs, see `Figures.summary`.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Cost:
 
     @property
     def losses(self) -> dict[str, float]:
-        """By measure; larger is worse."""
+        """The loss by measure; larger is worse."""
         f = self.figures
         found = {"cosine": 1 - min(value for name, value in f.items() if name.endswith("_cosine_mean"))}
         if "margin_error" in f:
@@ -60,14 +60,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What was found.
+    """The result of a sensitivity analysis.
 
     Attributes:
-        images: That everything was measured on.
-        costs: Of each site, kind and block, and of all sites; within each the worst first.
-        float_sites: The fewest found that have to stay float for the gate to hold.
-        kept: Figures with these in float.
-        missed: What misses the gate even so.
+        images: Number of images that everything was measured on.
+        costs: Costs of each site, each kind, each block, and all sites; within each group, the worst comes first.
+        float_sites: The fewest sites found that have to stay float for the gate to hold.
+        kept: Figures with these sites in float.
+        missed: The requirements of the gate that are missed nevertheless.
     """
 
     images: int
@@ -80,7 +80,7 @@ class Sensitivity:
         return {"schema": 1, **asdict(self)}
 
     def named(self, prefix: str) -> list[Cost]:
-        """Costs whose name begins so."""
+        """Costs whose name begins with a prefix."""
         return [cost for cost in self.costs if cost.name.startswith(prefix)]
 
 
@@ -93,16 +93,16 @@ def analyse(
     names: Sequence[str] = (),
     report: Report = lambda step: None,
 ) -> Sensitivity:
-    """Measure every site, and choose what stays float.
+    """Measure every site, and choose the sites that stay float.
 
     Args:
-        portable: The portable graph; graphs to run are written beside it and taken away again.
-        spec: Its calibration; the images that it was tuned on are those that everything is measured on, so that the
-            held-out ones still judge the outcome.
+        portable: The portable graph; the graphs to run are written beside it and removed again.
+        spec: The calibration of the graph. Everything is measured on its tuning images, so that its held-out images
+            can still judge the outcome.
         prefix: Prefix tokens of the model.
-        tolerance: Of int8.
+        tolerance: Tolerance of int8 engines.
         runner: Runs graphs on this machine.
-        names: The model's classes, where it has names for them.
+        names: Names of the model's classes, if it has any.
         report: Called with a line for each measurement.
     """
     sites = sorted(possible_sites(read(portable)), key=_place)
@@ -132,11 +132,11 @@ def analyse(
 
 
 def fewest(worst_first: Sequence[str], holds: Callable[[set[str]], bool]) -> set[str]:
-    """The fewest of some things for which a condition holds: a prefix of the order, without those it holds without.
+    """Find few items for which a condition holds: the shortest prefix of the order, less the items it can spare.
 
     Args:
-        worst_first: In the order in which they are likely to be needed.
-        holds: Taken to hold of more things where it holds of fewer.
+        worst_first: Items, in the order in which they are likely to be needed.
+        holds: The condition, which is assumed to stay true when items are added.
     """
     least, most = 0, len(worst_first)
     while least < most:
@@ -150,7 +150,7 @@ def fewest(worst_first: Sequence[str], holds: Callable[[set[str]], bool]) -> set
 
 
 def ranked(costs: Sequence[Cost]) -> list[Cost]:
-    """The worst first, by the sum of their places in each measure."""
+    """Sort costs by the sum of their ranks in each measure, the worst first."""
     places = dict.fromkeys(range(len(costs)), 0)
     for measure in costs[0].losses if costs else ():
         values = [cost.losses[measure] for cost in costs]
@@ -160,13 +160,13 @@ def ranked(costs: Sequence[Cost]) -> list[Cost]:
 
 
 def kind_of(site: str) -> str:
-    """``blocks.3.mlp.fc1.input`` → ``mlp.fc1``."""
+    """The kind of a site, such as ``mlp.fc1`` for ``blocks.3.mlp.fc1.input``."""
     found = BLOCK.match(site)
     return (found[2] if found else site).removesuffix(".input")
 
 
 def block_of(site: str) -> str:
-    """``blocks.3.mlp.fc1.input`` → ``3``; empty for what is in no block."""
+    """The block of a site, such as ``3`` for ``blocks.3.mlp.fc1.input``; empty for a site outside blocks."""
     found = BLOCK.match(site)
     return found[1] if found else ""
 
@@ -177,7 +177,7 @@ def _place(site: str) -> tuple[int, str]:
 
 
 def _alike(costs: Sequence[Cost]) -> list[list[Cost]]:
-    """Sites, kinds, blocks and everything apart."""
+    """Group costs into those of sites, kinds, blocks and everything."""
     found: dict[str, list[Cost]] = {}
     for cost in costs:
         word, space, _ = cost.name.partition(" ")
@@ -186,7 +186,7 @@ def _alike(costs: Sequence[Cost]) -> list[list[Cost]]:
 
 
 class _Trial:
-    """Runs the same images through graphs in which some sites are quantised."""
+    """Runs the same images through graphs with different sites quantised."""
 
     def __init__(
         self,

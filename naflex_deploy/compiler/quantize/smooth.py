@@ -1,12 +1,12 @@
-"""Channels of an activation brought to one size and around zero, and the weights that read them changed to match.
+"""Smooths activations: scales channels to a similar size, shifts them around zero, and adapts the weights to match.
 
     ((x - z) / s)·(diag(s)·W) + (b + z·W) = x·W + b
 
-with one s for each channel of x after Xiao et al., "SmoothQuant", ICML 2023, and one z after Wei et al., "Outlier
-Suppression+", EMNLP 2023. Both cost nothing where what makes x can take them in: a LayerNorm; the value projection
-for what attention returns, as attention mixes tokens and not channels, with weights that sum to one; for s alone, also
-the linear branch of a gated MLP. GELU and SiLU do not commute with either: behind them s is one product more for each
-value, which is worth it where few channels stand out far.
+Each channel of x has a scale s after Xiao et al., "SmoothQuant", ICML 2023, and a shift z after Wei et al., "Outlier
+Suppression+", EMNLP 2023. Both cost nothing if the operator that computes x can absorb them. A LayerNorm can, and so
+can the value projection before the output projection, because attention mixes tokens, not channels, with weights that
+sum to one. The linear branch of a gated MLP can absorb s. GELU and SiLU commute with neither: after them, s costs one
+product per value, which is worth it if few channels have far larger values than the rest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from naflex_deploy.compiler.quantize.observation import SiteObservation
 
 @dataclass(frozen=True, eq=False)
 class Smoothing:
-    """What becomes of an activation: ``(x - shift) / scale``, [D] each."""
+    """A smoothing of an activation, ``(x - shift) / scale`` with [D] values each."""
 
     scale: Float32
     shift: Float32
@@ -34,14 +34,14 @@ class Smoothing:
     def of(cls, seen: SiteObservation, weight: Float32, alpha: float, *, shifts: bool) -> Smoothing:
         """Balance activations and weights.
 
-        Each channel is divided by ``amax|x|^α / amax|W|^(1-α)``, the geometric mean of which is 1; by 1 where it is
-        always the same, or nothing reads it.
+        Each channel is divided by ``amax|x|^α / amax|W|^(1-α)``, normalised to a geometric mean of 1; channels that are
+        constant or that nothing reads are left as they are.
 
         Args:
-            seen: Of the activation.
-            weight: [D] largest weight that reads each channel.
-            alpha: 0 leaves weights of one size, 1 activations.
-            shifts: Whether to move each channel's range around zero.
+            seen: Observation of the activation.
+            weight: Largest magnitude of the weights that read each channel, [D].
+            alpha: Strength of the smoothing: 0 equalises the weights, 1 the activations.
+            shifts: Whether to shift each channel's range around zero.
         """
         shift = (seen.channel_low + seen.channel_high) / 2 if shifts else np.zeros_like(seen.channel_low)
         largest = np.maximum(seen.channel_high - shift, shift - seen.channel_low)
@@ -52,16 +52,17 @@ class Smoothing:
         return cls(np.where(used, np.exp(logarithm - mean), 1).astype(np.float32), shift.astype(np.float32))
 
     def applied(self, x: Float32) -> Float32:
-        """[N, D] → [N, D]."""
+        """Smooth an activation, [N, D]."""
         return (x - self.shift) / self.scale
 
 
 @dataclass(frozen=True)
 class Absorber:
-    """A LayerNorm or linear layer that takes a smoothing in.
+    """A LayerNorm or linear layer that absorbs a smoothing.
 
     Attributes:
-        shifts: Whether it can move channels, too.
+        node: The node whose weights absorb it.
+        shifts: Whether it can absorb shifts, too.
     """
 
     node: gs.Node
@@ -69,7 +70,7 @@ class Absorber:
 
 
 def absorber(model: Model, group: Group) -> Absorber | None:
-    """What can take in the smoothing of a group's input; ``None`` where nothing can."""
+    """The layer that can absorb the smoothing of a group's input; ``None`` if there is none."""
     node = producer(group.x)
     readers = {id(layer.node) for layer in group.layers.values()}
     if node is None or group.x in model.graph.outputs or {id(reader) for reader in group.x.outputs} != readers:
@@ -92,8 +93,8 @@ def fold(model: Model, smoothings: Mapping[str, Smoothing]) -> None:
     """Smooth the inputs of layers, in place.
 
     Args:
-        model: A graph as exported.
-        smoothings: By site.
+        model: The exported graph.
+        smoothings: Smoothings by site.
     """
     for group in groups(model):
         if (smoothing := smoothings.get(group.site)) is None:
@@ -108,7 +109,7 @@ def fold(model: Model, smoothings: Mapping[str, Smoothing]) -> None:
 
 
 def _read(model: Model, node: gs.Node, smoothing: Smoothing) -> None:
-    """Let a layer read a smoothed input: its weight grows, its bias takes the shift back."""
+    """Make a layer read a smoothed input: its weight is scaled, and its bias undoes the shift."""
     x, old = node.inputs[:2]
     turned = bool(node.attrs.get("transB", 0))
     weight = old.values.T if turned else old.values
@@ -122,7 +123,7 @@ def _read(model: Model, node: gs.Node, smoothing: Smoothing) -> None:
 
 
 def _make(model: Model, node: gs.Node, smoothing: Smoothing) -> None:
-    """Let a LayerNorm or a layer return a smoothed output."""
+    """Make a LayerNorm or a linear layer return a smoothed output."""
     x, old = node.inputs[:2]
     scale = smoothing.scale[:, None] if node.attrs.get("transB", 0) else smoothing.scale
     moved = (_bias(node, len(smoothing.scale)) - smoothing.shift) / smoothing.scale
@@ -134,12 +135,12 @@ def _make(model: Model, node: gs.Node, smoothing: Smoothing) -> None:
 
 
 def _bias(node: gs.Node, width: int) -> Float32:
-    """[width], zeros where a node has none."""
+    """The bias of a node, [width]; zeros if it has none."""
     return np.asarray(node.inputs[2].values if len(node.inputs) > 2 else np.zeros(width), np.float32)
 
 
 def _divide_before(model: Model, group: Group, scale: Float32) -> None:
-    """Divide what some layers read, before them."""
+    """Insert a division of the input of some layers."""
     scaled = model.variable(f"{group.x.name}.scaled")
     scaled.dtype, scaled.shape = group.x.dtype, group.x.shape
     factor = model.constant(f"{group.x.name}.factor", (1 / scale).astype(np.float32))

@@ -1,7 +1,7 @@
-"""A calibration: what activations were observed to be, for whichever target a build is made.
+"""A calibration: the observations of activations, which serve a build for any target.
 
-Sites are named by meaning. The input of the linear layer ``blocks.3.mlp.fc1`` is ``blocks.3.mlp.fc1.input``; layers
-that read the same tensor (query, key and value of a block) share one observation, found by each one's own name.
+Sites are named by their role. The input of the linear layer ``blocks.3.mlp.fc1`` is ``blocks.3.mlp.fc1.input``; layers
+that read the same tensor (query, key and value of a block) share an observation, which has a name for each of them.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class QuantSpec:
     """A calibration of one model under one profile.
 
     Attributes:
-        subject: What it is about, see `subject`.
-        method: How ranges follow from histograms. `dataclasses.replace` gives the same under another one.
-        seed: Of the choice of images.
-        samples: sha256 of each image file that was observed, in the order of observation.
-        sites: What was observed, by site; one object under every name of it, in the order of the graph.
-        gate_samples: Images that were not observed, prepared as the runtime prepares them: for measuring.
-        tuning_samples: Some of the images that were observed: for searches that need activations.
-        gate_labels, tuning_labels: The class of each of these, by name, where classes were given.
-        float_sites: Those that have to stay float, as a sensitivity analysis found; ``None`` where there was none.
-        coverage: Figures of what the images were like.
+        subject: The model and preprocessing that the calibration applies to, see the module `subject`.
+        method: Method that derives ranges from histograms; `dataclasses.replace` can exchange it.
+        seed: Seed for the choice of images.
+        samples: SHA-256 of each image file that was observed, in the order of observation.
+        sites: Observations by site, in the order of the graph; every name of a site has the same object.
+        gate_samples: Images that were not observed, prepared as at runtime, on which engines are measured.
+        tuning_samples: Some of the images that were observed, for searches that need activations.
+        gate_labels, tuning_labels: Class name of each of these images, if classes were given.
+        float_sites: Sites that a sensitivity analysis found to need float; ``None`` if there was no analysis.
+        coverage: Figures that describe the images.
     """
 
     subject: Values
@@ -61,39 +61,39 @@ class QuantSpec:
 
     @property
     def key(self) -> str:
-        """sha256 over everything that the observations and ranges follow from."""
+        """SHA-256 of everything that determines the observations and ranges."""
         values = {"subject": self.subject, "method": self.method, "seed": self.seed, "samples": list(self.samples)}
         return _digest(values)
 
     @property
     def groups(self) -> dict[tuple[str, ...], SiteObservation]:
-        """Each observation once, by all names of its site."""
+        """The observations, each once, by all names of its site."""
         names: dict[int, list[str]] = {}
         for name, seen in self.sites.items():
             names.setdefault(id(seen), []).append(name)
         return {tuple(group): self.sites[group[0]] for group in names.values()}
 
     def check(self, subject: Values) -> None:
-        """Refuse what this calibration is not about.
+        """Refuse a subject that this calibration was not made for.
 
         Raises:
-            CalibrationError: Names everything that differs.
+            CalibrationError: The subjects differ; names every difference.
         """
         if found := differences(subject, self.subject):
             raise CalibrationError(
                 f"the calibration was made for something else: {'; '.join(found)}",
-                hint="calibrate again with this model and profile, or build what it was made for",
+                hint="calibrate again with this model and profile, or build the model that it was made for",
             )
 
     def write(self, path: Path, lock: Lock | None = None) -> None:
-        """Write the file: the same calibration gives the same bytes.
+        """Write the file. The same calibration always gives the same bytes.
 
         Args:
             path: Of the file.
             lock: See `new_file`.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         content = {
             "schema": SCHEMA,
@@ -118,7 +118,7 @@ class QuantSpec:
         """Read a file.
 
         Raises:
-            CalibrationError: It is missing, damaged, or of a newer schema.
+            CalibrationError: The file is missing, damaged, or has a newer schema.
         """
         content = _read_json(path)
         schema = content.get("schema")
@@ -151,14 +151,14 @@ class QuantSpec:
                 coverage=dict(content["coverage"]),
             )
             if spec.key != content["key"]:
-                raise ValueError("its key does not follow from what it holds")
-        except Exception as error:  # whatever a file holds that was edited, or written by something else
+                raise ValueError("its key does not match its content")
+        except Exception as error:  # A file that was edited, or written by another tool, can hold anything.
             raise CalibrationError(f"{path} is damaged: {error!r}", hint=_AGAIN) from None
         return spec
 
 
 def numbered(labels: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Each label as its place in ``names``, -1 where it is none of them."""
+    """The index of each label in ``names``; -1 for a label that is not among them."""
     return [names.index(label) if label in names else -1 for label in labels]
 
 
@@ -168,9 +168,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CalibrationError(f"{path}: no such file, expected a calibration", hint=_MAKE_ONE) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CalibrationError(f"{path} is no calibration: {error}", hint=_AGAIN) from None
+        raise CalibrationError(f"{path} is not a calibration: {error}", hint=_AGAIN) from None
     if not isinstance(content, dict) or "sites" not in content:
-        raise CalibrationError(f"{path} is no calibration: expected its sites, found none", hint=_MAKE_ONE)
+        raise CalibrationError(f"{path} is not a calibration: expected sites, found none", hint=_MAKE_ONE)
     return content
 
 

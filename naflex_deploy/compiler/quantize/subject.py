@@ -1,4 +1,4 @@
-"""What a calibration is about: other weights, another graph or other pixels make it worthless."""
+"""Identifies the model and preprocessing that a calibration applies to; with any other, it is worthless."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ BACKEND = "onnxruntime"
 
 
 def subject_of(checkpoint: Checkpoint, profile: Profile) -> Values:
-    """What a calibration of a checkpoint under a profile is about."""
+    """The subject of a calibration of a checkpoint under a profile."""
     architecture = dataclasses.asdict(checkpoint.architecture)
     return _subject(checkpoint.digest(), architecture, checkpoint.preprocessing, profile)
 
 
 def subject_of_bundle(manifest: Manifest) -> Values:
-    """The same for the model of a bundle."""
+    """The subject of a calibration of a bundle's model."""
     return _subject(manifest.model.digest, manifest.model.architecture, manifest.preprocessing, manifest.config)
 
 
 def _subject(weights: str, architecture: Mapping[str, Any], preprocessing: Preprocessing, profile: Profile) -> Values:
-    """Values as JSON has them, so that what was read from a file compares equal to what was not.
+    """The subject as JSON values, so that it compares equal to one read from a file.
 
-    Budgets are left out: an image's activations do not depend on the images that share its pack.
+    Budgets are left out, because an image's activations do not depend on the images that share its pack.
     """
     prefix = int(architecture["class_token"]) + int(architecture["registers"])
     values: Values = _plain(
@@ -54,7 +54,7 @@ def _subject(weights: str, architecture: Mapping[str, Any], preprocessing: Prepr
 
 
 def differences(expected: Values, found: Values) -> list[str]:
-    """What differs between two subjects, a clause each: ``image.tokens: expected 256, found 1024``."""
+    """The differences between two subjects, such as ``image.tokens: expected 256, found 1024``."""
     wanted, had = dict(_flat(expected)), dict(_flat(found))
     names = [*wanted, *(name for name in had if name not in wanted)]
     return [

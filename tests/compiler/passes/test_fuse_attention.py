@@ -101,7 +101,7 @@ def other_axis(model: Model) -> None:
         (other_mask, r"its mask comes from Not, not from Equal"),
         (later_segment, r"its mask comes from GreaterOrEqual"),
         (swapped_heads, r"its scores are not scale·q·kᵀ"),
-        (weights_used_twice, "its weights are used otherwise"),
+        (weights_used_twice, "its weights are used for something other than mixing values"),
         (other_axis, "its axis is 1"),
     ],
 )

@@ -84,7 +84,7 @@ def test_any_normalisation_is_centred_and_folded(name: str, layer: str, tmp_path
 
 def test_centred_pixels_and_a_nonlinear_step_are_left_alone(tmp_path: Path) -> None:
     assert apply(read(portable("siglip2")), PASSES["centre_pixels"]).refused == {
-        "embed/Gemm": "its pixels are centred already"
+        "embed/Gemm": "its pixels are already centred"
     }
     nodes = [
         helper.make_node("Cast", ["patches"], ["x0"], to=TensorProto.FLOAT),
@@ -92,7 +92,7 @@ def test_centred_pixels_and_a_nonlinear_step_are_left_alone(tmp_path: Path) -> N
         helper.make_node("MatMul", ["x1", "w"], ["y"], name="embed"),
     ]
     applied = apply(read(model_of(nodes, {"w": normal(12, 8)}, ["y"], tmp_path)), PASSES["centre_pixels"])
-    assert applied.refused == {"embed": "its input is not computed from pixels alone"}
+    assert applied.refused == {"embed": "its input is not computed from pixels only"}
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
@@ -131,7 +131,7 @@ def test_a_stacked_projection_is_split(sizes: list[int] | None, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"), [("used", "the whole of the layer is used, too"), ("rows", "it splits rows")]
+    ("change", "reason"), [("used", "the layer's whole output is also used"), ("rows", "it splits rows")]
 )
 def test_another_split_is_left_alone(change: str, reason: str, tmp_path: Path) -> None:
     axis = 0 if change == "rows" else 1

@@ -192,7 +192,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(drawn: Path, bundle: Path, tmp_p
     killed = subprocess.run([sys.executable, "-c", RUN, str(drawn), str(output), str(bundle), str(after)])
     assert killed.returncode == -signal.SIGKILL
     assert names(tmp_path) == [".out.json.journal", ".out.json.lock"]
-    with pytest.raises(UsageError, match=r"was begun with another .* seed"):
+    with pytest.raises(UsageError, match=r"was started with another .* seed"):
         run(drawn, output, seed=9, resume=True)
     counts: list[tuple[int, int]] = []
     found = run(drawn, output, resume=True, count=lambda done, total: counts.append((done, total)))
@@ -234,7 +234,7 @@ def test_a_directory_that_changes_is_observed_as_it_was_read_and_said_to_have_ch
     assert found.rejected[0][1].startswith(f"{images / found.rejected[0][0]}: cannot be read: No such file")
     assert found.warnings == [
         "asked for 32 images, found 30",
-        f"files of {images} meanwhile: 1 appeared, 2 vanished, 1 changed; images are observed as they were read",
+        f"files in {images} changed during the run: 1 appeared, 2 vanished, 1 changed; images count as they were read",
     ]
     assert len(found.spec.samples) == 30
 
@@ -302,7 +302,7 @@ def test_one_size_is_enough_for_one_budget(images: Path, tmp_path: Path) -> None
 def test_a_kind_of_image_that_is_missing_is_said(images: Path, tmp_path: Path) -> None:
     rewritten(lambda number, image: image.crop((0, 0, 10 + number, 40)))(images)
     assert run(images, tmp_path / "out.json").warnings == [
-        "no image has 129 to 512 tokens, as profile 'photo' serves them"
+        "no image has 129 to 512 tokens, which profile 'photo' serves"
     ]
 
 
@@ -330,7 +330,7 @@ def test_activations_that_are_not_finite_name_the_site_and_the_image(
     monkeypatch.setattr(observing.Observing, "_merge", noted)
     with pytest.raises(CheckpointError, match=r"^blocks\.1\.mlp\.fc2\.input is NaN or infinite for ") as caught:
         run(drawn, tmp_path / "out.json")
-    assert f"{drawn / merged[0][len(merged[0]) // 2]}:" in caught.value.message
+    assert f"{drawn / merged[0][len(merged[0]) // 2]}, which no range can cover" in caught.value.message
     assert caught.value.code == 2
     assert names(tmp_path) == []
 

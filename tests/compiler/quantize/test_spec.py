@@ -114,9 +114,9 @@ def test_any_damage_is_refused(written: Path, place: int, cut: bool) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is no calibration"),
-        ("[]", "expected its sites"),
-        ('{"schema": 1}', "expected its sites"),
+        ("", "is not a calibration"),
+        ("[]", "expected sites, found none"),
+        ('{"schema": 1}', "expected sites, found none"),
         (json.dumps({"schema": SCHEMA + 1, "sites": []}), f"schema {SCHEMA + 1}, expected at most {SCHEMA}"),
         (json.dumps({"schema": 1, "sites": []}), "is damaged: expected the sha256 of its content, found none"),
     ],

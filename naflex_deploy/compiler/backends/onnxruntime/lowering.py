@@ -1,6 +1,6 @@
-"""For ONNX Runtime on a CPU: attention image by image, positions and patches in one product, any number of tokens.
+"""Lowers for ONNX Runtime on a CPU: attention image by image, positions and patches in one product, dynamic tokens.
 
-The graph shares its weights with the portable graph and holds only those that passes made.
+The graph shares the weights of the portable graph, and stores only those that passes created.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def lower(task: Task) -> Variant:
     """Write the variant's graph.
 
     Raises:
-        PassError: An attention was not recognised, and would hold a mask of the pack's size squared.
-        CalibrationError: The calibration is of another graph.
-        IncompatibleError: ONNX Runtime would run fewer products in eight bits than were quantised.
+        PassError: An attention was not recognised, so its mask would grow with the square of the pack.
+        CalibrationError: The calibration was made for another graph.
+        IncompatibleError: ONNX Runtime would run fewer 8-bit products than were quantised.
     """
     name = f"onnxruntime-cpu-{task.precision}"
     path = task.directory / name / "model.onnx"
@@ -60,7 +60,8 @@ def lower(task: Task) -> Variant:
         quantization = prepare(task.portable, task.calibrated(), "u8", task.prefix)
     model, passes = lowered(task.portable, quantization)
     if quantization is not None:
-        model.stored.clear()  # the float weights left are few: an edge copy shall not need the file of all of them
+        # Few float weights are left; storing them again spares an edge copy the portable graph's file of all weights.
+        model.stored.clear()
     write(model, path, root)
     graph = onnx.load(str(path), load_external_data=False)
     build: dict[str, object] = {"operators": {"portable": before, "lowered": counts(model)}}
@@ -86,7 +87,7 @@ def lower(task: Task) -> Variant:
 
 
 def lowered(portable: Path, quantization: Quantization | None = None) -> tuple[Model, list[dict[str, object]]]:
-    """The graph for a CPU, and what was done to the portable one, for the manifest."""
+    """The graph for a CPU, and the record of the passes that made it, for the manifest."""
     model = read(portable)
     if quantization is None:
         return model, rewrite(model)
@@ -97,7 +98,7 @@ def lowered(portable: Path, quantization: Quantization | None = None) -> tuple[M
 
 
 def runner(portable: Path, quantization: Quantization | None = None) -> Callable[[Pack], dict[str, Float]]:
-    """Lower and load a graph without leaving a file: a call from a pack to its outputs, rows of the tail included."""
+    """Lower and load a graph, leaving no file; returns a function from a pack to its outputs, with the tail's rows."""
     root = portable.parent
     with tempfile.TemporaryDirectory(dir=root) as folder:
         path = Path(folder) / "model.onnx"
@@ -107,7 +108,7 @@ def runner(portable: Path, quantization: Quantization | None = None) -> Callable
 
 
 def caller(session: ort.InferenceSession) -> Callable[[Pack], dict[str, Float]]:
-    """A call from a pack to all outputs of a loaded graph, rows of the tail included."""
+    """A function from a pack to all outputs of a loaded graph, including the rows of the tail."""
     roles = [Role(value.name) for value in session.get_inputs()]
     names = [value.name for value in session.get_outputs()]
 
@@ -119,10 +120,10 @@ def caller(session: ort.InferenceSession) -> Callable[[Pack], dict[str, Float]]:
 
 
 def rewrite(model: Model, *, apart: bool = False) -> list[dict[str, object]]:
-    """Lower a graph in place; returns what was done, for the manifest.
+    """Lower a graph in place; returns the record of the passes, for the manifest.
 
     Args:
-        apart: Leave the projection of patches and the product of positions two.
+        apart: Keep the projection of patches and the product of positions as two products.
     """
     applied = manager.run(model, PASSES, complete=("fuse_attention",))
     refused = "the projection of patches is quantised" if apart else merge_positions(model)
@@ -134,10 +135,10 @@ def rewrite(model: Model, *, apart: bool = False) -> list[dict[str, object]]:
 
 
 def integer_products(path: Path, root: Path, asked: int) -> dict[str, object]:
-    """Count the products of integers in the graph that ONNX Runtime makes of a lowered one and runs.
+    """Count the integer products in the graph that ONNX Runtime's optimiser makes of a lowered one.
 
     Raises:
-        IncompatibleError: They are fewer than were asked for.
+        IncompatibleError: There are fewer than were asked for.
     """
     with tempfile.TemporaryDirectory(prefix="naflex-deploy-") as temporary:
         optimised = Path(temporary) / "optimised.onnx"
@@ -149,6 +150,6 @@ def integer_products(path: Path, root: Path, asked: int) -> dict[str, object]:
     if sum(running.values()) < asked:
         raise IncompatibleError(
             f"ONNX Runtime {ort.__version__} runs {sum(running.values())} of {asked} quantised products in eight bits",
-            hint="its optimiser changed; build with the version of constraints.txt, or in fp32",
+            hint="its optimiser has changed; build with the version in constraints.txt, or in fp32",
         )
     return {"int8_products": {"asked": asked, "running": dict(running)}}

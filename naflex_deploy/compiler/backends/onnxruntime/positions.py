@@ -1,7 +1,8 @@
-"""Patch projection and positions as one product: [patches ‖ filter weights]·[projection ; table] + bias.
+"""Merges patch projection and positions into one product: [patches ‖ filter weights]·[projection ; table] + bias.
 
-For tables whose every entry weighs in, such as 16x16: the filter weights of a token are as cheap as a row of pixels.
-The product must stay float, as pixels reach 255 and filter weights 1: one scale for both loses the positions.
+This suits small tables that are multiplied as a whole, such as 16x16, where the filter weights of a token cost no more
+than a row of pixels. The product must stay float: pixels reach 255 and filter weights 1, so one quantisation scale for
+both would lose the positions.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from naflex_deploy.compiler.passes.linear import Linear, add_linear, linear_of
 
 OP = "PositionInterpolation"
 LARGEST_TABLE = 1024
-"""Entries. Beyond, weights would outnumber pixels."""
+"""Largest table in entries; in larger ones, a token would have more filter weights than pixels."""
 
 
 def merge_positions(model: Model) -> str:
-    """Rewrite in place; returns why the product stays two, or nothing."""
+    """Merge both products in place; returns the reason if they stay separate, else an empty string."""
     node = next((node for node in model.graph.nodes if node.op == OP), None)
     if node is None:
         return "there is no fused position table"
@@ -28,7 +29,7 @@ def merge_positions(model: Model) -> str:
     table = node.inputs[-1]
     body = model.functions[OP]
     if len(table.values) > LARGEST_TABLE:
-        return f"a table of {len(table.values)} entries, above {LARGEST_TABLE}"
+        return f"the table has {len(table.values)} entries, more than {LARGEST_TABLE}"
     weights_of = _without_product(body)
     if weights_of is None:
         return "the table is gathered from, not multiplied"

@@ -1,10 +1,10 @@
-"""Linear layers in eight bits for ONNX Runtime on a CPU.
+"""Writes linear layers in 8 bits for ONNX Runtime on a CPU.
 
     q = QuantizeLinear(x)                                    u8, one scale and zero point, shared by query, key, value
     y = MatMulIntegerToFloat(q, W, scales, zero point, b)    s8 weights, a scale for each output channel; y is float
 
-Both are written as the operators that run, so that no optimiser has to find them. Scales are constants: what an image
-becomes does not depend on the images that share its pack. Pixels are u8 as they come.
+Both are written as the operators that run, so that no optimiser has to recognise them. Scales are constants, so that
+the result of an image does not depend on the images that share its pack. Pixels are u8 already.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from naflex_deploy.compiler.quantize.quantization import QuantizedLayer
 CONTRIB = "com.microsoft"
 PRODUCT = "MatMulIntegerToFloat"
 PRODUCTS = frozenset({PRODUCT, "MatMulInteger", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul"})
-"""Operators whose product is one of integers."""
+"""Operators that multiply integers."""
 
 
 @dataclass(frozen=True)
 class _Input:
-    """An activation in eight bits: ``scale·(q - zero - shift)``."""
+    """An activation in 8 bits, whose value is ``scale·(q - zero - shift)``."""
 
     q: gs.Tensor
     scale: gs.Constant
@@ -38,7 +38,7 @@ class _Input:
 
 
 def quantize(model: Model, layers: Mapping[str, QuantizedLayer]) -> int:
-    """Rewrite linear layers, in place; returns how many."""
+    """Rewrite linear layers in place; returns how many."""
     inputs: dict[int, _Input] = {}
     found = [(name, linear) for name, linear in linear_layers(model).items() if name in layers]
     for name, linear in found:

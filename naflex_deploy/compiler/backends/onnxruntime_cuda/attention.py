@@ -1,10 +1,10 @@
-"""Attention over a pack for ONNX Runtime on a GPU, by its own operators.
+"""Writes attention over a pack with ONNX Runtime's own GPU operators.
 
-``packed``: ``PackedMultiHeadAttention`` by cumulative lengths, with neither padding nor mask. There are kernels of
-fp16 and fp32.
+``packed``: ``PackedMultiHeadAttention`` by cumulative lengths, with neither padding nor mask. It has kernels for fp16
+and fp32.
 
-``rows``: ``MultiHeadAttention``, of which there are kernels of bf16 too, along rows that images are laid into. A bias
-[R, 1, L, L] that all layers share keeps the images of a row apart.
+``rows``: ``MultiHeadAttention``, which has bf16 kernels too, along rows of images. A bias [R, 1, L, L] that all layers
+share keeps the images of a row apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONTRIB = "com.microsoft"
 
 
 def packed(model: Model) -> Rewrite:
-    """Every image as one sequence, and the tail as one more."""
+    """The packed form: each image is one sequence, and the tail is one more."""
     ends = sequence_ends(model)
     offsets = gs.Variable(Role.TOKEN_OFFSET.value, INT, ["rows", "row_tokens"])
     model.graph.inputs.append(offsets)
@@ -35,7 +35,7 @@ def packed(model: Model) -> Rewrite:
 
 
 def rows(model: Model) -> Rewrite:
-    """Images in rows, several where they fit."""
+    """The rows form: images are laid out in rows, several to a row if they fit."""
     laid = lay_out(model)
     b = Builder(model, "rows/bias")
     bias = b("Where", laid.same, b.constant(0, FLOAT), b.constant(MASKED, FLOAT))

@@ -1,7 +1,7 @@
-"""Biases and residual sums taken into the operators that follow them, for ONNX Runtime on a GPU.
+"""Fuses biases and residual sums into the operators that follow them, for ONNX Runtime on a GPU.
 
-There a Gemm writes its bias to every row first and lets the product add to it, two passes over memory that the
-operator behind it makes anyway.
+ONNX Runtime's Gemm first writes the bias to every row and then adds the product to it. Fused into the next operator,
+which passes over that memory anyway, the bias costs nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from naflex_deploy.compiler.passes.linear import Linear, linear_of
 
 
 def fuse(model: Model) -> list[dict[str, object]]:
-    """Rewrite a float32 graph in place; returns what was done, for the manifest."""
+    """Rewrite a float32 graph in place; returns the record of the fusions, for the manifest."""
     done = [
         {"pass": "fold_attention_bias", "changed": fold_attention_bias(model), "refused": {}},
         {"pass": "fuse_bias_gelu", "changed": fuse_bias_gelu(model), "refused": {}},
@@ -27,10 +27,10 @@ def fuse(model: Model) -> list[dict[str, object]]:
 
 
 def fold_attention_bias(model: Model) -> int:
-    """Take the biases of keys and values out of attention; returns how many went.
+    """Remove the biases of keys and values before attention; returns how many were removed.
 
-    A key's bias adds to all scores of a query alike, which its softmax does not see. Weights sum to 1, so that a
-    value's bias b is added to every context, and W·b to what the output projection W makes of it.
+    A key's bias adds the same to all scores of a query, and softmax is invariant to that. Attention weights sum to 1,
+    so a value's bias b is added to every context as it is, and moves into the bias of the output projection W as W·b.
     """
     count = 0
     for node in model.graph.nodes:
@@ -100,7 +100,7 @@ def _residual(model: Model, total: gs.Node) -> tuple[Linear, gs.Tensor] | None:
 
 
 def _own(model: Model, tensor: gs.Tensor) -> Linear | None:
-    """The layer that computes a tensor which nothing but its one reader needs."""
+    """The linear layer that computes a tensor, if the tensor has only one reader."""
     alone = len(tensor.outputs) == 1 and tensor not in model.graph.outputs
     return linear_of(tensor) if alone and tensor.dtype == FLOAT else None
 
@@ -114,7 +114,7 @@ def _product(model: Model, layer: Linear) -> gs.Variable:
 
 
 def _source(tensor: gs.Tensor) -> Linear | None:
-    """The Gemm with a bias that computes keys or values, looking through the gathering into rows."""
+    """The Gemm with a bias that computes keys or values, looking through the Gather into rows."""
     node = producer(tensor)
     if node is not None and node.op == "Gather":
         tensor, node = node.inputs[0], producer(node.inputs[0])
@@ -123,7 +123,7 @@ def _source(tensor: gs.Tensor) -> Linear | None:
 
 
 def _reader(tensor: gs.Tensor) -> Linear | None:
-    """The Gemm with a bias that reads a context, looking through what puts its rows back."""
+    """The Gemm with a bias that reads a context, looking through the nodes that undo the rows."""
     while len(tensor.outputs) == 1:
         (node,) = tensor.outputs
         if node.op == "Gemm":
@@ -135,7 +135,7 @@ def _reader(tensor: gs.Tensor) -> Linear | None:
 
 
 def _drop_bias(model: Model, layer: Linear) -> None:
-    """Make a Gemm a MatMul."""
+    """Replace a Gemm by a MatMul without its bias."""
     y = layer.y
     product = _product(model, layer)
     layer.node.outputs.clear()

@@ -1,7 +1,7 @@
-"""For ONNX Runtime on a GPU: fused attention over the pack, its types in the graph, any number of tokens.
+"""Lowers for ONNX Runtime on a GPU: fused attention over the pack, explicit types, dynamic tokens.
 
-LayerNormalization takes and returns half precision: its kernels sum in float32 within, so that no value of that type
-ever reaches memory. Otherwise the islands of `precision` hold.
+LayerNormalization takes and returns half precision, because its kernels sum in float32 internally and no float32
+tensor has to be written to memory. The other islands of `precision` stay float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.backends.onnxruntime_cuda.provider import BACKEND
 
 FORMS = {"fp16": "packed", "bf16": "rows", "fp32": "packed"}
-"""Precision → form of attention that has kernels of it."""
+"""The form of attention that has kernels for each precision."""
 
 
 class OnnxRuntimeCudaLowering(Lowering):
@@ -51,7 +51,7 @@ def lower(task: Task) -> Variant:
     model = read(task.portable)
     before = counts(model)
     passes = rewrite(model, FORMS[task.precision], task.precision)
-    model.stored = {}  # its weights are of another type or order than the portable graph's
+    model.stored = {}  # No weights are shared, because their type or order differs from the portable graph's.
     write(model, path, task.directory.parent)
     graph = onnx.load(str(path), load_external_data=False)
     return Variant(

@@ -1,1 +1,1 @@
-"""Lowering for TensorRT and TensorRT-RTX, and the build of their engines."""
+"""Lowering for TensorRT and TensorRT-RTX, including the build of their engines."""

@@ -1,13 +1,13 @@
-"""The forms that attention over a pack takes for TensorRT.
+"""Writes attention over a pack in the forms that suit TensorRT.
 
-``segment``: TensorRT fuses ``MatMul → Where(Equal(segments, segments)) → Softmax → MatMul`` over the whole pack and
-holds neither mask nor scores.
+``segment``: TensorRT fuses ``MatMul → Where(Equal(segments, segments)) → Softmax → MatMul`` over the whole pack, and
+stores neither mask nor scores.
 
-``rows``: images laid into rows, for larger packs; see `attention_forms`.
+``rows``: images are laid out in rows, for larger packs; see `attention_forms`.
 
-``packed``: TensorRT's own packed attention, by cumulative lengths, where the library has kernels for it.
+``packed``: TensorRT's own packed attention, by cumulative lengths, if the library has kernels for it.
 
-``plugin``: our kernel (``plugins/``), by the same lengths, which TensorRT embeds from 10.16 on.
+``plugin``: our kernel (``plugins/``), by the same lengths, which TensorRT embeds from version 10.16 on.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ from naflex_deploy.core.rows import SEGMENT_TOKENS
 
 
 def choose_form(backend: str, version: str, budgets: Sequence[int], wanted: str = "auto") -> tuple[str, ...]:
-    """Forms to try for an engine of these budgets, the best first.
+    """The forms to try for an engine of these budgets, best first.
 
-    Only TensorRT from 11.1 on has packed attention, and whether it takes a model's heads only a build tells.
+    TensorRT has packed attention from version 11.1 on, and only a build shows whether it supports a model's heads.
 
     Args:
-        wanted: The one form to take, or ``auto``.
+        backend: ``tensorrt`` or ``tensorrt-rtx``.
+        version: Version of the installed library.
+        budgets: Token budgets of the engine, in ascending order.
+        wanted: The one form to use, or ``auto``.
 
     Raises:
-        IncompatibleError: The library has no such form.
+        IncompatibleError: The library does not support the wanted form.
     """
     newer = tuple(int(number) for number in version.split(".")[:2]) if backend == "tensorrt" else (0, 0)
     if wanted == "plugin" and newer < tensorrt_plugins.SINCE:
@@ -56,12 +59,12 @@ def choose_form(backend: str, version: str, budgets: Sequence[int], wanted: str 
 
 
 def apply_form(model: Model, form: str) -> int:
-    """Rewrite every attention of tokens to tokens, in place; returns how many."""
+    """Rewrite every self-attention of the tokens in place; returns how many were rewritten."""
     return rewrite_attention(model, FORMS[form]) if form != "segment" else 0
 
 
 def refuse_dropped_lengths(graph: onnx.ModelProto) -> None:
-    """Refuse ``Attention`` with per-sequence key lengths, which TensorRT's parser reads and drops.
+    """Refuse ``Attention`` with per-sequence key lengths, which TensorRT's parser accepts and then ignores.
 
     Raises:
         IncompatibleError: Names the node.
@@ -96,7 +99,7 @@ def _packed(model: Model) -> Rewrite:
     def rewrite(b: Builder, node: gs.Node) -> gs.Variable:
         shape = b.integers(0, node.attrs["heads"], -1)
         q, k, v = (b("Reshape", tensor, shape) for tensor in node.inputs[:3])
-        scaled = b("Mul", q, b.constant(node.attrs["scale"], FLOAT))  # the operator has no scale of its own
+        scaled = b("Mul", q, b.constant(node.attrs["scale"], FLOAT))  # The operator has no scale attribute.
         inputs = (scaled, k, v, gs.Variable.empty(), ends, ends)
         context = b("TRT_Attention", *inputs, query_form="packed_nhd", kv_form="packed_nhd")
         return b("Reshape", context, b.integers(0, -1))

@@ -1,6 +1,6 @@
-"""Reading a TensorRT build log: what an engine will do, told by its builder, since nothing can be asked without a GPU.
+"""Reads TensorRT build logs, which tell what an engine does even without a GPU to load and inspect it.
 
-The builder logs, at its most verbose, the memory of each optimization profile and one line for each layer it made:
+At its most verbose level, the builder logs the memory of each optimization profile, and one line for each layer:
 
     Name: _gemm_mha_v2_myl1_22, LayerType: kgen, Inputs: [ { Name: …, Datatype: Half, … } ], … Outputs: [ … ]
 
@@ -25,7 +25,7 @@ SECONDS = re.compile(r"Engine generation completed in ([\d.]+) seconds")
 FUSED_ATTENTION = "_gemm_mha"
 EIGHT_BITS = ("Int8", "FP8")
 BETWEEN_STREAMS = ("signal", "wait")
-"""Kinds of layers that compute nothing."""
+"""Kinds of layers that only synchronise streams and compute nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class BuiltProfile:
     """One optimization profile of an engine.
 
     Attributes:
-        activation_bytes: Memory that a run takes beside weights, inputs and outputs.
-        layers: How many the builder made of the graph.
-        fused_attentions: Of these, attentions in one kernel, without their scores in memory.
-        datatypes: Layers by the type of what they return.
-        eight_bit_products: Products of the graph whose two factors are of eight bits.
+        activation_bytes: Memory that a run needs besides weights, inputs and outputs.
+        layers: Number of layers that the builder made of the graph.
+        fused_attentions: Number of attentions in a single kernel, which keeps no scores in memory.
+        datatypes: Number of layers by the data type of their first output.
+        eight_bit_products: Number of the graph's products whose two factors have 8 bits.
     """
 
     activation_bytes: int
@@ -49,12 +49,13 @@ class BuiltProfile:
 
 @dataclass(frozen=True)
 class BuildLog:
-    """What a log told.
+    """The contents of a build log.
 
     Attributes:
-        profiles: In the order they were given.
-        weights_bytes, seconds: As the builder names them; ``None`` where it does not.
-        errors: Messages of that severity.
+        profiles: The optimization profiles, in the order in which they were given.
+        weights_bytes: Memory of the weights; ``None`` if the log does not state it.
+        seconds: Duration of the build; ``None`` if the log does not state it.
+        errors: Messages logged as errors.
     """
 
     profiles: tuple[BuiltProfile, ...]
@@ -63,7 +64,7 @@ class BuildLog:
     errors: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest. The time is left out: it differs from build to build."""
+        """The entries for the manifest. The duration is left out, because it differs from build to build."""
         return {"weights_bytes": self.weights_bytes, "profiles": [asdict(profile) for profile in self.profiles]}
 
 
@@ -71,7 +72,7 @@ def parse(messages: Iterable[tuple[str, str]]) -> BuildLog:
     """Read a log.
 
     Args:
-        messages: (severity, text) in order; severities as TensorRT names them.
+        messages: Pairs of severity, as TensorRT names it, and text, in order.
     """
     activations: list[int] = []
     layers: dict[int, list[tuple[str, str]]] = {}

@@ -1,7 +1,7 @@
-"""For TensorRT and TensorRT-RTX: one engine, one optimization profile of fixed shapes for each token budget.
+"""Lowers for TensorRT and TensorRT-RTX: one engine, with an optimization profile of fixed shapes for each token budget.
 
-The library is loaded in a child process alone: which of the two it is, polygraphy decides once a process, and a
-parser that meets a graph it cannot take may end the process that it runs in.
+The library is only ever loaded in a child process, for two reasons: polygraphy chooses between the two libraries once
+per process, and a parser that cannot handle a graph may end the process that it runs in.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TensorRTLowering(Lowering):
         refuse(self.backend.name, profile, precision)
 
     def sizes(self, profile: Profile, prefix: int) -> list[Sizes]:
-        """Those of each optimization profile."""
+        """The sizes of each optimization profile."""
         name, wanted = self.backend.name, profile.engine.tensorrt.attention
         *_, form = choose_form(name, tensorrt_library.installed(name) or "", profile.budgets(name), wanted)
         return profile_sizes(profile, name, form, prefix)
@@ -62,10 +62,10 @@ LOWERING = TensorRTLowering
 
 
 def refuse(backend: str, profile: Profile, precision: str) -> None:
-    """Refuse what is known not to build, before anything is made for it.
+    """Refuse a profile that is known not to build, before any work is done for it.
 
     Raises:
-        UsageError, IncompatibleError: Of target, precision or form of attention.
+        UsageError, IncompatibleError: The library does not build this target, precision or form of attention.
     """
     refuse_precision(backend, choose_targets(backend, profile), precision)
     wanted = profile.engine.tensorrt.attention
@@ -76,8 +76,8 @@ def lower(backend: str, task: Task) -> Variant:
     """Build the engine.
 
     Raises:
-        UsageError: The target is none of the backend's.
-        IncompatibleError: The library is missing, refuses the graph, or the engine is above the memory limit.
+        UsageError: The backend does not build for the target.
+        IncompatibleError: The library is missing or refuses the graph, or the engine exceeds the memory limit.
     """
     if reason := find(backend).cannot_build():
         raise IncompatibleError(f"{backend}: {reason}", hint="try --backend onnxruntime")
@@ -115,7 +115,7 @@ def _lower(
         name = f"{backend}{'.'.join(number.split('.')[:2])}-{target}-{task.precision}"
         plan = task.directory / name / "engine.plan"
         plan.parent.mkdir(parents=True, exist_ok=True)
-        # TensorRT-RTX compiles where it runs, and times no kernel here.
+        # TensorRT-RTX compiles its kernels where it runs, so its build times none.
         cache = timing_cache(backend, target) if backend == "tensorrt" else None
         plugins = registration() if form == "plugin" else None
         request = make_request(backend, graph, plan, inputs, sizes, targets, task.precision, cache, plugins)
@@ -156,17 +156,17 @@ def _lower(
 def write_lowered(
     portable: Path, path: Path, form: str, precision: str, quantization: Quantization | None = None
 ) -> tuple[list[InputSpec], list[OutputSpec]]:
-    """Write the graph that is given to TensorRT, its weights beside it.
+    """Write the graph that TensorRT builds from, with its weights beside it.
 
     Args:
         portable: The portable graph.
-        path: Of the graph to write.
-        form: Of attention.
-        precision: ``int8`` and ``fp8`` are Q/DQ in a graph of fp16.
-        quantization: What these quantise.
+        path: Path of the graph to write.
+        form: Form of attention, see `choose_form`.
+        precision: Precision of the graph; ``int8`` and ``fp8`` are Q/DQ nodes in an fp16 graph.
+        quantization: The layers to quantise, for ``int8`` and ``fp8``.
 
     Returns:
-        Its inputs and outputs.
+        The graph's inputs and outputs.
     """
     model = graphs.read(portable)
     if quantization is not None:
@@ -194,7 +194,7 @@ def make_request(
     cache: Path | None = None,
     plugins: str | None = None,
 ) -> Request:
-    """What to ask the builder for: a plan with fixed shapes, one profile for each of ``sizes``.
+    """The request to the builder: a plan with one optimization profile of fixed shapes for each of ``sizes``.
 
     Raises:
         UsageError: The shapes of a profile disagree.
@@ -215,10 +215,10 @@ def make_request(
 
 
 def check_products(log: BuildLog, quantization: Quantization | None) -> dict[str, object]:
-    """Hold the products that take eight bits on both sides against those that were quantised.
+    """Check that every quantised product really runs with 8 bits on both sides.
 
     Raises:
-        IncompatibleError: In some profile they are fewer.
+        IncompatibleError: Some profile has fewer such products than were quantised.
     """
     if quantization is None:
         return {}
@@ -233,10 +233,10 @@ def check_products(log: BuildLog, quantization: Quantization | None) -> dict[str
 
 
 def check_memory(log: BuildLog, sizes: list[Sizes], limit: int | None) -> None:
-    """Refuse an engine above the limit.
+    """Refuse an engine that exceeds the memory limit.
 
     Raises:
-        IncompatibleError: Names the first budget that is.
+        IncompatibleError: A budget needs more memory; names the first one.
     """
     for one, built in zip(sizes, log.profiles, strict=True):
         total = built.activation_bytes + (log.weights_bytes or 0)
@@ -248,22 +248,22 @@ def check_memory(log: BuildLog, sizes: list[Sizes], limit: int | None) -> None:
 
 
 def check_header(plan: Path, version_built: str, targets: tuple[str, ...]) -> None:
-    """Hold the header of a plan against what was asked for.
+    """Check that the header of a plan names the version and targets that were asked for.
 
     Raises:
-        IncompatibleError: It says something else.
+        IncompatibleError: The header names others.
     """
     header = tensorrt_plan.PlanHeader.read(plan)
     if header.version != version_built or (targets and header.targets != targets):
         raise IncompatibleError(
             f"expected a plan of TensorRT-RTX {version_built} for {', '.join(targets) or 'any'}, "
             f"found {header.version} for {', '.join(header.targets)}",
-            hint="the library does not what it was asked for; report this with its version",
+            hint="the library did not build what it was asked for; report this with its version",
         )
 
 
 def timing_cache(backend: str, target: str) -> Path:
-    """Where a build finds how fast kernels were, and leaves it: one file for library, version, target and GPU."""
+    """Path of the kernel timing cache that a build loads and saves; one per library, version, target and GPU."""
     device = cuda_device.find()
     gpu = "" if isinstance(device, str) else f"{device.name} {device.driver}"
     key = hashlib.sha256(f"{backend} {tensorrt_library.installed(backend)} {target} {gpu}".encode()).hexdigest()[:16]

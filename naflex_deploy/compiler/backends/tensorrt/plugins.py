@@ -1,4 +1,4 @@
-"""Our kernels in a graph for TensorRT: the operators that ``plugins/register.py`` registers.
+"""Puts our kernels into a graph for TensorRT, as the operators that ``plugins/register.py`` registers.
 
 packed_attention        query, key, value [T, H·d], segments [T], starts [M+1] → [T, H·d]
 position_interpolation  coords [T, 2], grids [M+1, 2], segments [T], table [n, D] → [T, D]
@@ -18,19 +18,19 @@ from naflex_deploy.compiler.passes.graphs import Model, label
 from naflex_deploy.core.pack import Role
 
 SINCE = (10, 16)
-"""First version of TensorRT that embeds kernels of ours."""
+"""First version of TensorRT that can embed our kernels."""
 
 PLUGIN: dict[str, Any] = {"plugin_namespace": "naflex", "plugin_version": "1", "aot": 1}
 FILTERS = ("bilinear", "bicubic")
 
 
 def registration() -> str:
-    """The module that registers the kernels: a wheel carries it inside the package, a checkout at its top level."""
+    """Name of the module that registers the kernels, which a wheel has inside the package, and a clone beside it."""
     return "naflex_deploy.plugins.register" if find_spec("naflex_deploy.plugins") else "plugins.register"
 
 
 def attention(model: Model) -> Rewrite:
-    """Take positions, and every attention, to plugins; see `attention_forms.rewrite_attention`."""
+    """Replace positions and every attention by plugins; see `attention_forms.rewrite_attention`."""
     positions(model)
     starts = gs.Variable(Role.CU_SEQLENS.value, INT, ["images+1"])
     model.graph.inputs.append(starts)
@@ -44,7 +44,7 @@ def attention(model: Model) -> Rewrite:
 
 
 def positions(model: Model) -> int:
-    """Take a position table to the plugin, in place, where that resizes as the table wants; returns how many."""
+    """Replace position tables by the plugin in place, if it has their filter; returns how many were replaced."""
     count = 0
     for node in list(fuse_positions.match(model)):
         found = fuse_positions.check(model, node)

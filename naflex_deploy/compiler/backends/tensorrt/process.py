@@ -1,4 +1,4 @@
-"""Runs the builder in a process of its own, and says in our words why it refused."""
+"""Runs the builder in a process of its own, and turns its refusals into errors of ours."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ REFUSALS = (
     (
         r"cudaError 35|CUDA driver version is insufficient",
         "there is no NVIDIA driver, or it is too old (CUDA error 35)",
-        "install or update the driver, or take --backend tensorrt-rtx, which builds without a GPU",
+        "install or update the driver, or use --backend tensorrt-rtx, which builds without a GPU",
     ),
     (
         r"out of memory|cudaErrorMemoryAllocation",
-        "the GPU has not enough memory to build the engine",
-        "leave the largest of packing.budgets out",
+        "the GPU does not have enough memory to build the engine",
+        "leave out the largest of packing.budgets",
     ),
     (
         r"No plugin (?:creator )?found|[Pp]lugin not found|Cannot find plugin: (?P<plugin>[\w:]+)",
@@ -79,16 +79,17 @@ REFUSALS = (
 
 @dataclass(frozen=True)
 class Request:
-    """What the worker is asked for.
+    """One engine that the worker is asked to build.
 
     Attributes:
         backend: ``tensorrt`` or ``tensorrt-rtx``.
-        graph, plan: Paths of the ONNX graph and of the plan to write.
-        profiles: One shape for each input, by name, for each optimization profile.
-        targets: Architectures, none for the library's default.
-        decomposable: Attention without a fused kernel may be built of several.
-        timing_cache: Path of a cache to load and save, if any.
-        plugins: Module that registers what the graph needs beyond the library, if anything.
+        graph: Path of the ONNX graph.
+        plan: Path of the plan to write.
+        profiles: For each optimization profile, the shape of every input by name.
+        targets: GPU architectures to build for; empty for the library's default.
+        decomposable: Whether an attention without a fused kernel may be built from several kernels.
+        timing_cache: Path of a timing cache to load and save, if any.
+        plugins: Module that registers the plugins that the graph needs, if any.
     """
 
     backend: str
@@ -101,10 +102,10 @@ class Request:
     plugins: str | None = None
 
     def digest(self, version: str) -> str:
-        """Of everything that a library of this version builds from, wherever it lies.
+        """SHA-256 of everything that a library of this version builds from, whatever the paths.
 
-        Two plans of one digest compute the same. Their bytes can differ where there are several outputs, which the
-        library lists in the order of their addresses in memory.
+        Two plans with the same digest compute the same. Their bytes can differ if there are several outputs, because
+        the library lists these in the order of their addresses in memory.
         """
         graph = Path(self.graph)
         files = [sha256(path) for path in (graph, graph.with_name(f"{graph.name}.data")) if path.is_file()]
@@ -114,11 +115,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Built:
-    """A plan was written.
+    """The result of a build whose plan was written.
 
     Attributes:
-        log: What the builder told.
-        peak_memory: Of the worker so far, in bytes.
+        log: The contents of the build log.
+        peak_memory: Peak memory of the worker so far, in bytes.
     """
 
     log: BuildLog
@@ -129,7 +130,7 @@ def run(request: Request, report: Report = lambda step: None) -> Built:
     """Build one plan.
 
     Raises:
-        IncompatibleError: The builder refused; says why.
+        IncompatibleError: The builder refused, with the reason.
     """
     (result,) = run_all([request], report)
     if isinstance(result, IncompatibleError):
@@ -141,7 +142,7 @@ def run_all(requests: Sequence[Request], report: Report = lambda step: None) -> 
     """Build several plans of one backend, one after another in one process.
 
     Yields:
-        For each, what was built or why it was refused. A worker that ended refuses all that it had before it.
+        For each request, what was built or why it was refused. If the worker ends early, all that is left is refused.
     """
     backend = requests[0].backend
     environment = os.environ | {"POLYGRAPHY_USE_TENSORRT_RTX": str(int(backend == "tensorrt-rtx"))}
@@ -170,7 +171,7 @@ def run_all(requests: Sequence[Request], report: Report = lambda step: None) -> 
 
 
 def _wait(worker: subprocess.Popen[str], report: Report) -> int:
-    """Follow the worker until it has done one order: its peak memory, 0 where it refused or is gone."""
+    """Follow the worker through one order; returns its peak memory, or 0 if it refused or has ended."""
     assert worker.stdout is not None
     for line in worker.stdout:
         kind, _, rest = line.rstrip("\n").partition(" ")
@@ -191,7 +192,7 @@ def _messages(log: Path) -> list[tuple[str, str]]:
 
 
 def refusal(backend: str, errors: Sequence[str], status: int | None) -> IncompatibleError:
-    """The error for what the builder said; the first message that is known, else the last one there is."""
+    """The error for the builder's messages: our words for the first known refusal, else the first message."""
     for pattern, message, hint in REFUSALS:
         for error in errors:
             if match := re.search(pattern, error):

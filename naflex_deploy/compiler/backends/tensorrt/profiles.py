@@ -1,7 +1,7 @@
-"""Optimization profiles: the shape of every input for every budget, and a check that they agree.
+"""Makes optimization profiles, the shape of every input for every budget, and checks that the shapes agree.
 
-TensorRT takes profiles in which two inputs disagree on the number of images without a word; the engine then fails
-when it runs. So shapes are derived from one set of sizes, and read back from the shapes before anything is built.
+TensorRT silently accepts a profile in which two inputs disagree on the number of images; the engine then fails when it
+runs. So all shapes are derived from one set of sizes, and checked against each other before anything is built.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from naflex_deploy.runtime.backends.tensorrt.shapes import shape_of, symbol
 def profile_sizes(profile: Profile, backend: str, form: str, prefix: int) -> list[Sizes]:
     """Sizes of each optimization profile.
 
-    In the segment form that is one a budget. In the rows form, budgets up to `SEGMENT_TOKENS` are one row, and
-    larger ones have a profile for each length of a row: ``engine.tensorrt.l_buckets`` below the longest image,
-    and the longest image. Images are laid into rows whole, see `rows_needed`: rows times length never exceed twice
-    the budget by more than a row.
+    Every form but rows has one profile per budget. In the rows form, budgets up to `SEGMENT_TOKENS` are a single row,
+    and larger ones have a profile for each row length: ``engine.tensorrt.l_buckets`` below the longest image, and the
+    longest image. No image is split across rows, see `rows_needed`, so that rows times length exceed twice the budget
+    by at most one row.
     """
     images = profile.packing.max_images
     sizes: list[Sizes] = []
@@ -39,16 +39,16 @@ def profile_sizes(profile: Profile, backend: str, form: str, prefix: int) -> lis
 
 
 def input_shapes(inputs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The shape of every input."""
+    """The shape of every input, by name."""
     return {spec.role.value: shape_of(spec, sizes) for spec in inputs}
 
 
 def check_profile(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> Sizes:
-    """Read the sizes back from shapes.
+    """Check that shapes agree, and return the sizes that they imply.
 
     Args:
-        inputs: Of the engine.
-        shapes: One for each input, by name.
+        inputs: Inputs of the engine.
+        shapes: The shape of each input, by name.
 
     Raises:
         UsageError: An input is missing or of another rank, or two inputs disagree.
@@ -60,15 +60,15 @@ def check_profile(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int
         if shape is None or len(shape) != len(spec.shape):
             raise UsageError(
                 f"optimization profile: {name}: expected {len(spec.shape)} dimensions, found {shape or 'none'}",
-                hint="give every input a shape",
+                hint="give every input a shape of that rank",
             )
         for dim, size in zip(spec.shape, shape, strict=True):
             of, more = symbol(dim)
             expected, where = found.setdefault(of, (size - more, name)) if of else (int(dim), "the graph")
             if size - more != expected:
                 raise UsageError(
-                    f"optimization profile: {of or 'a fixed dimension'} is {expected} by {where} "
-                    f"and {size - more} by {name}",
-                    hint="shapes of one profile have to agree",
+                    f"optimization profile: {of or 'a fixed dimension'} is {expected} in {where} "
+                    f"and {size - more} in {name}",
+                    hint="make the shapes of a profile agree",
                 )
     return {of: size for of, (size, _) in found.items()}

@@ -1,11 +1,11 @@
-"""Q/DQ for TensorRT: symmetric int8, or FP8 E4M3, on both inputs of linear layers.
+"""Inserts Q/DQ for TensorRT: symmetric int8, or FP8 E4M3, on both inputs of linear layers.
 
-One scale for an activation, one for each output channel of a weight, zero points constant 0:
+An activation has one scale, a weight one for each output channel, and zero points are always 0:
 
     int8: scale = amax / 127        fp8: scale = amax / 448
 
-Weights are stored quantised. The scales have the type of what they scale back to, so that the graph's other types
-stay as the conversion of precision left them.
+Weights are stored quantised. Scales have the data type that their values are dequantised to, so that the other types
+of the graph stay as the conversion of precision left them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from naflex_deploy.compiler.quantize.levels import DTYPES, Kind, Levels, Weight
 from naflex_deploy.compiler.quantize.quantization import QuantizedLayer
 
 KINDS: Mapping[str, Kind] = {"int8": "s8", "fp8": "e4m3"}
-"""Levels of activations, by precision."""
+"""The kind of levels for activations, by precision."""
 
 LINEAR = "Gemm"
 
 
 def quantize(graph: gs.Graph, layers: Mapping[str, QuantizedLayer]) -> int:
-    """Put Q/DQ before linear layers, in place; returns before how many.
+    """Insert Q/DQ before linear layers in place; returns the number of layers.
 
     Args:
-        graph: Sorted, its precision converted.
-        layers: By name.
+        graph: A topologically sorted graph whose precision has been converted.
+        layers: The quantised layers, by name.
     """
     activations: dict[int, gs.Variable] = {}
     nodes = [node for node in graph.nodes if node.op == LINEAR and layer_of(node) in layers]

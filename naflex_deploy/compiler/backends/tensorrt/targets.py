@@ -1,4 +1,4 @@
-"""Architectures that an engine is built for, and what they have no kernels for."""
+"""Chooses the GPU architectures that an engine is built for, and refuses precisions that they lack."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from naflex_deploy.runtime.backends import cuda_device
 from naflex_deploy.runtime.backends.tensorrt import plan as tensorrt_plan
 
 OLDEST = {"bf16": 80, "fp8": 89}
-"""Precision → first architecture that has it."""
+"""The first architecture that has each precision."""
 
 OLDEST_RTX = OLDEST | {"fp32": 80}
-"""TensorRT-RTX has no float32 matrix product before."""
+"""The same for TensorRT-RTX, which has no float32 matrix product before sm80."""
 
 
 def choose_targets(backend: str, profile: Profile) -> tuple[str, ...]:
-    """Architectures to build for; none means the library's default, which is every one from Ampere on.
+    """The architectures to build for; empty means the library's default, which is every one from Ampere on.
 
     Raises:
-        UsageError: One that the library does not build for.
+        UsageError: TensorRT was asked for a target other than the GPU at hand.
+        IncompatibleError: TensorRT-RTX does not build for one of the targets.
     """
     targets = tuple(profile.engine.tensorrt.targets)
     if backend == "tensorrt":
@@ -27,7 +28,7 @@ def choose_targets(backend: str, profile: Profile) -> tuple[str, ...]:
         if targets and targets != (here,):
             raise UsageError(
                 f"TensorRT builds for the GPU at hand, expected target {here}, found {', '.join(targets)}",
-                hint="build on a machine with that GPU, or take --backend tensorrt-rtx",
+                hint="build on a machine with that GPU, or use --backend tensorrt-rtx",
             )
         return (here,)
     for target in targets:
@@ -43,7 +44,7 @@ def refuse_precision(backend: str, targets: tuple[str, ...], precision: str) -> 
     """Refuse a precision that one of the targets does not have.
 
     Raises:
-        IncompatibleError: Names them.
+        IncompatibleError: Some targets do not have the precision; names them.
     """
     oldest = (OLDEST_RTX if backend == "tensorrt-rtx" else OLDEST).get(precision, 0)
     lacking = [target for target in targets if int(target.removeprefix("sm")) < oldest]

@@ -1,7 +1,7 @@
-"""The process that builds: loads the library that its environment names, and never deserialises what it built.
+"""The builder process: loads the library that its environment selects, and never deserialises what it built.
 
-Called with the path of orders, one JSON document a line: a `tensorrt_process.Request` and the path of a log. Prints
-``step …`` lines as it goes on, and for each order ``built PEAK_MEMORY`` or ``refused``.
+It is called with the path of a file of orders, one JSON object per line: the fields of a `process.Request`, and the
+path of a log to write. It prints ``step …`` lines as it proceeds, then ``built PEAK_MEMORY`` or ``refused`` per order.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
     """Build an engine.
 
     Args:
-        order: The fields of a `tensorrt_process.Request`.
-        messages: Receives (severity, text) of every message of the library.
+        order: The fields of a `process.Request`.
+        messages: List to which the (severity, text) of every library message is appended.
 
     Returns:
-        The plan.
+        The serialised plan.
     """
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     if order["plugins"]:
@@ -66,7 +66,7 @@ def build(order: dict[str, Any], messages: list[tuple[str, str]]) -> bytes:
 
 
 def _capturable(builder: Any, network: Any, config: Any) -> None:
-    """Keep the engine from allocating where it runs, which no CUDA graph may hold."""
+    """Keep the engine from allocating memory when it runs, which cannot be captured in a CUDA graph."""
     config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
@@ -90,7 +90,7 @@ def _logger(messages: list[tuple[str, str]]) -> Any:
 
 def _monitor() -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Prints a line where a phase of its own begins; those inside others are too many."""
+        """Prints a line when a top-level phase begins; nested phases are too many to print."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -118,7 +118,7 @@ def main() -> None:
                 Path(order["timing_cache"]).parent.mkdir(parents=True, exist_ok=True)
             Path(order["plan"]).write_bytes(build(order, messages))
             answer = f"built {peak_memory()}"
-        except Exception as error:  # the parent turns whatever it was into one line
+        except Exception as error:  # The parent turns any failure into one line.
             messages.append(("ERROR", f"{type(error).__name__}: {error}"))
         Path(order["log"]).write_text("".join(f"{json.dumps(message)}\n" for message in messages))
         print(answer, flush=True)

@@ -1,9 +1,9 @@
-"""Factorized positions: a table of rows and a table of columns, each resized linearly, and their sum.
+"""Factorized positions: the sum of a table of rows and a table of columns, each resized linearly.
 
     pos = Σ_i a[row, i] · rows[i] + Σ_j a[column, j] · columns[j]
 
-where a holds the two taps of a linear resize without antialias: max(0, 1 - |i - place|), ``place`` as in
-`positions_gather` and clamped to the table. Both sums are one product with the tables laid one after another.
+where a holds the two taps of a linear resize without antialias, max(0, 1 - |i - place|), with ``place`` as in `gather`
+and clamped to the table. Both sums are computed as one product with the concatenated tables.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FactorizedTables(nn.Module):
         self.table = nn.Parameter(torch.zeros(sum(positions.grid), width))
 
     def forward(self, coords: Tensor, token_grid: Tensor) -> Tensor:
-        """[T, 2] places and [T, 2] grids → [T, D] embeddings."""
+        """Map [T, 2] positions on [T, 2] grids to [T, D] embeddings."""
         places = table_places(coords, token_grid, self.positions)
         weights = [
             triangle(torch.arange(size, device=places.device) - places[:, axis : axis + 1].clamp(0, size - 1))

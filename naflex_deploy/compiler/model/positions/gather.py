@@ -1,10 +1,11 @@
-"""Position interpolation without antialias: a few table entries around each token's place, whatever the table's size.
+"""Position interpolation without antialias, which gathers a few table entries around each token's place.
 
     place = (k + ½)·n_in/n_out - ½, or k·(n_in - 1)/(n_out - 1) with align_corners
     pos = Σ w(place_h - i) · w(place_w - j) · table[i, j]
 
-over the two (bilinear) or four (bicubic, Keys' cubic with a = -0.75 as in torch) nearest entries of each axis,
-those beyond the edge counting for the edge entry. A 128x128 table costs four rows a token, not 16,384 weights.
+The sum runs over the two (bilinear) or four (bicubic, Keys' cubic with a = -0.75 as in torch) nearest entries of each
+axis; entries beyond the edge are clamped to the edge entry. The cost does not depend on the table's size: with
+bilinear interpolation, a 128x128 table costs four rows per token, not 16,384 weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class GatheredTable(LearnedTable):
     """A learned table resized to each token's grid by its nearest entries."""
 
     def forward(self, coords: Tensor, token_grid: Tensor) -> Tensor:
-        """[T, 2] places and [T, 2] grids → [T, D] embeddings."""
+        """Map [T, 2] positions on [T, 2] grids to [T, D] embeddings."""
         p = self.positions
         places = table_places(coords, token_grid, p)
         entries, offsets = nearest_entries(places, p, 2 if p.interpolation == "bilinear" else 4)
@@ -31,7 +32,7 @@ class GatheredTable(LearnedTable):
 
 
 def table_places(coords: Tensor, token_grid: Tensor, positions: Positions) -> Tensor:
-    """[T, 2] float32: where each token falls on the table, entry i being at i."""
+    """The place of each token on the table, [T, 2] float32, where entry i is at i."""
     grid = target_grid(token_grid, positions)
     scales = torch.stack(
         [scale_of(grid[:, axis], size, positions.align_corners) for axis, size in enumerate(positions.grid)], dim=1
@@ -55,5 +56,5 @@ def nearest_entries(places: Tensor, positions: Positions, taps: int) -> tuple[Te
 
 
 def pair_entries(entries: Tensor, columns: int) -> Tensor:
-    """[T, 2, taps] entries of both axes → [T, taps²] rows of the flat table."""
+    """Combine the [T, 2, taps] entries of both axes to [T, taps²] row numbers of the flat table."""
     return (entries[:, 0, :, None] * columns + entries[:, 1, None, :]).flatten(1)

@@ -1,7 +1,7 @@
-"""Position interpolation in closed form: a resize whose every output token is computed on its own.
+"""Position interpolation in closed form, which computes the embedding of every token independently.
 
-``F.interpolate`` resizes a table to one grid at a time and has no packed form; ONNX Resize with antialias is
-rejected by TensorRT. A separable resize is linear in the table, so the value at (row, column) of an h×w grid is
+``F.interpolate`` resizes a table to one grid at a time and has no packed form; TensorRT rejects ONNX Resize with
+antialias. A separable resize is linear in the table, so the value at (row, column) of an h×w grid is
 
     pos = Σ_ij a_h[row, i] · a_w[column, j] · table[i, j]
 
@@ -11,8 +11,8 @@ where a_n[k] is the filter row that resamples n_in entries to n_out:
     a[k, i] = w((i + ½ - centre) / f), divided by its sum over i
 
 with w the triangle max(0, 1 - |d|) for bilinear, and Keys' cubic with a = -0.5 for bicubic, as torch has them.
-With align_corners, s = (n_in - 1) / (n_out - 1). That is the antialiased filter, whose support grows with the
-table: one product with all of it. Without antialias a few taps are enough; see `positions_gather`.
+With align_corners, s = (n_in - 1) / (n_out - 1). The support of this antialiased filter grows with the table, so it is
+computed as one product with the whole table. Without antialias a few taps are enough; see `gather`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from naflex_deploy.compiler.model.architecture import Positions
 
 
 class LearnedTable(nn.Module):
-    """An embedding for each place of a grid, which its subclasses resize.
+    """A learned embedding for each cell of a grid, which subclasses resize.
 
     Args:
         positions: Table size and filter.
@@ -43,14 +43,14 @@ class PositionTable(LearnedTable):
     """A learned table resized to each token's grid, with antialias."""
 
     def forward(self, coords: Tensor, token_grid: Tensor) -> Tensor:
-        """Embeddings of tokens.
+        """Return the position embeddings of tokens.
 
         Args:
-            coords: [T, 2] (row, column) of each token.
-            token_grid: [T, 2] (h, w), the grid that each token belongs to.
+            coords: Row and column of each token, [T, 2].
+            token_grid: Grid (h, w) that each token belongs to, [T, 2].
 
         Returns:
-            [T, D] float.
+            Embeddings, [T, D] float.
         """
         (rows, columns), p = self.positions.grid, self.positions
         grid = target_grid(token_grid, p)
@@ -61,12 +61,12 @@ class PositionTable(LearnedTable):
 
 
 def target_grid(token_grid: Tensor, positions: Positions) -> Tensor:
-    """[T, 2]: the size that the table is resized to for each token."""
+    """The size that the table is resized to for each token, [T, 2]."""
     return token_grid.amax(1, keepdim=True).expand(-1, 2) if positions.square else token_grid
 
 
 def scale_of(target: Tensor, source: int, align_corners: bool) -> Tensor:
-    """s of the formula: table entries per step of the grid, rounded once."""
+    """The s of the formula, in table entries per step of the grid; it is rounded only once."""
     if align_corners:
         steps = target.float() - 1
         return torch.full_like(steps, source - 1) / steps.clamp(min=1) * (target > 1)
@@ -76,17 +76,17 @@ def scale_of(target: Tensor, source: int, align_corners: bool) -> Tensor:
 def filter_weights(
     place: Tensor, target: Tensor, source: int, interpolation: str, align_corners: bool = False
 ) -> Tensor:
-    """Filter rows that resample ``source`` entries for tokens at ``place`` of ``target``, with antialias.
+    """Filter rows that resample ``source`` entries, with antialias, for tokens at ``place`` of ``target``.
 
     Args:
-        place: [T] index of each token along one axis.
-        target: [T] size of the token's grid along that axis.
-        source: Entries of the table along that axis.
+        place: Index of each token along one axis, [T].
+        target: Size of the token's grid along that axis, [T].
+        source: Number of table entries along that axis.
         interpolation: ``bilinear`` or ``bicubic``.
         align_corners: See `Positions`.
 
     Returns:
-        [T, source] float32, rows summing to 1.
+        Filter rows, [T, source] float32, each of which sums to 1.
     """
     scale = scale_of(target, source, True) if align_corners else source / target.float()
     centre = (place.float() + 0.5) * scale

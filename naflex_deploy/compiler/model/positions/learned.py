@@ -1,14 +1,14 @@
-"""Two trainable ways to tell a token its place that no published checkpoint has.
+"""Two trainable position embeddings that no published checkpoint uses.
 
-``learned_softmax``, an interpolation whose weights are learned: with (y, x) the token's place on the table and n one
+``learned_softmax`` is an interpolation whose weights are learned: with (y, x) the token's place on the table and n one
 of its four nearest entries,
 
     pos = Σ_n w_n · table[n],   w = softmax_n(v · gelu(W·(y - y_n, x - x_n) + b) + c)
 
-Unlike a triangle, these weights jump where the token passes an entry, so the nearest entries are found in integers:
-in float32 a token that falls on an entry could come to lie on either side of it.
+Unlike a triangle, these weights jump where the token passes an entry. The nearest entries are therefore found in
+integers, since in float32 a token that falls exactly on an entry could be rounded to either side of it.
 
-``coordinate_mlp``, no table at all or beside one: the token at (i, j) of an h×w grid gets
+``coordinate_mlp`` works with or without a table: the token at (i, j) of an h×w grid gets
 
     pos = W₂ · gelu(W₁·(i/h, j/w) + b₁) + b₂
 """
@@ -28,7 +28,7 @@ HIDDEN = 16
 
 
 class SoftmaxTable(LearnedTable):
-    """A learned table whose four nearest entries are weighed by a learned function of their offsets.
+    """A learned table whose four nearest entries are weighted by a learned function of their offsets.
 
     Args:
         positions: Table size, and ``align_corners``.
@@ -50,9 +50,9 @@ class SoftmaxTable(LearnedTable):
 
 
 def surrounding_entries(coords: Tensor, token_grid: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
-    """The two nearest entries of each axis, exactly, and how far the token is beyond each.
+    """The two nearest entries of each axis, found exactly, and how far the token is beyond each.
 
-    The place of `positions_gather` is a fraction: k·(n - 1)/(m - 1) with align_corners, ((2k + 1)·n - m)/2m without,
+    The place of `gather.table_places` is a fraction: k·(n - 1)/(m - 1) with align_corners, else ((2k + 1)·n - m)/2m,
     for n entries and a grid of m.
 
     Returns:
@@ -65,7 +65,7 @@ def surrounding_entries(coords: Tensor, token_grid: Tensor, positions: Positions
         numerator, denominator = place * (size - 1), (grid - 1).clamp(min=1)
     else:
         numerator, denominator = (2 * place + 1) * size - grid, 2 * grid
-    # Shifted by one entry, as integer division rounds towards zero and the place can be above -1.
+    # The numerator is shifted by one entry, because integer division rounds towards zero and the place can be negative.
     first = torch.div(numerator + denominator, denominator, rounding_mode="trunc") - 1
     offset = (numerator - first * denominator).float() / denominator.float()
     entries = torch.stack([first, first + 1], dim=-1)
@@ -74,7 +74,7 @@ def surrounding_entries(coords: Tensor, token_grid: Tensor, positions: Positions
 
 
 class CoordinateMlp(nn.Module):
-    """An MLP of the patch's place in its image.
+    """An MLP of the patch's relative position in its image.
 
     Args:
         hidden: Hidden channels.

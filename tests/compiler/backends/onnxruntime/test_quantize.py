@@ -169,7 +169,7 @@ def test_without_a_calibration_the_message_says_how_to_make_one(tmp_path: Path) 
 def test_a_calibration_of_another_graph_is_refused() -> None:
     seen = spec("siglip2")
     other = QuantSpec({}, "percentile", 0, (), dict(list(seen.sites.items())[:3]), (), seen.tuning_samples)
-    with pytest.raises(CalibrationError, match=r"the calibration has nothing about blocks\.0"):
+    with pytest.raises(CalibrationError, match=r"the calibration has no observation of blocks\.0"):
         prepare(portable("siglip2"), other, "u8", 0)
 
 
