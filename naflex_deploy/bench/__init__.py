@@ -1,1 +1,1 @@
-"""Measuring built engines: mixes of sizes, load, intervals, comparisons, a cost model, reports."""
+"""Benchmarks of built engines: mixes of image sizes, load, intervals, comparisons, a cost model, reports."""

@@ -1,4 +1,4 @@
-"""One benchmark from its options to its document."""
+"""Runs one benchmark, from its options to its document."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ COMPARISON = 6
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure.
+    """The options of a benchmark.
 
     Attributes:
-        bundle: Measured.
-        second: Another bundle to compare it with.
-        mix: Name of a distribution of sizes; photos where neither it nor ``sizes`` is given.
+        bundle: Path of the bundle to measure.
+        second: Path of another bundle to compare it with.
+        mix: Name of a distribution of sizes; defaults to photos if ``sizes`` is not given either.
         sizes: A CSV of w,h lines, or a directory of images.
-        count: Images of the mix.
-        modes: Of `measure.MODES`; empty for all, or none where something is compared.
-        rates: Images a second of the open loop; empty for `measure.SWEEP`.
-        slo: Seconds within which an answer is good; `measure.SLO` medians if not given.
-        url: Of a server of the bundle to ask instead of loading it.
-        api_key: Of the server.
+        count: Number of images in the mix.
+        modes: Modes among `measure.MODES`; empty for all modes, or for none in a comparison.
+        rates: Rates of the open loop in images per second; empty for `measure.SWEEP`.
+        slo: Longest latency of a good answer in seconds; defaults to `measure.SLO` times the median.
+        url: URL of a server of the bundle, which is measured instead of the bundle itself.
+        api_key: API key of the server.
         baseline: One of `baselines.BASELINES` to compare with.
-        ablate: Compare with choices undone.
-        variant: Of the bundles; the first that fits if not given.
-        seconds: Longest time of one figure.
-        width: Of the interval of a median at which to stop, as a share of it.
-        seed: Of sizes, order and arrivals.
+        ablate: Whether to compare the engine with ablations of it.
+        variant: Name of the variant of the bundles; defaults to the first that fits this machine.
+        seconds: Longest time to spend on one figure.
+        width: Relative width of the interval of a median at which to stop.
+        seed: Seed of sizes, order and arrival times.
     """
 
     bundle: Path
@@ -80,10 +80,10 @@ class Options:
         return bool(self.second or self.baseline or self.ablate)
 
     def check(self) -> None:
-        """Refuse what does not go together.
+        """Refuse options that exclude each other.
 
         Raises:
-            UsageError: Names both.
+            UsageError: Two options exclude each other; names both.
         """
         for first, second, clash in (
             ("--mix", "--sizes", self.mix and self.sizes),
@@ -91,17 +91,17 @@ class Options:
             ("--url", "a comparison", self.url and self.comparing),
         ):
             if clash:
-                raise UsageError(f"{first} and {second} do not go together", hint="leave one of them out")
+                raise UsageError(f"{first} and {second} cannot be used together", hint="leave one of them out")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A benchmark that was run.
+    """The outcome of a benchmark.
 
     Attributes:
-        document: All of it, see `report`.
-        comparisons: The first is that with the second bundle or the baseline.
-        rejected: Images that cannot be measured, with the reason.
+        document: The whole document, see the package `report`.
+        comparisons: Comparisons, of which that with the second bundle or the baseline comes first.
+        rejected: Results of images that cannot be measured, with the reason.
     """
 
     document: Json
@@ -113,10 +113,12 @@ def run(options: Options, step: Callable[[str], None] = lambda text: None) -> Ou
     """Run a benchmark.
 
     Args:
+        options: What to measure.
         step: Called with a line at the start of each step.
 
     Raises:
-        NaflexError: Options clash, a bundle cannot be loaded, no image can be measured, no server answers.
+        NaflexError: Options exclude each other, a bundle cannot be loaded, no image can be measured, or no server
+            answers.
     """
     options.check()
     step(f"loading {options.bundle}")
@@ -157,7 +159,7 @@ class _Work:
     step: Callable[[str], None]
 
     def measure(self, modes: Sequence[str]) -> Json:
-        """In process."""
+        """Measure the bundle in this process."""
         subject, sources, prepared, stopping = self.subject, self.sources, self.prepared, self.stopping
         found: Json = {}
         slo, rates = self.options.slo, self.options.rates
@@ -185,7 +187,7 @@ class _Work:
         return found
 
     def ask_server(self, url: str, modes: Sequence[str]) -> Json:
-        """Over HTTP."""
+        """Measure a server over HTTP."""
         options, stopping = self.options, self.stopping
         model = served_model(url, options.bundle.resolve().name, options.api_key)
         requests = [embedding_request(s, url=url, model=model, api_key=options.api_key) for s in self.sources]
@@ -209,7 +211,7 @@ class _Work:
         return found
 
     def compare(self) -> list[Comparison]:
-        """All that was asked for."""
+        """Run all comparisons that were asked for."""
         options, bundle = self.options, self.options.bundle
         pairs: list[tuple[tuple[str, Make], tuple[str, Make], bool]] = []
         if options.second:

@@ -151,9 +151,9 @@ def test_damaged_images_are_left_out_and_said(run: Run, sums: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--mix", "photos", "--sizes", "x.csv"), "--mix and --sizes do not go together"),
-        (("SUMS", "--baseline", "padded"), "a second bundle and --baseline do not go together"),
-        (("--url", "http://127.0.0.1:1", "--ablate"), "--url and a comparison do not go together"),
+        (("--mix", "photos", "--sizes", "x.csv"), "--mix and --sizes cannot be used together"),
+        (("SUMS", "--baseline", "padded"), "a second bundle and --baseline cannot be used together"),
+        (("--url", "http://127.0.0.1:1", "--ablate"), "--url and a comparison cannot be used together"),
         (("--fail-below", "1"), "--fail-below compares with nothing"),
         (("--mix", "photo"), "did you mean 'photos'"),
         (("--sizes", "none.csv"), "cannot read none.csv"),

@@ -1,1 +1,1 @@
-"""Two engines against each other: contenders, baselines, paired runs and their intervals."""
+"""Comparisons of two engines: contenders, baselines, paired runs and their intervals."""

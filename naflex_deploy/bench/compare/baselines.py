@@ -1,4 +1,4 @@
-"""What packing is compared with, on the same engine: other ways to bring images of different sizes to it."""
+"""Baselines for packing: other ways to run images of different sizes on the same engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class TailedSession:
     """Gives packs a tail before it runs them.
 
     Args:
-        tokens: Of a pack with its tail.
+        session: Session that runs the packs.
+        tokens: Gives the number of tokens that a pack has with its tail.
     """
 
     def __init__(self, session: Session, tokens: Callable[[Pack], int]) -> None:
@@ -48,13 +49,14 @@ def tailed(session: Session, tokens: Callable[[Pack], int]) -> Session:
 
 
 class PaddedEngine(Engine):
-    """Pads every image to one length, as a batch of images does.
+    """Pads every image to the same length, as a batch of images does.
 
-    The padding is a tail of the pack: its tokens pass all linear layers, attention leaves it out. So a batch whose
-    attention masks padding instead is no faster.
+    The padding is the tail of a pack, whose tokens pass through all linear layers but not through attention. A real
+    batch, whose attention masks padding but still computes it, is no faster.
 
     Args:
-        longest: Tokens that every image takes up.
+        session, manifest, variant: As for `Engine`.
+        longest: Number of tokens to which every image is padded.
     """
 
     def __init__(self, session: Session, manifest: Manifest, variant: Variant, longest: int) -> None:
@@ -64,7 +66,7 @@ class PaddedEngine(Engine):
 
 @dataclass(frozen=True)
 class _PaddedPacks(PackMaker):
-    """Takes every image for as long as the longest."""
+    """Makes packs as if every image were as long as the longest."""
 
     longest: int = 0
 
@@ -73,9 +75,9 @@ class _PaddedPacks(PackMaker):
 
 
 class SquareEngine(Engine):
-    """Resizes every image to the largest square, whatever its shape, as models of a fixed resolution want it.
+    """Resizes every image to the largest square, whatever its shape, as models of a fixed resolution need it.
 
-    It computes something else than NaFlex: sides are squeezed.
+    Its results differ from those of NaFlex, because the aspect ratio is lost.
     """
 
     def __init__(self, session: Session, manifest: Manifest, variant: Variant) -> None:
@@ -103,12 +105,14 @@ class _Squares(Preparer):
 
 
 def baseline(name: str, session: Session, manifest: Manifest, variant: Variant, longest: int) -> Engine:
-    """An engine that works as a baseline does.
+    """An engine that works like a baseline.
 
     Args:
         name: One of `BASELINES`.
-        session: Of the engine measured.
-        longest: Tokens of the longest image that will come, prefix tokens included.
+        session: Session of the engine that is measured.
+        manifest: Manifest of its bundle.
+        variant: Variant that the session runs.
+        longest: Number of tokens of the longest image in the mix, including prefix tokens.
     """
     match name:
         case "padded":
@@ -121,11 +125,11 @@ def baseline(name: str, session: Session, manifest: Manifest, variant: Variant, 
 
 
 def rounded(session: Session, budgets: Sequence[int]) -> Session:
-    """A session that rounds packs up to the smallest budget that fits, as engines of fixed shape do."""
+    """A session that rounds packs up to the smallest budget that fits, as engines with fixed shapes do."""
     return tailed(session, lambda pack: smallest_budget(pack.tokens, budgets))
 
 
 def with_config(manifest: Manifest, section: str, **values: object) -> Manifest:
-    """The manifest with other values in a section of its profile."""
+    """A copy of the manifest with other values in a section of its profile."""
     part = getattr(manifest.config, section).model_copy(update=values)
     return manifest.model_copy(update={"config": manifest.config.model_copy(update={section: part})})

@@ -1,9 +1,9 @@
-"""Two ways to do the same work, taking turns: how many times as fast one is, with an interval that can be relied on.
+"""Compares two ways to do the same work in turns: how many times as fast one is, with a reliable interval.
 
-A comparison is made of *sittings*. In each, both are loaded anew, in alternating order, as where memory happens to
-lie makes one load faster than another; then they take turns at the same requests, first one, then the other, then
-the other way round, so that what the machine does besides meets both. A sitting gives one ratio, of sums over
-requests of each request's median; the interval is taken over sittings.
+A comparison consists of *sittings*. In each, both contenders are loaded again, in alternating order, because the same
+engine can be faster after one load than after another, depending on where its memory lies. They then take turns at the
+same requests, in an order that alternates too, so that other activity on the machine affects both. A sitting gives one
+ratio, of each contender's median time per request summed over requests; the interval is taken over sittings.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from naflex_deploy.bench.compare.statistics import Interval, ratio_interval
 from naflex_deploy.core.errors import BenchmarkError
 
 LEAST_SITTINGS = 8
-"""With fewer, no interval of 99 % exists."""
+"""Fewest sittings, without which no 99 % interval exists."""
 
 TURN = 0.2
-"""Seconds of requests before the other takes over, about."""
+"""Approximate length of a turn in seconds."""
 
 MOST_ROUNDS = 10
-"""Of a sitting: another load tells more than another round."""
+"""Largest number of rounds in a sitting; beyond it, loading again yields more information than another round."""
 
 Clock = Callable[[], float]
 Call = Callable[[], object]
@@ -33,10 +33,10 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Loaded:
-    """One of the two, ready to work.
+    """A contender that is loaded and ready to run.
 
     Attributes:
-        workloads: By name, what answers each request of it.
+        workloads: For each workload by name, the functions that answer its requests.
     """
 
     workloads: Mapping[str, Sequence[Call]]
@@ -44,11 +44,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the two.
+    """One side of a comparison.
 
     Attributes:
-        name: In reports.
-        load: Loads it.
+        name: Name in reports.
+        load: Loads the contender.
     """
 
     name: str
@@ -57,14 +57,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How the two did at one workload.
+    """The outcome of a comparison for one workload.
 
     Attributes:
-        workload: Its name.
-        speed: How many times as fast the first is as the second.
-        first, second: Seconds of all requests, the median over sittings.
-        requests: Of the workload.
-        sittings: How many.
+        workload: Name of the workload.
+        speed: How many times as fast the first contender is as the second.
+        first, second: Seconds that each contender takes for all requests, as the median over sittings.
+        requests: Number of requests in the workload.
+        sittings: Number of sittings.
     """
 
     workload: str
@@ -84,14 +84,17 @@ def compare(
     clock: Clock = time.perf_counter,
     report: Callable[[str], None] = lambda step: None,
 ) -> list[Ratio]:
-    """Compare at every workload.
+    """Compare two contenders on every workload.
 
     Args:
-        width: Of the widest interval at which to stop.
-        seconds: After which to stop whatever the width, `LEAST_SITTINGS` being done in any case.
+        first, second: The contenders.
+        width: Relative width of the widest interval at which to stop.
+        seconds: Time after which to stop whatever the width, though never before `LEAST_SITTINGS`.
+        clock: Clock that measures seconds.
+        report: Called with a line at the start of each sitting.
 
     Returns:
-        One ratio a workload.
+        One ratio per workload.
     """
     times: dict[str, list[npt.NDArray[np.float64]]] = {}
     requests: dict[str, int] = {}
@@ -111,7 +114,7 @@ def compare(
 
 
 def _ratio(name: str, times: npt.NDArray[np.float64], requests: int) -> Ratio | None:
-    """Of [sittings, 2] seconds."""
+    """The ratio of [sittings, 2] seconds; ``None`` if there are too few sittings."""
     speed = ratio_interval(times[:, 1] / times[:, 0])
     if speed is None:
         return None
@@ -122,7 +125,7 @@ def _ratio(name: str, times: npt.NDArray[np.float64], requests: int) -> Ratio | 
 def _sitting(
     first: Contender, second: Contender, number: int, seconds: float, clock: Clock
 ) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-    """For each workload, seconds [rounds, 2, requests]."""
+    """Yield each workload's name with its times in seconds, [rounds, 2, requests]."""
     if number % 2:
         b, a = second.load(), first.load()
     else:
@@ -135,17 +138,19 @@ def _sitting(
 def take_turns(
     first: Sequence[Call], second: Sequence[Call], seconds: float, clock: Clock, *, swapped: bool = False
 ) -> npt.NDArray[np.float64]:
-    """Both do all requests, by turns of about `TURN` seconds, round after round; a round before is not counted.
+    """Run all requests on both sides, in turns of about `TURN` seconds, for several rounds after an uncounted one.
 
-    Who begins changes from turn to turn, and for each request from round to round: one that follows itself finds its
-    caches warm. A turn of several requests begins with its first one once more, uncounted.
+    The side that begins alternates from turn to turn, and for each request from round to round, because a side that
+    follows itself finds its caches warm. A turn of several requests first runs its first request once, uncounted.
 
     Args:
-        seconds: To spend, about: from two rounds to `MOST_ROUNDS`, an even number.
-        swapped: Let the second begin.
+        first, second: Functions that answer each request, on either side.
+        seconds: Approximate time to spend. The number of rounds is even, from two to `MOST_ROUNDS`.
+        clock: Clock that measures seconds.
+        swapped: Whether the second side begins.
 
     Returns:
-        [rounds, 2, requests] seconds.
+        Times in seconds, [rounds, 2, requests].
     """
     sides = first, second
     untimed = _round(sides, len(first), 1 + swapped, clock)
@@ -158,7 +163,7 @@ def take_turns(
 def _round(
     sides: tuple[Sequence[Call], Sequence[Call]], size: int, number: int, clock: Clock
 ) -> npt.NDArray[np.float64]:
-    """[2, requests] seconds, ``size`` requests a turn; the second begins where round and turn add up to odd."""
+    """Times [2, requests] in seconds, in turns of ``size`` requests; the second side begins if round + turn is odd."""
     count = len(sides[0])
     found = np.zeros((2, count))
     for turn, start in enumerate(range(0, count, size)):
@@ -174,7 +179,7 @@ def _round(
 
 
 def least_cosine(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float | None:
-    """The least over images, of [N, D]; ``None`` where the two are of different width."""
+    """The smallest cosine of any image between two [N, D] results; ``None`` if their shapes differ."""
     if found.shape != wanted.shape:
         return None
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
@@ -182,14 +187,18 @@ def least_cosine(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]
 
 
 def gate(ratio: Ratio, least: float) -> None:
-    """Check that the first is fast enough.
+    """Check that the first contender is fast enough.
+
+    Args:
+        ratio: Outcome of the comparison.
+        least: Smallest ratio to accept.
 
     Raises:
-        BenchmarkError: It is not.
+        BenchmarkError: The ratio is smaller.
     """
     if ratio.speed.estimate < least:
         raise BenchmarkError(
             f"{ratio.workload}: expected at least {least:g} times as fast, found {ratio.speed.estimate:.3f} "
             f"({ratio.speed.low:.3f} to {ratio.speed.high:.3f})",
-            hint="the interval holds the limit: measure longer, on a quiet machine" if least in ratio.speed else "",
+            hint="the interval contains the limit: measure longer, on a quiet machine" if least in ratio.speed else "",
         )

@@ -1,4 +1,4 @@
-"""What can be compared: bundles, baselines on a bundle's own engine, and the engine with a choice undone."""
+"""Contenders for comparisons: bundles, baselines on a bundle's own engine, and ablations of the engine."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ ONE_BY_ONE = "one image after another"
 TOGETHER = "all images together"
 
 SAME = 0.999
-"""Least cosine of two engines that have to compute the same: int8 rounds differently in packs of another length."""
+"""Smallest cosine of two engines that must agree; int8 results can differ between packs of different lengths."""
 
 Make = Callable[[], Engine]
 Build = Callable[[Session, Manifest, Variant], Engine]
 
 
 def contender(name: str, make: Make, sources: Sequence[Source], output: str) -> Contender:
-    """An engine with two workloads: latency of each image alone, and throughput of all of them.
+    """An engine with two workloads: the latency of each image alone, and the throughput of all images.
 
     Args:
+        name: Name in reports.
         make: Loads the engine.
-        sources: Images.
-        output: Name of the output wanted.
+        sources: The images.
+        output: Name of the output to compute.
     """
 
     def load() -> Loaded:
@@ -52,12 +53,12 @@ def contender(name: str, make: Make, sources: Sequence[Source], output: str) -> 
 
 
 def engine_of(path: Path, variant: str | None = None, build: Build = Engine) -> Make:
-    """Loads a bundle, its digests checked.
+    """A function that loads a bundle and checks its digests.
 
     Args:
-        path: Of the bundle.
-        variant: Name of a variant, or the first that fits this machine.
-        build: Makes the engine: one as its user has it, if not given.
+        path: Path of the bundle.
+        variant: Name of a variant; defaults to the first that fits this machine.
+        build: Makes the engine from its session; defaults to a normal engine.
     """
 
     def make() -> Engine:
@@ -70,32 +71,33 @@ def engine_of(path: Path, variant: str | None = None, build: Build = Engine) -> 
 
 
 def with_baseline(name: str, longest: int) -> Build:
-    """One of `baselines.BASELINES`.
+    """Build a baseline.
 
     Args:
-        longest: Tokens of the longest image that will come, prefix tokens included.
+        name: One of `baselines.BASELINES`.
+        longest: Number of tokens of the longest image in the mix, including prefix tokens.
     """
     return lambda session, manifest, variant: baseline(name, session, manifest, variant, longest)
 
 
 def with_budgets(count: int) -> Build:
-    """Packs are rounded up to one of the ``count`` largest budgets, as engines of fixed shape do it.
+    """Build an engine that rounds packs up to one of the ``count`` largest budgets, as engines with fixed shapes do.
 
-    Also where the engine at hand takes packs as they are: it then runs the tail, too.
+    This also applies to an engine with dynamic shapes, which then computes the tail, too.
     """
     return lambda session, manifest, variant: Engine(rounded(session, variant.budgets[-count:]), manifest, variant)
 
 
 def with_fit(fit: str) -> Build:
-    """Another fit policy."""
+    """Build an engine with another fit policy."""
     return lambda session, manifest, variant: Engine(session, with_config(manifest, "image", fit=fit), variant)
 
 
 def ablations(budgets: int) -> dict[tuple[str, str], tuple[Build, Build]]:
-    """Pairs: an engine, and the same with a choice undone.
+    """Pairs of engines, by their names, that differ in one choice: the usual one, and its alternative.
 
     Args:
-        budgets: How many the variant has.
+        budgets: Number of budgets that the variant has.
     """
     pairs = {("shrink-only", "fill"): (with_fit("shrink-only"), with_fit("fill"))}
     if budgets > 1:
@@ -105,12 +107,12 @@ def ablations(budgets: int) -> dict[tuple[str, str], tuple[Build, Build]]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two engines compared.
+    """The comparison of two engines.
 
     Attributes:
-        first, second: Their names.
-        least_cosine: Of their results, over images; ``None`` where they are of different width.
-        ratios: One a workload.
+        first, second: Names of the engines.
+        least_cosine: Smallest cosine between their results of any image; ``None`` if their widths differ.
+        ratios: One ratio per workload.
     """
 
     first: str
@@ -133,25 +135,28 @@ def compare_engines(
     same: bool = False,
     report: Callable[[str], None] = lambda step: None,
 ) -> Comparison:
-    """Compare two engines by name, on their first common output.
+    """Compare two engines on ``pooled``, or on their first common output if they do not both have it.
 
     Args:
-        sources: Images that both can prepare.
+        first, second: Names of the engines, and functions that load them.
+        sources: Images that both engines can prepare.
         width, seconds, report: See `compare`.
-        same: They have to agree: a cosine of `SAME` for every image.
+        same: Whether the engines must agree, with a cosine of at least `SAME` for every image.
 
     Raises:
-        NaflexError: They have no output in common, or do not agree and have to.
+        NaflexError: The engines have no output in common, or they disagree although they must agree.
     """
     engines = [make() for _, make in (first, second)]
     names = [[spec.name for spec in engine.variant.outputs] for engine in engines]
     common = [name for name in names[0] if name in names[1]]
     if not common:
-        raise UsageError(f"expected an output in common, found {names[0]} and {names[1]}", hint="build both with one")
+        raise UsageError(
+            f"expected a common output, found {names[0]} and {names[1]}", hint="build both with the same output"
+        )
     output = "pooled" if "pooled" in common else common[0]
     cosine = least_cosine(*(_results(engine, sources, output) for engine in engines))
     if same and (cosine is None or cosine < SAME):
-        raise NaflexError(f"{second[0]} computes something else: expected a cosine of {SAME}, found {cosine}")
+        raise NaflexError(f"{second[0]} gives other results: expected a cosine of at least {SAME}, found {cosine}")
     del engines
     contenders = [contender(name, make, sources, output) for name, make in (first, second)]
     ratios = compare(*contenders, width=width, seconds=seconds, report=report)
@@ -159,7 +164,7 @@ def compare_engines(
 
 
 def _results(engine: Engine, sources: Sequence[Source], output: str) -> npt.NDArray[np.float32]:
-    """[N, D]: of each image, averaged over its tokens where the output has one for each."""
+    """The result of each image, [N, D]; token outputs are averaged over the image's tokens."""
     if output.startswith("tokens"):
         return np.stack([grid.mean(axis=(0, 1)) for grid in engine.tokens(sources, output)])
     results = sorted(engine.stream(sources, (output,)), key=lambda result: (result.input, result.frame))

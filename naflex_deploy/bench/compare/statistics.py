@@ -1,4 +1,4 @@
-"""Intervals that hold whatever the shape of the distribution, and know when there are too few samples."""
+"""Distribution-free confidence intervals, which are refused when there are too few samples."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy.typing as npt
 Samples = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
-"""Of quantiles."""
+"""Confidence of intervals of quantiles."""
 
 RATIO_CONFIDENCE = 0.99
-"""Of ratios: two equal things are then told apart in one comparison of a hundred, not in one of twenty."""
+"""Confidence of intervals of ratios: equal contenders differ in one comparison out of 100 instead of one out of 20."""
 
 BLOCKS = 32
-"""Consecutive stretches whose means tell how much samples depend on their neighbours."""
+"""Number of blocks of consecutive samples, whose means show how much samples depend on their neighbours."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the interval that holds the true value with the stated confidence."""
+    """An estimate, and the interval that contains the true value with the stated confidence."""
 
     estimate: float
     low: float
@@ -30,25 +30,25 @@ class Interval:
 
     @property
     def width(self) -> float:
-        """Relative to the estimate; infinite where that is 0."""
+        """Width relative to the estimate; infinite if the estimate is 0."""
         return (self.high - self.low) / self.estimate if self.estimate else math.inf
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
     def scaled(self, factor: float) -> Interval:
-        """In another unit."""
+        """The interval in another unit."""
         return Interval(factor * self.estimate, factor * self.low, factor * self.high)
 
     def inverse(self, numerator: float = 1.0) -> Interval:
-        """Of ``numerator / value``."""
+        """The interval of ``numerator / value``."""
         return Interval(numerator / self.estimate, numerator / self.high, numerator / self.low)
 
 
 def least_samples(q: float, confidence: float = CONFIDENCE) -> int:
-    """Independent samples that an interval of a quantile needs: with fewer, not even all of them would hold it.
+    """Fewest independent samples from which an interval of a quantile can be derived.
 
-    368 for p99 at 95 %: 0.99^n, the chance that no sample is above the quantile, has to be at most 2.5 %.
+    For p99 at 95 % it is 368: the chance that no sample is above the quantile, 0.99^n, has to be at most 2.5 %.
     """
     return math.ceil(math.log((1 - confidence) / 2) / math.log(max(q, 1 - q)))
 
@@ -56,13 +56,15 @@ def least_samples(q: float, confidence: float = CONFIDENCE) -> int:
 def quantile_interval(samples: npt.ArrayLike, q: float, confidence: float = CONFIDENCE) -> Interval | None:
     """A quantile with its order-statistic interval (Conover, "Practical Nonparametric Statistics", 3.2).
 
-    Samples that depend on their neighbours, as latencies in a queue do, count for fewer: see `inflation`.
+    Samples that depend on their neighbours, as latencies in a queue do, count as fewer samples; see `inflation`.
 
     Args:
-        samples: [N] in the order they were taken.
+        samples: Samples in the order in which they were taken, [N].
+        q: The quantile, from 0 to 1.
+        confidence: Confidence of the interval.
 
     Returns:
-        ``None`` where there are too few.
+        The interval; ``None`` if there are too few samples.
     """
     values = np.asarray(samples, np.float64)
     if len(values) < least_samples(q, confidence):
@@ -73,7 +75,9 @@ def quantile_interval(samples: npt.ArrayLike, q: float, confidence: float = CONF
         return None
     below = _binomial_cdf(count, q)
     tail = (1 - confidence) / 2
-    low = int(np.searchsorted(below, tail, side="right"))  # the rank, from 1: P(fewer than it lie below) <= tail
+    low = int(
+        np.searchsorted(below, tail, side="right")
+    )  # 1-based rank r with P(fewer than r samples lie below) <= tail
     high = int(np.searchsorted(below, 1 - tail)) + 1
     ordered = np.sort(values)
     first = math.floor((max(low, 1) - 1) / count * len(values))
@@ -82,7 +86,7 @@ def quantile_interval(samples: npt.ArrayLike, q: float, confidence: float = CONF
 
 
 def inflation(indicators: npt.NDArray[np.bool_]) -> float:
-    """By how much dependence raises the variance of a share, at least 1: of block means, over that of independence."""
+    """The factor, at least 1, by which dependence raises the variance of block means over that of independence."""
     blocks = min(BLOCKS, len(indicators) // 4)
     if blocks < 8:
         return 1.0
@@ -94,17 +98,18 @@ def inflation(indicators: npt.NDArray[np.bool_]) -> float:
 
 
 def ratio_interval(ratios: npt.ArrayLike, confidence: float = RATIO_CONFIDENCE) -> Interval | None:
-    """The centre of ratios by Hodges and Lehmann, with Wilcoxon's exact signed-rank interval, on their logarithms.
+    """The Hodges-Lehmann centre of ratios, with Wilcoxon's exact signed-rank interval, on their logarithms.
 
-    It supposes that ratios scatter symmetrically around their centre, as those of two equal things that take
-    turns do, whatever else; one wild ratio moves it little (Hollander and Wolfe, "Nonparametric Statistical
-    Methods", 3.2-3.3).
+    The only assumption is that ratios scatter symmetrically around their centre, as those of equal contenders that take
+    turns do. A single outlier moves the result little (Hollander and Wolfe, "Nonparametric Statistical Methods",
+    3.2-3.3).
 
     Args:
-        ratios: [N] positive, independent of each other.
+        ratios: Positive ratios, independent of each other, [N].
+        confidence: Confidence of the interval.
 
     Returns:
-        ``None`` where there are too few: 8 at 99 %.
+        The interval; ``None`` if there are too few ratios (99 % needs 8).
     """
     logs = np.log(np.asarray(ratios, np.float64))
     count = len(logs)
@@ -120,7 +125,7 @@ def ratio_interval(ratios: npt.ArrayLike, confidence: float = RATIO_CONFIDENCE) 
 
 
 def _binomial_cdf(count: int, q: float) -> Samples:
-    """[count + 1]: P(at most k of ``count`` samples lie below the q-quantile)."""
+    """P(at most k of ``count`` samples lie below the q-quantile), [count + 1]."""
     factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
     k = np.arange(count + 1)
     log_mass = factorial[-1] - factorial - factorial[::-1] + k * math.log(q) + (count - k) * math.log1p(-q)

@@ -1,4 +1,4 @@
-"""A session around a session, and around the one that runs its packs side by side."""
+"""Wraps a session, and also the worker sessions that run its packs side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Wrap = Callable[[Session], Session]
 
 
 def wrapped(session: Session, wrap: Wrap) -> Session:
-    """``wrap`` of a session; where packs are best run several at once, of what runs them too."""
+    """Wrap a session, and its worker too if the session runs several packs at once."""
     return _Wrapped(session, wrap) if isinstance(session, SideBySide) else wrap(session)
 
 

@@ -1,1 +1,1 @@
-"""What a pack costs: time by stage, a cost model, and the budgets it suggests."""
+"""The cost of packs: time by stage, a cost model, and the budgets that it suggests."""

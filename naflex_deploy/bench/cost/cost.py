@@ -1,4 +1,4 @@
-"""What a pack costs on this machine: a call, its images, its tokens, its attention scores."""
+"""Models the cost of a pack on this machine by its call, images, tokens and attention scores."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from naflex_deploy.runtime.backends.session import Session, SideBySide
 Float = npt.NDArray[np.float64]
 
 PROBES = 6
-"""Budgets that packs are timed at."""
+"""Number of budgets at which packs are timed."""
 
 STEP = 64
-"""Budgets that are chosen are multiples of it."""
+"""Chosen budgets are multiples of this number of tokens."""
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Seconds of a pack: ``call + image·M + token·T + score·Σ Lᵢ²``, of what the engine computes.
+    """Seconds of a pack: ``call + image·M + token·T + score·Σ Lᵢ²``, counting what the engine computes.
 
     Attributes:
-        call, image, token, score: Seconds of each, none negative.
+        call: Seconds per pack, not negative.
+        image: Seconds per image, not negative.
+        token: Seconds per token, not negative.
+        score: Seconds per attention score, not negative.
     """
 
     call: float
@@ -41,14 +44,14 @@ class CostModel:
 
     @classmethod
     def fit(cls, features: Float, seconds: Float) -> CostModel:
-        """The terms with the least squared relative error.
+        """Fit the terms with the least squared relative error, none of which may be negative.
 
-        None may be negative, so the best of the least-squares fits on each subset of the terms is taken that has
-        no negative one; it is the optimum, as an optimum's terms that are not 0 are its own least-squares fit.
+        Each subset of the terms is fitted by least squares, and the best fit without a negative term is taken. This is
+        the optimum, because the non-zero terms of the optimum are the least-squares fit of their own subset.
 
         Args:
-            features: [N, 4]: 1, images, tokens, scores of each pack.
-            seconds: [N]
+            features: 1, images, tokens and scores of each pack, [N, 4].
+            seconds: Time of each pack, [N].
         """
         relative = features / seconds[:, None]
         best, least = np.zeros(4), np.inf
@@ -63,29 +66,32 @@ class CostModel:
         return cls(*best.tolist())
 
     def seconds(self, features: Float) -> Float:
-        """[N] predicted, of [N, 4] features."""
+        """Predict the [N] seconds of packs from their [N, 4] features."""
         predicted: Float = features @ np.array(astuple(self))
         return predicted
 
 
 def features(packs: Sequence[Pack], variant: Variant) -> Float:
-    """[N, 4] of packs: 1, images, tokens and scores that an engine computes."""
+    """The features of packs, [N, 4]: 1, and the images, tokens and scores that an engine computes."""
     return np.array([[1.0, pack.images, *computed(pack, variant)] for pack in packs])
 
 
 def probe_packs(
     budget: int, longest: int, max_images: int, patches: InputSpec, prefix: int, seed: int = 0
 ) -> list[Pack]:
-    """Packs of noise to time, that tell the terms apart.
+    """Three packs of noise to time, from which the terms can be told apart.
 
-    Three, of images up to as long as they may be, up to a quarter and up to a sixteenth of that, but long enough for
-    as many as a pack may hold to fill it: nearly the same tokens, in ever more images with ever fewer scores.
-    Lengths differ inside a pack, as they do in life: engines may have a shorter way for equal ones.
+    Their longest images have the full length, a quarter and a sixteenth of it, but are always long enough to fill the
+    pack with the images that it may hold. The packs thus have nearly the same number of tokens, but ever more images
+    and ever fewer scores. Lengths vary inside a pack, because engines may have a shortcut for equal ones.
 
     Args:
         budget: Tokens of the packs, more than ``prefix``.
-        longest: Most tokens of an image, prefix tokens included.
+        longest: Largest number of tokens in an image, including prefix tokens.
+        max_images: Largest number of images in a pack.
         patches: The engine's input of patches.
+        prefix: Prefix tokens of the model.
+        seed: Seed of the noise.
     """
     random = np.random.default_rng(seed)
     found = []
@@ -116,13 +122,18 @@ def time_packs(
     least: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Float:
-    """[N] seconds of each pack, medians over rounds through all of them.
+    """The [N] seconds that each pack takes, as the median over rounds through all packs.
 
-    A session of several workers runs a pack on each at once, as it does under load, and the time is that of one of
-    them: packs a second are workers over seconds.
+    If a session has several workers, each of them runs the pack at the same time, as under load, and the time is that
+    of all together: packs per second are workers over seconds.
 
     Args:
-        seconds: To measure, ``least`` rounds at the least, after one that is not counted.
+        session: Session that runs the packs.
+        packs: Packs to time.
+        outputs: Names of the outputs to compute.
+        seconds: Time to measure, after an uncounted round.
+        least: Fewest rounds to count.
+        clock: Clock that measures seconds.
     """
     workers = session.workers if isinstance(session, SideBySide) else 1
     runner = session.worker() if isinstance(session, SideBySide) and workers > 1 else session
@@ -144,13 +155,13 @@ def time_packs(
 
 @dataclass(frozen=True, eq=False)
 class CostFit:
-    """A model and how it predicts what it was not fitted on.
+    """A cost model, and its predictions for packs on which it was not fitted.
 
     Attributes:
-        model: Fitted on all packs.
-        tokens: [N] of the packs left out when the model was tried: those of every other budget.
-        seconds: [N] that they took.
-        predicted: [N] by a model fitted on the others.
+        model: The model, fitted on all packs.
+        tokens: Tokens of the packs held out to test the model, those of every other budget, [N].
+        seconds: Measured seconds of these packs, [N].
+        predicted: Seconds that a model fitted on the other packs predicts for them, [N].
     """
 
     model: CostModel
@@ -160,17 +171,19 @@ class CostFit:
 
     @property
     def error(self) -> float:
-        """The greatest relative error on them."""
+        """The largest relative error of a prediction."""
         return float(np.abs(self.predicted / self.seconds - 1).max())
 
 
 def fit_cost(subject: Subject, most: int, longest: int, max_images: int, *, seconds: float = 20.0) -> CostFit:
-    """Time packs of `PROBES` budgets on an engine, and fit what they cost.
+    """Time packs of `PROBES` budgets on an engine, and fit a cost model.
 
     Args:
-        most: Tokens of the largest packs; the smallest have a thirty-second of it, or `STEP`, or a fourth.
-        longest: Most patches of an image.
-        max_images: Of a pack.
+        subject: The engine.
+        most: Tokens of the largest packs. The smallest have about a thirty-second of that, though at least `STEP` if
+            that is no more than a quarter.
+        longest: Largest number of patches in an image.
+        max_images: Largest number of images in a pack.
         seconds: See `time_packs`.
     """
     prefix = subject.manifest.model.prefix
@@ -179,7 +192,7 @@ def fit_cost(subject: Subject, most: int, longest: int, max_images: int, *, seco
     budgets = [int(budget) for budget in np.geomspace(least, most, PROBES)]
     groups = [probe_packs(budget, longest + prefix, max_images, spec, prefix) for budget in budgets]
     packs = [pack for group in groups for pack in group]
-    # Every other budget is predicted from those around it.
+    # Every other budget is held out and predicted from its neighbours.
     held = np.array([index % 2 == 1 and index < PROBES - 1 for index, group in enumerate(groups) for _ in group])
     table = features(packs, subject.variant)
     times = time_packs(subject.session, packs, subject.outputs, seconds=seconds)

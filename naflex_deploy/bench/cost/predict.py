@@ -1,4 +1,4 @@
-"""Budgets, images a pack and row lengths for a distribution of image sizes, by what packs cost on this machine."""
+"""Chooses budgets, images per pack and row lengths for a distribution of image sizes, by a cost model of packs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Int64 = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
 
 WORTH = 0.02
-"""Least part of the time that a larger budget, or another one, has to save: each costs memory, and time to build."""
+"""Smallest share of the time that a larger or an additional budget must save, as each costs memory and build time."""
 
 MOST_BUDGETS = 4
 
 GROUPS = (1, 4, 16, 0)
-"""Images that come at once, each as often as the others; 0 is all of them."""
+"""Numbers of images that arrive together, all equally likely; 0 stands for all images."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What is chosen.
+    """The settings of packing that are chosen.
 
     Attributes:
-        budgets: Tokens of packs, ascending.
-        max_images: Of a pack.
-        l_buckets: Lengths of rows, ascending; empty where packs are not laid in rows.
+        budgets: Token budgets of packs, in ascending order.
+        max_images: Largest number of images in a pack.
+        l_buckets: Lengths of rows, in ascending order; empty if packs are not laid out in rows.
     """
 
     budgets: tuple[int, ...]
@@ -41,13 +41,13 @@ class Packing:
 
 
 class Predictor:
-    """Predicts what images cost under a packing.
+    """Predicts the cost of images under a packing.
 
     Args:
-        model: Of the machine and engine.
-        lengths: [N] tokens of each image, prefix tokens included, in the order they come.
-        form: How an engine of fixed shape attends: ``segment``, ``rows``, ``packed``; empty where packs keep the
-            size they have.
+        model: Cost model of the engine on this machine.
+        lengths: Tokens of each image, including prefix tokens, in the order of arrival, [N].
+        form: Form of attention of an engine with fixed shapes, ``segment``, ``rows`` or ``packed``; empty for an engine
+            with dynamic shapes.
     """
 
     def __init__(self, model: CostModel, lengths: Int64, form: str = "") -> None:
@@ -55,7 +55,7 @@ class Predictor:
         self._packed: dict[tuple[int, int, int], Int64] = {}
 
     def seconds(self, packing: Packing, groups: Sequence[int] = GROUPS) -> float:
-        """Seconds an image, over groups of so many."""
+        """Seconds per image, as the mean over groups of such sizes."""
         return float(np.mean([self._seconds(packing, group or len(self.lengths)) for group in groups]))
 
     def _seconds(self, packing: Packing, group: int) -> float:
@@ -63,7 +63,7 @@ class Predictor:
         return float(self.model.seconds(self._features(packs, packing)).sum()) / len(self.lengths)
 
     def _packs(self, budget: int, max_images: int, group: int) -> Int64:
-        """[packs, 4]: images, tokens, Σ L² and the longest image of each; the same for all smaller budgets."""
+        """Images, tokens, Σ L² and longest image of each pack, [packs, 4], whatever the smaller budgets are."""
         key = budget, max_images, group
         if key not in self._packed:
             groups = [self.lengths[start : start + group] for start in range(0, len(self.lengths), group)]
@@ -90,15 +90,16 @@ def _round_up(values: Int64, steps: Sequence[int]) -> Int64:
 
 
 def choose_packing(predictor: Predictor, current: Packing, *, least: int, most: int) -> Packing:
-    """The smallest packing that is nearly the fastest.
+    """Choose the smallest packing that is nearly the fastest.
 
-    The largest budget first, as every pack is filled up to it; then the images a pack; then smaller budgets, and
-    lengths of rows, each as long as it saves `WORTH`.
+    The largest budget is chosen first, because packs are filled up to it, and the number of images per pack second.
+    Smaller budgets and row lengths are then added while each one saves at least `WORTH`.
 
     Args:
-        current: What the profile says now.
-        least: Tokens that the largest budget has to hold.
-        most: Tokens that it may hold.
+        predictor: Predicts the cost of a packing.
+        current: The packing of the current profile.
+        least: Smallest size of the largest budget.
+        most: Largest size of the largest budget.
     """
     budgets = sorted({*_ladder(least, most), *(b for b in current.budgets[-1:] if least <= b <= most)})
     packing = _smallest(predictor, [replace(current, budgets=(budget,)) for budget in budgets])
@@ -120,14 +121,14 @@ def choose_packing(predictor: Predictor, current: Packing, *, least: int, most: 
 
 
 def _ladder(least: int, most: int) -> list[int]:
-    """Multiples of `STEP`, each about √2 times the one before."""
+    """Budgets from ``least`` to ``most``, each about √2 times the one before, rounded up to multiples of `STEP`."""
     count = max(1, round(2 * np.log2(max(1.0, most / least))) + 1)
     steps = np.geomspace(least, max(least, most), count)
     return sorted({min(max(least, most), -(-int(np.ceil(step)) // STEP) * STEP) for step in steps})
 
 
 def _smallest(predictor: Predictor, candidates: Sequence[Packing]) -> Packing:
-    """The first that takes at most `WORTH` longer than the fastest."""
+    """The first candidate that takes at most `WORTH` longer than the fastest."""
     seconds = [predictor.seconds(candidate) for candidate in candidates]
     return next(c for c, s in zip(candidates, seconds, strict=True) if s <= (1 + WORTH) * min(seconds))
 
@@ -138,7 +139,7 @@ def _extend(
     with_values: Callable[[tuple[int, ...]], Packing],
     candidates: Iterable[int],
 ) -> Packing:
-    """Add one value after another, each the one that saves most, while it saves `WORTH`."""
+    """Add one value after another, always the one that saves most, while it saves at least `WORTH`."""
     chosen: tuple[int, ...] = ()
     best, values = predictor.seconds(packing), list(candidates)
     while values and len(chosen) < MOST_BUDGETS - 1:
@@ -152,7 +153,7 @@ def _extend(
 
 
 def tuned_profile(profile: Profile, backend: str, packing: Packing) -> Profile:
-    """The profile with a packing for a backend, under a name that says so."""
+    """The profile with a packing for a backend, with ``-tuned`` added to its name."""
     values = profile.model_dump(by_alias=True, exclude_none=True)
     values["name"] = f"{profile.name}-tuned"
     values["packing"]["max_images"] = packing.max_images

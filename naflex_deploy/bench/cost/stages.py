@@ -1,4 +1,4 @@
-"""How long each stage of the way takes, one after another on one thread; the engine runs packs as it likes."""
+"""Times each stage from file to result, one after another on one thread; only the engine may use more threads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from naflex_deploy.runtime.packing.packer import pack_lengths
 from naflex_deploy.runtime.packing.prepare import Preparer
 
 STAGES = ("decode", "resize", "pack", "run")
-"""``resize`` is the rest of preparing an image, cutting it into patches too; ``run`` copies in and out of the engine's
-memory, too."""
+"""``resize`` is all of preparing an image after decoding, including patchifying; ``run`` includes the copies into and
+out of the engine's memory."""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """Seconds an image, medians over passes.
+    """Seconds per image, as medians over passes.
 
     Attributes:
-        seconds: Of each of `STAGES`.
-        images: Of a pass.
-        passes: How many.
+        seconds: Seconds of each of `STAGES`.
+        images: Number of images in a pass.
+        passes: Number of passes.
     """
 
     seconds: dict[str, float]
@@ -43,7 +43,7 @@ def time_stages(
     seconds: float = 3.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Stages:
-    """Passes over the images, for so many seconds, ``least`` at the least; one more goes first and is not counted."""
+    """Time passes over the images for so many seconds, at least ``least`` passes, after an uncounted one."""
     totals: list[list[float]] = []
     images = 0
     begun = clock()

@@ -1,4 +1,4 @@
-"""Tuning a profile on the machine at hand: fit what packs cost, choose a packing, measure what it gains."""
+"""Tunes a profile on the machine at hand: fits a cost model, chooses a packing, and measures the gain."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ from naflex_deploy.runtime.images.tiles import plan_layout
 Int64 = npt.NDArray[np.int64]
 
 SAMPLE = 512
-"""Images that a packing is predicted on."""
+"""Number of images on which a packing is predicted."""
 
 MEASURED = 32
-"""Images that it is measured on."""
+"""Number of images on which a packing is measured."""
 
 WORKLOADS = {ONE_BY_ONE: (1,), TOGETHER: (0,)}
-"""What is measured, as groups of the prediction."""
+"""The groups of the prediction that correspond to each measured workload."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A profile tuned.
+    """The result of tuning a profile.
 
     Attributes:
-        profile: The new one.
-        before, after: What changed.
-        cost: What packs cost.
-        predicted: Times as fast, by workload.
-        measured: The same; ``None`` where nothing changed.
-        lengths: [N] tokens of the images.
-        rejected: Sizes that the profile refuses, and damaged images.
+        profile: The tuned profile.
+        before, after: Packing of the original and of the tuned profile.
+        cost: The cost model.
+        predicted: Predicted speedup, by workload.
+        measured: Measured comparison of both profiles; ``None`` if nothing changed.
+        lengths: Tokens of each image, [N].
+        rejected: Number of sizes that the profile refuses, plus that of damaged images.
     """
 
     profile: Profile
@@ -81,11 +81,13 @@ def tune(
     """Tune a profile for a distribution of sizes.
 
     Args:
-        profile: To improve.
+        profile: The profile to tune.
         sizes: A file of ``w,h`` lines, or a directory of images.
-        bundle: Of the model, built under the profile or, for ONNX Runtime, any.
-        rebuild: Builds a bundle under another profile, for engines of fixed shape.
-        seconds: To time packs, and three times as long to measure the gain.
+        bundle: A bundle of the model, built under the profile or, for ONNX Runtime, under any.
+        rebuild: Builds a bundle under another profile, for engines with fixed shapes.
+        seconds: Time to spend on timing packs; measuring the gain takes three times as long.
+        seed: Seed for the choice of images.
+        report: Called with a line at the start of each step.
 
     Raises:
         UsageError: The sizes cannot be read, or the profile refuses all of them.
@@ -122,7 +124,7 @@ def tune(
 
 
 def under(profile: Profile) -> Build:
-    """An engine under another profile, as far as that needs no rebuilding."""
+    """Build an engine under another profile, as far as that is possible without rebuilding the bundle."""
 
     def build(session: Session, manifest: Manifest, variant: Variant) -> Engine:
         budgets = variant.budgets if variant.profiles else list(profile.budgets(variant.backend))
@@ -133,10 +135,10 @@ def under(profile: Profile) -> Build:
 
 
 def image_tokens(profile: Profile, subject: Subject, sizes: Sequence[Size]) -> tuple[Int64, int]:
-    """[N] tokens of images under a profile, tiles being images, and how many sizes it refuses.
+    """The [N] tokens of images under a profile, counting tiles as images, and the number of sizes that it refuses.
 
     Raises:
-        UsageError: It refuses all.
+        UsageError: The profile refuses all sizes.
     """
     model, prefix = subject.manifest.preprocessing, subject.manifest.model.prefix
     most = profile.image_tokens(subject.variant.backend, prefix)
@@ -151,18 +153,20 @@ def image_tokens(profile: Profile, subject: Subject, sizes: Sequence[Size]) -> t
     usable = [known[size] for size in sizes if size in known]
     found = np.array([length for lengths in usable for length in lengths], np.int64)
     if not len(found):
-        raise UsageError(f"the profile refuses all {len(sizes)} sizes", hint="raise image.max_pixels, or shrink")
+        raise UsageError(
+            f"the profile refuses all {len(sizes)} sizes", hint="raise image.max_pixels, or use smaller images"
+        )
     return found, len(sizes) - len(usable)
 
 
 def current_packing(profile: Profile, variant: Variant) -> Packing:
-    """What a profile says for a variant's backend."""
+    """The packing that a profile sets for a variant's backend."""
     buckets = tuple(profile.engine.tensorrt.l_buckets) if attention_form(variant) == "rows" else ()
     return Packing(profile.budgets(variant.backend), profile.packing.max_images, buckets)
 
 
 def _least(profile: Profile, subject: Subject, lengths: Int64) -> int:
-    """Tokens that the largest budget needs, so that images keep their tokens."""
+    """Smallest size of the largest budget with which every image keeps its tokens."""
     prefix = subject.manifest.model.prefix
     if profile.image.tokens == "auto":
         return profile.budgets(subject.variant.backend)[-1]
@@ -170,10 +174,10 @@ def _least(profile: Profile, subject: Subject, lengths: Int64) -> int:
 
 
 def _sizes(path: Path) -> tuple[list[Size], int]:
-    """Of a file's lines or a directory's images, and how many of those are damaged.
+    """The sizes in a file or of the images in a directory, and the number of damaged images.
 
     Raises:
-        UsageError: It cannot be read, or all are.
+        UsageError: The file cannot be read, or all images are damaged.
     """
     if not path.is_dir():
         return read_sizes(path), 0
@@ -186,7 +190,7 @@ def _sizes(path: Path) -> tuple[list[Size], int]:
         except ImageError:
             damaged += 1
     if not found:
-        raise UsageError(f"{path}: none of {damaged} images can be read", hint="give others")
+        raise UsageError(f"{path}: none of {damaged} images can be read", hint="use other images")
     return found, damaged
 
 

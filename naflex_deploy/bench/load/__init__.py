@@ -1,1 +1,1 @@
-"""Offering images to an engine or a server, and recording when each answer came."""
+"""Sends images to an engine or a server, and records when each answer arrives."""

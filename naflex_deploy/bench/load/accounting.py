@@ -1,4 +1,4 @@
-"""Where an engine's tokens go: to the image, and to three kinds of rounding; and how much attention it computes."""
+"""Accounts for an engine's tokens, of images and of three kinds of rounding, and for the attention that it computes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from naflex_deploy.runtime.backends.tensorrt.shapes import choose_profile
 
 @dataclass(frozen=True)
 class Allocation:
-    """Tokens of packs, and of what.
+    """Tokens of packs by what they were used for, and attention scores.
 
-    The first four add up to all that was allocated, with ``useful``.
+    The first four add up to all tokens that were allocated.
 
     Attributes:
-        useful: Tokens that the images' own pixels fill, prefix tokens included.
-        patch_rounding: The rest of patches at the right and bottom edges.
-        pack_tail: Left over in packs of the largest budget.
-        budget_rounding: From a smaller pack up to the budget that it ran in.
-        useful_scores: Σ Lᵢ², what attention within images needs.
-        scores: What the engine computed.
+        useful: Tokens filled by the images' own pixels, including prefix tokens.
+        patch_rounding: Tokens lost to patches at the right and bottom edges that pixels fill only in part.
+        pack_tail: Tokens left over in packs of the largest budget.
+        budget_rounding: Tokens added to round smaller packs up to a budget.
+        useful_scores: Scores that attention within images needs, Σ Lᵢ².
+        scores: Scores that the engine computed.
     """
 
     useful: float = 0.0
@@ -45,10 +45,12 @@ class Allocation:
 
 
 def allocation(runs: Iterable[PackRun], variant: Variant, patch_share: float) -> Allocation:
-    """What packs were made of.
+    """Account for the tokens of packs.
 
     Args:
-        patch_share: Of the images' patches, the part that their pixels fill: see `filled_share`.
+        runs: The packs that ran.
+        variant: The variant that ran them.
+        patch_share: Share of the images' patches that their pixels fill, see `filled_share`.
     """
     return sum((_of_pack(run, variant, patch_share) for run in runs), Allocation())
 
@@ -71,11 +73,11 @@ def _of_pack(run: PackRun, variant: Variant, patch_share: float) -> Allocation:
 
 
 def computed(pack: Pack, variant: Variant) -> tuple[int, float]:
-    """Tokens and attention scores (a layer and head) that an engine computes for a pack.
+    """Tokens and attention scores (per layer and head) that an engine computes for a pack.
 
-    ONNX Runtime takes packs as they are and attends within images, or along the rows that it has them laid into.
-    TensorRT rounds up to an optimization profile; its segment form has scores of all tokens with all, its rows form
-    of each row, its packed form and our plugin of each image.
+    ONNX Runtime takes packs as they are, and attends within images or along rows. TensorRT rounds packs up to an
+    optimization profile. Its segment form scores all tokens against all, its rows form the tokens of each row, and its
+    packed form and our plugin the tokens of each image.
     """
     own = float((np.diff(pack.offsets) ** 2).sum())
     if not variant.profiles:
@@ -88,24 +90,25 @@ def computed(pack: Pack, variant: Variant) -> tuple[int, float]:
 
 
 def attention_form(variant: Variant) -> str:
-    """How an engine of fixed shape attends: ``segment``, ``rows``, ``packed``; empty for one of any shape."""
+    """Form of attention of an engine with fixed shapes, such as ``segment``; empty for one with dynamic shapes."""
     if not variant.profiles:
         return ""
-    # Forms that were tried and refused come first.
+    # The last entry counts, because forms that were tried and refused come first.
     return str([step["form"] for step in variant.passes if step.get("pass") == "attention"][-1])
 
 
 def filled_share(
     sizes: Sequence[tuple[float, float]], grids: Sequence[tuple[int, int]], patch_size: int, *, enlarged: bool
 ) -> float:
-    """The part of the images' patches that their pixels fill, had they been resized without changing their shape.
+    """The share of the images' patches that their pixels would fill if resizing kept the aspect ratio.
 
-    An image of H×W pixels on a grid of h×w patches of P pixels has been scaled by at most s = min(h·P/H, w·P/W),
-    and then fills s²·H·W/P² patches; sides are rounded up to whole patches by stretching or padding.
+    An image of H×W pixels on a grid of h×w patches of P pixels is scaled by at most s = min(h·P/H, w·P/W), and then
+    fills s²·H·W/P² patches. The rest comes from stretching or padding the sides to whole patches.
 
     Args:
         sizes: (width, height) of each image.
-        grids: (rows, columns) of each.
+        grids: (rows, columns) of each image.
+        patch_size: Side of a patch in pixels.
         enlarged: Whether the profile enlarges small images; otherwise s is at most 1.
     """
     width, height = np.array(sizes, np.float64).reshape(-1, 2).T

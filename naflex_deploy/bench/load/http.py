@@ -1,4 +1,4 @@
-"""Requests over kept-alive HTTP/1.1 connections, from one thread with an event loop: little is spent on each."""
+"""Sends requests over kept-alive HTTP/1.1 connections from an event loop in one thread, at little cost per request."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from naflex_deploy.bench.load.load import Status
 from naflex_deploy.core.errors import NaflexError, UsageError
 
 CONNECTIONS = 256
-"""Most requests under way; those beyond wait for a connection, and their latency counts that."""
+"""Largest number of requests in flight; further ones wait for a connection, which counts as latency."""
 
 STATUSES: dict[int, Status] = {200: "ok", 429: "rejected", 503: "rejected", 504: "late"}
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time.
+    """A connection that carries one request at a time.
 
     Args:
-        done: Called with the status of each answer, 0 where the connection was lost.
+        done: Called with the connection and the status of each answer, which is 0 if the connection was lost.
     """
 
     def __init__(self, done: Callable[[Connection, int], None]) -> None:
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         head = bytes(self._buffer[:end]).lower() + b"\r\n"
         start = head.find(b"\r\ncontent-length:")
         if start < 0:
-            whole = self._buffer.endswith(b"0\r\n\r\n")  # in chunks
+            whole = self._buffer.endswith(b"0\r\n\r\n")  # The body is chunked.
         else:
             length = int(head[start + 17 : head.find(b"\r\n", start + 2)])
             whole = len(self._buffer) >= end + 4 + length
@@ -75,14 +75,14 @@ class Connection(asyncio.Protocol):
 
 
 def post(path: str, body: bytes, headers: Mapping[str, str], host: str = "127.0.0.1") -> bytes:
-    """A request's bytes."""
+    """The bytes of a POST request."""
     lines = [f"POST {path} HTTP/1.1", f"host: {host}", f"content-length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def served_model(url: str, name: str, api_key: str = "") -> str:
-    """That of the server's models which has a name, or its first.
+    """The server's model of that name, or its first model if there is none.
 
     Raises:
         NaflexError: The server does not answer, or does not list its models.
@@ -102,7 +102,7 @@ def _authorization(api_key: str) -> dict[str, str]:
 
 
 def _address(url: str) -> tuple[str, int, bool]:
-    """Host, port, and whether it is encrypted."""
+    """Host, port, and whether the connection is encrypted."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"expected the URL of a server, found '{url}'", hint="such as http://127.0.0.1:8000")
@@ -111,7 +111,7 @@ def _address(url: str) -> tuple[str, int, bool]:
 
 
 def embedding_request(image: bytes, *, url: str, model: str, api_key: str = "") -> bytes:
-    """A request for one image's vector, as a tensor of the Open Inference Protocol: the image is sent as it is."""
+    """A request for one image's vector in the Open Inference Protocol, with the encoded image as a tensor."""
     content = len(image).to_bytes(4, "little") + image
     tensor = {
         "name": "images",
@@ -126,11 +126,11 @@ def embedding_request(image: bytes, *, url: str, model: str, api_key: str = "") 
 
 
 class Server:
-    """Sends requests to a server, in turn; `send` is a `load.Send`.
+    """Sends requests to a server in turn; `send` is a `load.Send`.
 
     Args:
-        url: Of the server.
-        requests: Whole requests; the n-th sent is number n modulo their count.
+        url: URL of the server.
+        requests: Complete requests, which are sent in turn.
     """
 
     def __init__(self, url: str, requests: Sequence[bytes]) -> None:
@@ -170,7 +170,7 @@ class Server:
         self._advance()
 
     def _advance(self) -> None:
-        """Give those in line a connection, or open one for each, while there may be more."""
+        """Give waiting requests a free connection, or open one for each while `CONNECTIONS` allows."""
         while self._line and self._idle:
             connection = self._idle.pop()
             if connection.transport is None:

@@ -1,4 +1,4 @@
-"""A bundle asked as a server asks it: images decoded in a pool, packed by the scheduler, a queue of bounded length."""
+"""Runs a bundle as a server does: images are decoded in a pool and packed by the scheduler, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 
 
 class InProcess:
-    """Sends images to a scheduler, in turn; `send` is a `load.Send`.
+    """Sends images to a scheduler in turn; `send` is a `load.Send`.
 
     Args:
-        subject: Runs the packs.
-        sources: The n-th sent is number n modulo their count.
-        policy: When packs go, and how much may wait.
+        subject: The engine that runs the packs.
+        sources: Images, which are sent in turn.
+        policy: Policy of the scheduler: when packs are dispatched, and how much may wait.
     """
 
     def __init__(self, subject: Subject, sources: Sequence[Source], policy: Policy | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Latencies as they are reported: quantiles with intervals, each only where there are enough samples for it."""
+"""Latencies as they are reported: quantiles with intervals, each only if there are enough samples for it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True)
 class Latency:
-    """Of requests.
+    """The latency of requests, in seconds.
 
     Attributes:
-        count: How many.
-        quantiles: In seconds, by the names of `QUANTILES`; ``None`` where there are too few samples.
-        most: The longest; 0 where there is none.
+        count: Number of requests.
+        quantiles: Quantiles by their names in `QUANTILES`; ``None`` for one with too few samples.
+        most: The longest latency; 0 if there are no requests.
     """
 
     count: int
@@ -32,6 +32,6 @@ class Latency:
 
 
 def latency_of(seconds: npt.NDArray[np.float64]) -> Latency:
-    """Of [N] seconds, in the order they were taken."""
+    """Summarise [N] latencies in seconds, in the order in which they were measured."""
     quantiles = {name: quantile_interval(seconds, q) for name, q in QUANTILES.items()}
     return Latency(len(seconds), quantiles, float(seconds.max(initial=0.0)))

@@ -1,4 +1,4 @@
-"""Asking an engine or a server for results: one after another, many at once, or at random times whatever it does."""
+"""Load generators: requests one after another, many at once, or at random times regardless of the answers."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.source import Source
 
 Status = Literal["ok", "rejected", "late", "error"]
-"""``rejected`` for want of room, ``late`` by its deadline."""
+"""``rejected`` because the queue was full, ``late`` because the deadline passed."""
 
 Send = Callable[[int, Callable[[Status], None]], None]
-"""Sends the request of that number, counted from 0, and returns at once; calls back once, from any thread."""
+"""Sends the request with a number, counted from 0, and returns at once; calls back once, from any thread."""
 
 Clock = Callable[[], float]
 
 DRAIN = 30.0
-"""Seconds that requests under way are waited for."""
+"""Longest time to wait for requests in flight, in seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Requests:
-    """What became of requests, in the order they were due. Seconds.
+    """The outcomes of requests, in the order in which they were due. All times are in seconds.
 
     Attributes:
-        numbers: [N] which request.
-        due: [N] when it was to be sent.
-        sent: [N] when it was.
-        latency: [N] from due to the answer; infinite where none came.
-        statuses: [N]
+        numbers: Number of each request, [N].
+        due: Time at which each request was due, [N].
+        sent: Time at which each request was sent, [N].
+        latency: Time from when each request was due to its answer, [N]; infinite without an answer.
+        statuses: Status of each request, [N].
     """
 
     numbers: npt.NDArray[np.int64]
@@ -48,21 +48,21 @@ class Requests:
 
     @property
     def ok(self) -> npt.NDArray[np.float64]:
-        """Latencies of those with a result."""
+        """Latencies of the requests that returned a result."""
         return self.latency[[status == "ok" for status in self.statuses]]
 
     @property
     def answered(self) -> npt.NDArray[np.float64]:
-        """When those with a result were answered."""
+        """Times at which the requests that returned a result were answered."""
         return (self.due + self.latency)[[status == "ok" for status in self.statuses]]
 
     @property
     def lag(self) -> npt.NDArray[np.float64]:
-        """[N] by how much the load generator itself was late."""
+        """Delay of the load generator itself for each request, [N]."""
         return self.sent - self.due
 
     def share(self, *statuses: Status) -> float:
-        """Of all requests."""
+        """The share of all requests that have one of these statuses."""
         return sum(status in statuses for status in self.statuses) / max(1, len(self.statuses))
 
 
@@ -100,7 +100,7 @@ class _Log:
             self._changed.notify()
 
     def wait(self, most: int, seconds: float) -> bool:
-        """Until at most so many requests are under way; whether that came."""
+        """Wait until at most ``most`` requests are in flight; returns whether that happened in time."""
         with self._changed:
             return self._changed.wait_for(lambda: self._open <= most, seconds)
 
@@ -110,7 +110,7 @@ class _Log:
 
 
 def poisson(rate: float, seed: int) -> Iterator[float]:
-    """Times of a Poisson process of ``rate`` a second, for ever; a seed always gives the same."""
+    """Yield the times of a Poisson process with ``rate`` events per second, without end, as the seed determines."""
     random = np.random.default_rng(seed)
     now = 0.0
     while True:
@@ -129,16 +129,19 @@ def open_loop(
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Requests:
-    """Requests at random times of a given rate, whatever becomes of those before.
+    """Send requests at random times of a given rate, regardless of earlier requests.
 
-    Latency counts from when a request was due, so that a generator that falls behind, or a server that makes it
-    fall behind, hides nothing. A generator that is hopelessly late gives up after twice ``stopping.cap``.
+    Latency counts from when a request was due, so that no delay is hidden if the generator falls behind, whether by
+    itself or because of the server. A generator that is hopelessly late gives up after twice ``stopping.cap``.
 
     Args:
-        send: Gets 0, 1, 2, …
-        rate: Requests a second.
-        seed: Of the times.
-        drain: Seconds that requests under way are waited for in the end.
+        send: Called with the request numbers 0, 1, 2, …
+        rate: Requests per second.
+        stopping: When to stop.
+        seed: Seed of the times.
+        drain: Longest time to wait for requests in flight at the end, in seconds.
+        clock: Clock that measures seconds.
+        sleep: Sleeps for a number of seconds.
     """
     log, checks = _Log(clock), Checks(stopping)
     start = clock() + 0.01
@@ -155,7 +158,7 @@ def open_loop(
 def closed_loop(
     send: Send, at_once: int, stopping: Stopping, *, drain: float = DRAIN, clock: Clock = time.perf_counter
 ) -> Requests:
-    """Always ``at_once`` requests under way: the next is sent when one is answered."""
+    """Keep ``at_once`` requests in flight: the next one is sent as soon as one is answered."""
     log, checks = _Log(clock), Checks(stopping)
     start = clock()
     for number in itertools.count():
@@ -168,11 +171,11 @@ def closed_loop(
 
 @dataclass(frozen=True, eq=False)
 class Single:
-    """One image after another through an engine.
+    """Times of single images through an engine, one after another.
 
     Attributes:
-        images: [N] which one.
-        seconds: [N] from an encoded image to its result.
+        images: Index of each image, [N].
+        seconds: Seconds from the encoded image to its result, [N].
     """
 
     images: npt.NDArray[np.int64]
@@ -188,7 +191,7 @@ def single_stream(
     seed: int = 0,
     clock: Clock = time.perf_counter,
 ) -> Single:
-    """Each image alone, in random order, each as often as the others."""
+    """Run images one at a time, in random order, each as often as the others."""
     random = np.random.default_rng(seed)
     images: list[int] = []
     seconds: list[float] = []
@@ -207,11 +210,11 @@ def single_stream(
 
 @dataclass(frozen=True, eq=False)
 class Offline:
-    """All images at once, over and over.
+    """Times of all images at once, over and over.
 
     Attributes:
-        seconds: [N] of each pass over the mix, one running into the next.
-        start, end: When the first began and the last ended.
+        seconds: Seconds of each pass over the mix, [N]; passes follow each other without a pause.
+        start, end: Time at which the first pass began and the last one ended.
     """
 
     seconds: npt.NDArray[np.float64]
@@ -228,10 +231,15 @@ def offline(
     *,
     clock: Clock = time.perf_counter,
 ) -> Offline:
-    """An endless stream of the images; the first pass, in which it fills, is not counted.
+    """Run an endless stream of the images. The first pass, which fills the pipeline, is not counted.
 
     Args:
-        results: Of one pass, more than there are sources where some have several frames.
+        engine: The engine.
+        sources: The images.
+        outputs: Names of the outputs to compute.
+        results: Number of results in a pass, which exceeds that of sources if some have several frames.
+        stopping: When to stop.
+        clock: Clock that measures seconds.
     """
     passes: list[float] = []
     checks = Checks(stopping)

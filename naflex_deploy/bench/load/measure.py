@@ -1,4 +1,4 @@
-"""Measuring one bundle: each mode in turn, and what its packs were made of."""
+"""Measures a bundle in each mode, and accounts for the tokens of its packs."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from naflex_deploy.runtime.packing.prepare import Prepared
 MODES = ("single", "offline", "open-loop")
 
 SWEEP = (0.5, 0.7, 0.85, 0.95, 1.1, 1.5)
-"""Rates of the open loop, as shares of the offline throughput: past saturation."""
+"""Rates of the open loop, as shares of the offline throughput; the last ones are beyond saturation."""
 
 SLO = 5.0
-"""The service level where none is given, in medians of the latency of one image alone."""
+"""Default service level, as a multiple of the median latency of a single image."""
 
 PACKS = 8
-"""That a pass over the mix has at least: results come by packs, and a shorter pass would time what is in one."""
+"""Fewest packs in a pass over the mix. Results arrive pack by pack, so a shorter pass could not be timed well."""
 
 SERVER_REQUESTS = 64
-"""Kept under way to find a server's throughput."""
+"""Number of requests kept in flight to find a server's throughput."""
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class SingleFigures:
-    """One image after another.
+    """Figures of images run one after another.
 
     Attributes:
-        latency: Over all images.
-        typical: The median in seconds, however few samples there are.
-        by_image: For each image its tokens and its median seconds; empty where a server was asked.
+        latency: Latency over all images.
+        typical: Median in seconds, however few samples there are.
+        by_image: Tokens and median seconds of each image; empty for a server.
     """
 
     latency: Latency
@@ -56,13 +56,13 @@ class SingleFigures:
 
 @dataclass(frozen=True)
 class Throughput:
-    """All images at once.
+    """Figures of all images at once.
 
     Attributes:
-        images: A second; the interval is ``None`` where there were too few passes.
-        images_estimate: The same without an interval.
-        tokens: Useful tokens a second.
-        passes: Over the mix, or over several copies of a small one.
+        images: Images per second with an interval; ``None`` if there were too few passes.
+        images_estimate: Images per second without an interval.
+        tokens: Useful tokens per second.
+        passes: Number of passes over the mix, or over several copies of a small one.
     """
 
     images: Interval | None
@@ -73,13 +73,14 @@ class Throughput:
 
 @dataclass(frozen=True)
 class BudgetFigures:
-    """Packs of one budget, one after another, as full as the mix fills them.
+    """Figures of packs of one budget, one after another, as full as the mix allows.
 
     Attributes:
-        budget: Tokens they may have.
-        fill: Part of it that they have.
-        latency: Of a pack.
-        images, tokens: A second.
+        budget: Largest number of tokens in a pack.
+        fill: Share of the budget that packs fill.
+        latency: Latency of a pack.
+        images: Images per second.
+        tokens: Tokens per second.
     """
 
     budget: int
@@ -91,16 +92,16 @@ class BudgetFigures:
 
 @dataclass(frozen=True)
 class Step:
-    """One rate of the open loop.
+    """Figures of the open loop at one rate.
 
     Attributes:
-        rate: Requests a second asked for.
-        sent: Requests a second that were sent.
-        completed: Results a second, from the first to the last: an overloaded engine's are what it can do.
-        latency: Of those, from when they were due.
-        goodput: Of those within the service level, a second.
-        rejected, late, errors: Shares of all.
-        lag: Seconds by which the load generator was late.
+        rate: Intended requests per second.
+        sent: Requests per second that were sent.
+        completed: Results per second from the first to the last; the capacity of an engine that is overloaded.
+        latency: Latency of the results, from when they were due.
+        goodput: Results per second within the service level.
+        rejected, late, errors: Shares of all requests.
+        lag: Delay of the load generator itself.
     """
 
     rate: float
@@ -117,7 +118,7 @@ class Step:
 def measure_single(
     subject: Subject, sources: Sequence[Source], prepared: Sequence[Prepared], stopping: Stopping, seed: int
 ) -> SingleFigures:
-    """Latency of one image after another, each from an encoded image to its result."""
+    """Measure the latency of images run one after another, each from the encoded image to its result."""
     found = single_stream(subject.engine, sources, subject.outputs, stopping, seed=seed)
     tokens = np.zeros(len(sources), np.int64)
     for image in prepared:
@@ -135,7 +136,7 @@ def measure_offline(
     *,
     clock: Clock = time.perf_counter,
 ) -> tuple[Throughput, Allocation]:
-    """Throughput of all images at once, and what the packs were made of."""
+    """Measure the throughput of all images at once, and account for the tokens of the packs."""
     tokens = sum(tokens_of(image, subject) for image in prepared)
     copies = -(-PACKS * subject.variant.budgets[-1] // tokens)
     images = copies * len(prepared)
@@ -153,7 +154,7 @@ def measure_offline(
 
 
 def measure_budgets(subject: Subject, prepared: Sequence[Prepared], stopping: Stopping) -> list[BudgetFigures]:
-    """Latency and throughput of full packs of each budget."""
+    """Measure the latency and throughput of full packs of each budget."""
     lengths = np.array([tokens_of(image, subject) for image in prepared])
     most = subject.manifest.config.packing.max_images
     share = replace(stopping, cap=stopping.cap / len(subject.variant.budgets))
@@ -195,10 +196,15 @@ def _of_budget(
 def measure_open_loop(
     send: Send, rates: Sequence[float], slo: float, stopping: Stopping, seed: int, report: Report
 ) -> list[Step]:
-    """Each rate in turn.
+    """Measure the open loop at each rate in turn.
 
     Args:
-        slo: Seconds within which an answer is good.
+        send: Sends a request.
+        rates: Requests per second.
+        slo: Longest latency of a good answer, in seconds.
+        stopping: When to stop at each rate.
+        seed: Seed of the arrival times.
+        report: Called with a line at the start of each rate.
     """
     steps = []
     for number, rate in enumerate(rates):
@@ -208,7 +214,7 @@ def measure_open_loop(
 
 
 def step_of(requests: Requests, rate: float, slo: float) -> Step:
-    """What became of requests at a rate."""
+    """Summarise the requests at one rate."""
     ok = requests.ok
     completed = _a_second(requests.answered)
     return Step(
@@ -225,15 +231,15 @@ def step_of(requests: Requests, rate: float, slo: float) -> Step:
 
 
 def _a_second(times: npt.NDArray[np.float64]) -> float:
-    """How many events a second, of [N] times; 0 for fewer than two."""
+    """Events per second, from their [N] times; 0 for fewer than two."""
     return (len(times) - 1) / max(float(np.ptp(times)), 1e-9) if len(times) > 1 else 0.0
 
 
 def measure_server_single(send: Send, stopping: Stopping) -> SingleFigures:
-    """Latency of a server, one request after another.
+    """Measure the latency of a server, one request after another.
 
     Raises:
-        NaflexError: It answers none with a result.
+        NaflexError: The server returns no result.
     """
     alone = closed_loop(send, 1, stopping)
     if not len(alone.ok):
@@ -242,14 +248,16 @@ def measure_server_single(send: Send, stopping: Stopping) -> SingleFigures:
 
 
 def measure_server_offline(send: Send, images: int, tokens: int, stopping: Stopping) -> Throughput:
-    """Throughput of a server with `SERVER_REQUESTS` under way.
+    """Measure the throughput of a server with `SERVER_REQUESTS` in flight.
 
     Args:
-        images: Of the mix.
-        tokens: Of all of them.
+        send: Sends a request.
+        images: Number of images in the mix.
+        tokens: Number of tokens of all images.
+        stopping: When to stop.
 
     Raises:
-        NaflexError: It answers none with a result.
+        NaflexError: The server returns no result.
     """
     found = closed_loop(send, SERVER_REQUESTS, replace(stopping, tail=False))
     if not len(found.ok):
@@ -259,7 +267,7 @@ def measure_server_offline(send: Send, images: int, tokens: int, stopping: Stopp
 
 
 def sweep(throughput: float) -> tuple[float, ...]:
-    """Rates of the open loop for a throughput."""
+    """The rates of the open loop for an offline throughput."""
     return tuple(share * throughput for share in SWEEP)
 
 
@@ -272,18 +280,18 @@ def measure_in_process(
     seed: int,
     report: Report,
 ) -> list[Step]:
-    """The open loop over the scheduler that servers use."""
+    """Measure the open loop in process, with the scheduler that servers use."""
     with InProcess(subject, sources) as target:
         return measure_open_loop(target.send, rates, slo, stopping, seed, report)
 
 
 def tokens_of(image: Prepared, subject: Subject) -> int:
-    """That an image takes up in a pack."""
+    """Number of tokens that an image takes up in a pack."""
     return len(image.patches or ()) + subject.manifest.model.prefix
 
 
 def patch_share(subject: Subject, prepared: Sequence[Prepared]) -> float:
-    """See `filled_share`."""
+    """The share of the images' patches that their pixels fill, see `filled_share`."""
     boxes = [image.result.box for image in prepared]
     sizes = [(right - left, bottom - top) for left, top, right, bottom in boxes]
     grids = [image.result.grid_hw for image in prepared]

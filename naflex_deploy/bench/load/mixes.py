@@ -1,4 +1,4 @@
-"""Images to measure with: seeded distributions of sizes, a list of sizes, or one's own files."""
+"""Images to measure with: seeded distributions of sizes, a list of sizes, or the user's files."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ Size = tuple[int, int]
 """(width, height) in pixels."""
 
 A4, LETTER = (8.27, 11.69), (8.5, 11.0)
-"""Inches."""
+"""(width, height) of pages in inches."""
 
 JPEG_SIDE = 65_500
-"""Most pixels that a side of a JPEG may have."""
+"""Longest side of a JPEG in pixels."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Images of one measurement.
+    """The images of a measurement.
 
     Attributes:
-        name: In reports.
-        about: What it stands for.
-        sources: Encoded files, what an engine gets.
-        names: Of each, in messages: its path or its size.
+        name: Name in reports.
+        about: Description for a person.
+        sources: The encoded files.
+        names: Name of each file in messages: its path or its size.
     """
 
     name: str
@@ -48,12 +48,12 @@ Draw = Callable[[np.random.Generator, int, int], Iterable[Size]]
 
 @dataclass(frozen=True)
 class Distribution:
-    """A family of sizes.
+    """A distribution of image sizes.
 
     Attributes:
-        about: What it stands for.
-        draw: Takes a generator, a count and the most pixels an image may have.
-        codec: Of the files made: JPEG or PNG.
+        about: Description for a person.
+        draw: Draws sizes, given a random generator, their number and the largest number of pixels in an image.
+        codec: Codec of the files: JPEG or PNG.
     """
 
     about: str
@@ -115,14 +115,16 @@ DISTRIBUTIONS = {
 
 
 def draw_sizes(name: str, count: int, *, seed: int = 0, max_pixels: int = 40_000_000) -> list[Size]:
-    """Sizes of a distribution; the same seed always gives the same ones.
+    """Draw sizes from a distribution. The same seed always gives the same sizes.
 
     Args:
         name: One of `DISTRIBUTIONS`.
-        max_pixels: The most an image may have.
+        count: Number of sizes.
+        seed: Seed of the draw.
+        max_pixels: Largest number of pixels in an image.
 
     Raises:
-        UsageError: There is none of that name; names the nearest.
+        UsageError: There is no distribution of that name; the hint gives the nearest name.
     """
     if name not in DISTRIBUTIONS:
         raise UsageError(f"no mix named '{name}'", hint=nearest(name, DISTRIBUTIONS))
@@ -130,15 +132,17 @@ def draw_sizes(name: str, count: int, *, seed: int = 0, max_pixels: int = 40_000
 
 
 def choose_mix(name: str | None, path: Path | None, count: int, *, seed: int = 0, max_pixels: int = 40_000_000) -> Mix:
-    """Images of a distribution, of sizes listed in a file, or those of a directory.
+    """Make images from a distribution or from sizes listed in a file, or read those of a directory.
 
     Args:
-        name: One of `DISTRIBUTIONS`; photos where there is no path either.
-        path: A file of ``w,h`` lines or a directory; ``count`` of them are drawn where there are more.
-        count: Of images.
+        name: One of `DISTRIBUTIONS`; defaults to photos if there is no path.
+        path: A file of ``w,h`` lines or a directory; if it has more than ``count`` images, a sample is drawn.
+        count: Number of images.
+        seed: Seed of sizes, pixels and sample.
+        max_pixels: Largest number of pixels in an image.
 
     Raises:
-        UsageError: An unknown name, a path that cannot be read, a line that is no size.
+        UsageError: The name is unknown, the path cannot be read, or a line is not a size.
     """
     if path is None:
         name = name or "photos"
@@ -165,30 +169,30 @@ def choose_mix(name: str | None, path: Path | None, count: int, *, seed: int = 0
 
 
 def _sample(items: Sequence[T], count: int, seed: int) -> list[T]:
-    """As many, in order."""
+    """A sample of ``count`` items, in their order."""
     if len(items) <= count:
         return list(items)
     return [items[index] for index in np.sort(np.random.default_rng(seed).choice(len(items), count, replace=False))]
 
 
 def read_sizes(path: Path) -> list[Size]:
-    """Sizes of a file of ``w,h`` lines; a first line of words is a header.
+    """Read the sizes from a file of ``w,h`` lines; a first line without a number is a header.
 
     Raises:
-        UsageError: It cannot be read, or a line is no size; names the line.
+        UsageError: The file cannot be read, or a line is not a size; names the line.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             rows = [(reader.line_num, row) for row in reader if "".join(row).strip()]
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file of w,h lines") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="pass a file of w,h lines") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is no CSV: {error}", hint="give a file of w,h lines") from None
+        raise UsageError(f"{path} is not a CSV file: {error}", hint="pass a file of w,h lines") from None
     if rows and not any(cell.strip().lstrip("-").isdigit() for cell in rows[0][1]):
         rows = rows[1:]
     if not rows:
-        raise UsageError(f"{path}: expected w,h lines, found none", hint="one image a line, such as 640,480")
+        raise UsageError(f"{path}: expected w,h lines, found none", hint="write one image per line, such as 640,480")
     return [_size(path, line, row) for line, row in rows]
 
 
@@ -198,7 +202,7 @@ def _size(path: Path, line: int, row: list[str]) -> Size:
         return int(cells[0]), int(cells[1])
     raise UsageError(
         f"{path}, line {line}: expected width,height in pixels, found '{','.join(row)[:60]}'",
-        hint="one image a line, such as 640,480",
+        hint="write one image per line, such as 640,480",
     )
 
 
@@ -208,7 +212,7 @@ def _made_up(name: str, about: str, sizes: Sequence[Size], codec: str, seed: int
 
 
 def encode(size: Size, codec: str, seed: int = 0) -> bytes:
-    """A made-up image: smooth noise for a JPEG, about as dense as a photo; flat tiles, as of a screen, for a PNG."""
+    """Make a synthetic image: a JPEG of smooth noise, about as dense as a photo, or a PNG of flat tiles like a screen."""
     width, height = size
     if max(size) > JPEG_SIDE:
         codec = "PNG"

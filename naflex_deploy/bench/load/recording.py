@@ -1,4 +1,4 @@
-"""A session that notes every pack it runs: what the engine really computed, and when."""
+"""A session that records every pack it runs, which shows what the engine really computed, and when."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from naflex_deploy.runtime.backends.session import Outputs, Session
 
 @dataclass(frozen=True, eq=False)
 class PackRun:
-    """One pack that ran.
+    """The run of one pack.
 
     Attributes:
-        grid_hw, offsets, prefix, tokens: See `Pack`; ``tokens`` counts its tail.
-        start, end: Of the run, in seconds on the clock of `time.perf_counter`.
+        grid_hw, offsets, prefix, tokens: As in `Pack`; ``tokens`` includes the tail.
+        start, end: Start and end of the run, in seconds of `time.perf_counter`.
     """
 
     grid_hw: Int32
@@ -36,7 +36,7 @@ class PackRun:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """[M] tokens of each image, prefix tokens included."""
+        """Tokens of each image, including prefix tokens, [M]."""
         return np.diff(self.offsets)
 
     @property
@@ -49,7 +49,7 @@ Note = Callable[[PackRun], None]
 
 
 class RecordedSession:
-    """Runs packs on a session and notes each; adds about two microseconds to a pack."""
+    """Runs packs on a session and records each one, which takes about two microseconds per pack."""
 
     def __init__(self, session: Session, note: Note) -> None:
         self._session, self._note = session, note
@@ -63,5 +63,5 @@ class RecordedSession:
 
 
 def recorded(session: Session, note: Note) -> Session:
-    """A session that does what ``session`` does, and notes each pack when it ends, from the thread that ran it."""
+    """A session that runs packs on ``session``, and calls ``note`` after each pack, from the thread that ran it."""
     return wrapped(session, lambda one: RecordedSession(one, note))

@@ -1,4 +1,4 @@
-"""How long to measure: until the figures are narrow enough, within bounds."""
+"""Decides how long to measure: until the intervals are narrow enough, within bounds."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from naflex_deploy.bench.compare.statistics import quantile_interval
 
 TAIL = 3
-"""The interval of p99 may be this many times as wide as that of the median, in shares of each."""
+"""The relative width of the interval of p99 may be this many times that of the median."""
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """When samples are enough.
+    """The rule that decides when there are enough samples.
 
     Attributes:
-        width: Of the interval of the median, as a share of it.
-        floor: Seconds to measure at least.
-        cap: Seconds to measure at most.
-        tail: Whether p99 has to be narrow, too.
+        width: Relative width of the interval of the median at which to stop.
+        floor: Shortest time to measure, in seconds.
+        cap: Longest time to measure, in seconds.
+        tail: Whether the interval of p99 has to be narrow, too.
     """
 
     width: float = 0.05
@@ -29,7 +29,7 @@ class Stopping:
     tail: bool = True
 
     def enough(self, samples: Sequence[float], seconds: float) -> bool:
-        """Whether to stop after this many seconds with these samples, in the order they were taken."""
+        """Whether to stop after this many seconds with these samples, in the order in which they were taken."""
         if seconds >= self.cap:
             return True
         return seconds >= self.floor and self.narrow(samples)
@@ -45,7 +45,7 @@ class Stopping:
 
 
 class Checks:
-    """Asks a `Stopping` seldom enough that asking costs nothing: after a tenth more samples, or at the cap."""
+    """Checks a `Stopping` only when samples have grown by a tenth, or at the cap, so that checks cost almost nothing."""
 
     def __init__(self, stopping: Stopping) -> None:
         self._stopping = stopping

@@ -1,4 +1,4 @@
-"""A bundle that is measured: loaded as its user would load it, every pack noted."""
+"""The bundle under test, loaded as its user would load it, with every pack recorded."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from naflex_deploy.runtime.results.result import Result
 
 @dataclass(eq=False)
 class Subject:
-    """A loaded bundle.
+    """A loaded bundle that is measured.
 
     Attributes:
-        path: Of the bundle.
-        engine: What its user would hold.
-        session: What runs its packs.
-        runs: Every pack so far.
+        path: Path of the bundle.
+        engine: The engine, as a user would load it.
+        session: The session that runs its packs, and records them.
+        runs: The packs recorded since the last `take_runs`.
     """
 
     path: Path
@@ -44,12 +44,12 @@ class Subject:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What is asked for: ``pooled``, or the first output where there is none."""
+        """The output that is computed: ``pooled``, or the first output if there is no such output."""
         names = [spec.name for spec in self.variant.outputs]
         return ("pooled" if "pooled" in names else names[0],)
 
     def take_runs(self) -> list[PackRun]:
-        """The packs that ended since the last call."""
+        """Return the packs that ended since the last call, and forget them."""
         count = len(self.runs)
         taken, self.runs[:count] = self.runs[:count], []
         return taken
@@ -61,11 +61,12 @@ def open_subject(
     """Load a bundle.
 
     Args:
-        variant: Name of a variant, or the first that fits this machine.
-        session: Opens the engine.
+        path: Path of the bundle.
+        variant: Name of a variant; defaults to the first that fits this machine.
+        session: Opens the session of a variant.
 
     Raises:
-        BundleError, IncompatibleError: See `load_engine`.
+        BundleError, IncompatibleError: As for `load_engine`.
     """
     runs: list[PackRun] = []
     opened: list[Session] = []
@@ -79,10 +80,13 @@ def open_subject(
 
 
 def sound(subject: Subject, mix: Mix) -> tuple[list[bytes], list[Prepared], list[Result]]:
-    """The files that can be prepared in all their frames, what becomes of them, and the frames that cannot.
+    """Select the files whose frames can all be prepared.
+
+    Returns:
+        These files, their prepared images, and the results of frames that cannot be prepared.
 
     Raises:
-        UsageError: No image can.
+        UsageError: No image can be prepared.
     """
     preparer = Preparer.of(subject.manifest, subject.variant)
     inputs = [Input(name, source) for name, source in zip(mix.names, mix.sources, strict=True)]
@@ -92,7 +96,7 @@ def sound(subject: Subject, mix: Mix) -> tuple[list[bytes], list[Prepared], list
     kept = {old: new for new, old in enumerate(index for index in range(len(inputs)) if index not in bad)}
     if not kept:
         reason = rejected[0].error if rejected else "there are none"
-        raise UsageError(f"none of {len(inputs)} images can be measured: {reason}", hint="give others")
+        raise UsageError(f"none of {len(inputs)} images can be measured: {reason}", hint="use other images")
     good = [
         replace(image, result=replace(image.result, input=kept[image.result.input]))
         for image in images

@@ -1,1 +1,1 @@
-"""What a benchmark prints: tables, the HTML page, and where the figures were taken."""
+"""Reports of benchmarks: tables, the HTML page, and the provenance of the figures."""

@@ -1,4 +1,4 @@
-"""What a figure was measured on, with what, and how quiet it was."""
+"""Records on which machine and with which versions figures were measured, and whether the machine was quiet."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.runtime.backends import executed_by
 
 BUSY = 0.5
-"""Other programs that want a core, above which figures are not to be trusted."""
+"""Load average above which figures cannot be trusted, because other programs compete for the cores."""
 
 _CLOCK = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Taken when a measurement begins.
+    """The provenance of a measurement, recorded when it begins.
 
     Attributes:
-        started: ISO time, UTC.
-        load: Programs that wanted to run in the minute before, on average; ``None`` where the system does not tell.
-        facts: Everything else, for the report.
+        started: Start of the measurement, as an ISO time in UTC.
+        load: Load average over the minute before; ``None`` if the system does not report one.
+        facts: Further facts for the report.
     """
 
     started: str
@@ -37,15 +37,17 @@ class Provenance:
 
     @property
     def busy(self) -> bool:
-        """Whether other programs were running."""
+        """Whether other programs were competing for the cores."""
         return (self.load or 0) > BUSY
 
 
 def provenance(manifest: Manifest, variant: Variant, arguments: dict[str, Any]) -> Provenance:
-    """Of a bundle and this machine.
+    """Record the provenance of a measurement of a bundle on this machine.
 
     Args:
-        arguments: Of the command, the seed among them.
+        manifest: Manifest of the bundle.
+        variant: Variant that is measured.
+        arguments: Arguments of the command, including the seed.
     """
     facts = {
         "executed": executed_by(variant.backend).model_dump(),

@@ -1,4 +1,4 @@
-"""A measurement as one document: for machines, and as a page that opens without a network."""
+"""Turns a measurement into one JSON document, and into an HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from naflex_deploy.bench.report.provenance import Provenance
 from naflex_deploy.core.files import new_file
 
 BINS = 8
-"""Of the histogram of tokens."""
+"""Number of bins in the histogram of tokens."""
 
 Json = dict[str, Any]
 
@@ -37,7 +37,7 @@ NOTHING: Json = {
     "stages": None,
     "peak_memory_bytes": None,
 }
-"""Figures that were not asked for."""
+"""The entries of figures that were not asked for."""
 
 
 def interval_json(interval: Interval | None, factor: float = 1.0) -> Json | None:
@@ -46,7 +46,7 @@ def interval_json(interval: Interval | None, factor: float = 1.0) -> Json | None
 
 
 def latency_json(latency: Latency) -> Json:
-    """In milliseconds; a quantile without enough samples is null."""
+    """A latency in milliseconds; a quantile without enough samples is null."""
     quantiles = {f"{name}_ms": interval_json(found, 1e3) for name, found in latency.quantiles.items()}
     return {"count": latency.count, **quantiles, "max_ms": _round(latency.most * 1e3)}
 
@@ -66,7 +66,7 @@ def offline_json(throughput: Throughput) -> Json:
 
 
 def allocation_json(found: Allocation) -> Json:
-    """Tokens by where they went, and shares of all allocated."""
+    """Tokens by what they were used for, and their shares of all allocated tokens."""
     total = found.allocated or 1.0
     parts = ("useful", "patch_rounding", "pack_tail", "budget_rounding")
     return {
@@ -130,7 +130,7 @@ def provenance_json(provenance: Provenance) -> Json:
 
 
 def histogram_json(tokens: Sequence[int]) -> Json:
-    """How many images have how many tokens: at least ``from``, at most ``to``."""
+    """A histogram of the images by their tokens, whose bins reach from ``from`` to ``to`` inclusive."""
     edges = np.unique(np.linspace(min(tokens), max(tokens) + 1, BINS + 1).round().astype(int))
     counts, _ = np.histogram(tokens, edges)
     return {
@@ -147,15 +147,15 @@ def write_page(document: Json, path: Path) -> None:
     """Write a document as one HTML file that loads nothing.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     template = files("naflex_deploy.bench.report").joinpath("page.html").read_text(encoding="utf-8")
-    # Inside a script element, only "<" could end it.
+    # Only a "<" could end the script element that holds the data.
     data = json.dumps(document).replace("<", "\\u003c")
     with new_file(path) as partial:
         partial.write_text(template.replace("{{data}}", data), encoding="utf-8")
 
 
 def _round(value: float) -> float:
-    """Five significant digits."""
+    """Round to five significant digits."""
     return float(f"{value:.5g}")

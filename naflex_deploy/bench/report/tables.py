@@ -1,4 +1,4 @@
-"""A measurement's document as tables for a terminal."""
+"""Turns the document of a measurement into tables for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Json = dict[str, Any]
 QUANTILES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms")
 LATENCY = ("samples", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "max ms")
 BAR = 40
-"""Characters of the longest bar."""
+"""Length of the longest bar in characters."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Table:
 
 
 def tables(document: Json) -> Iterator[Table]:
-    """Those for which the document has figures."""
+    """Yield the tables for which the document has figures."""
     yield _mix(document["mix"])
     if document["comparisons"]:
         yield _comparisons(document["comparisons"])
@@ -44,18 +44,18 @@ def tables(document: Json) -> Iterator[Table]:
     if stages := document["stages"]:
         total = sum(stages["ms_per_image"].values()) or 1.0
         rows = [[name, number(ms), percent(ms / total)] for name, ms in stages["ms_per_image"].items()]
-        yield Table("stages, one after another", ("stage", "ms an image", "share"), rows)
+        yield Table("stages, one after another", ("stage", "ms per image", "share"), rows)
 
 
 def number(value: float | None) -> str:
-    """Three significant digits."""
+    """Format a number to three significant digits."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{float(f'{value:.3g}'):g}"
 
 
 def spread(interval: Json | None) -> str:
-    """An estimate and its interval."""
+    """Format an estimate and its interval."""
     if interval is None:
         return "-"
     return f"{number(interval['estimate'])} ({number(interval['low'])}-{number(interval['high'])})"
@@ -99,7 +99,7 @@ def _comparisons(comparisons: list[Json]) -> Table:
             )
     columns = ("first", "second", "workload", "times as fast", "first ms", "second ms", "least cosine")
     confidence = comparisons[0]["ratios"][0]["confidence"]
-    return Table(f"taking turns; intervals hold with {confidence:.0%}", columns, rows)
+    return Table(f"comparison in turns, with {confidence:.0%} intervals", columns, rows)
 
 
 def _budget(entry: Json) -> list[str]:
@@ -133,7 +133,7 @@ def _open_loop(steps: list[Json], slo: float) -> Table:
         for step in steps
     ]
     return Table(
-        f"open loop: Poisson arrivals, latency from when each was due, good within {number(slo)} ms", columns, rows
+        f"open loop: Poisson arrivals, latency from when each was due, goodput within {number(slo)} ms", columns, rows
     )
 
 
