@@ -1,9 +1,9 @@
-"""Put an engine in place of the vision tower of a vision-language model. Nothing else of the model changes.
+"""Replaces the vision tower of a vision-language model by an engine, without changing the rest of the model.
 
     python examples/replace_vision_tower.py [DIRECTORY]
 
-DIRECTORY is an LFM2-VL as transformers saves it; without one, a narrow model with random weights stands in. It is
-run with its own tower and with the engine on the same images, and the largest differences are printed.
+DIRECTORY holds an LFM2-VL as saved by transformers; without it, a narrow model with random weights is used. The model
+runs on the same images with its own tower and with the engine, and the largest differences are printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTINGS = ["outputs=['tokens']", "image.tokens=1024", "image.multiple=2", "engi
 
 
 class EngineTower(nn.Module):
-    """Takes and returns what `Siglip2VisionModel` does: padded patches in, padded tokens out."""
+    """An engine with the interface of `Siglip2VisionModel`, which takes padded patches and returns padded tokens."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class EngineTower(nn.Module):
     def forward(
         self, pixel_values: Tensor, spatial_shapes: Tensor, pixel_attention_mask: Tensor, **_: Any
     ) -> BaseModelOutputWithPooling:
-        # The processor's pixels are x / 127.5 - 1 of uint8; the engine takes them raw.
+        # The processor normalises uint8 pixels to x / 127.5 - 1, but the engine takes raw pixels.
         raw = ((pixel_values.float() + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
         grids = [(int(h), int(w)) for h, w in spatial_shapes.tolist()]
         images = [Patches(pixels[: h * w], (h, w)) for pixels, (h, w) in zip(raw, grids, strict=True)]
@@ -47,7 +47,7 @@ class EngineTower(nn.Module):
 
 
 def replace_tower(model: Lfm2VlForConditionalGeneration, bundle: Path) -> None:
-    """Build an engine from the model's vision tower, and put it in its place."""
+    """Build an engine from the model's vision tower, and replace the tower by it."""
     nd.build("photo", model.model.vision_tower, bundle, settings=[*SETTINGS, "engine.backends=['onnxruntime']"])
     model.model.vision_tower = EngineTower(nd.load(bundle))
 
@@ -55,7 +55,7 @@ def replace_tower(model: Lfm2VlForConditionalGeneration, bundle: Path) -> None:
 def prepare(
     model: Lfm2VlForConditionalGeneration, images: Sequence[np.ndarray], prompt: Sequence[int]
 ) -> dict[str, Tensor]:
-    """What the model's processor gives for [h, w, 3] uint8 images whose sides are multiples of two patches."""
+    """Prepare [h, w, 3] uint8 images, with sides of an even number of patches, as the model's processor does."""
     config = model.config
     side, factor = config.vision_config.patch_size, config.downsample_factor
     grids = [(image.shape[0] // side, image.shape[1] // side) for image in images]
@@ -71,7 +71,7 @@ def prepare(
 
 
 def narrow_model() -> Lfm2VlForConditionalGeneration:
-    """The real classes, few channels, seeded weights."""
+    """A model of the real classes with few channels and seeded random weights."""
     torch.manual_seed(0)
     config = Lfm2VlConfig(
         vision_config={
@@ -100,7 +100,7 @@ def narrow_model() -> Lfm2VlForConditionalGeneration:
 
 @torch.inference_mode()
 def run(model: Lfm2VlForConditionalGeneration, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What each stage gives: the tower's tokens, the projected image features, the logits, and an answer."""
+    """Run the model and return each stage's outputs: tokens of the tower, image features, logits, and an answer."""
     pixels = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
     lengths = inputs["pixel_attention_mask"].sum(1).tolist()
     padded = model.model.vision_tower(**pixels).last_hidden_state
@@ -114,7 +114,7 @@ def run(model: Lfm2VlForConditionalGeneration, inputs: dict[str, Tensor]) -> dic
 
 
 def compare(model: Lfm2VlForConditionalGeneration, bundle: Path) -> dict[str, float]:
-    """Greatest max |Δ| over max |reference| of each stage, the tower replaced by an engine."""
+    """The error of each stage, max |Δ| / max |reference|, after the tower was replaced by an engine."""
     generator = np.random.default_rng(0)
     side = 2 * model.config.vision_config.patch_size
     images = [generator.integers(0, 256, (side * h, side * w, 3), np.uint8) for h, w in ((3, 5), (1, 8), (6, 4))]

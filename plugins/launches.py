@@ -1,4 +1,4 @@
-"""How the kernels are cut into blocks, and the types of their arguments, the same on every architecture."""
+"""The launch parameters of the kernels, which are the same on every architecture: blocks and types of arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK_T, BLOCK_D = 32, 64
 
 
 def attention_arguments(dtype: str) -> dict[str, str]:
-    """Types of the arguments of `packed_attention`; ``dtype`` is fp16, bf16 or fp32."""
+    """Types of the arguments of `packed_attention` for a ``dtype`` of fp16, bf16 or fp32."""
     floats, integers = f"*{dtype}", "*i32"
     return {
         "query": floats,
@@ -38,7 +38,7 @@ def attention_constants(heads: int, width: int, scale: float) -> dict[str, Any]:
 
 
 def attention_grid(tokens: Any, heads: int, cdiv: Any) -> tuple[Any, Any]:
-    """Blocks of `packed_attention`."""
+    """Launch grid of `packed_attention`."""
     return cdiv(tokens, BLOCK_Q), heads
 
 
@@ -70,5 +70,5 @@ def position_constants(rows: int, columns: int, width: int, cubic: bool) -> dict
 
 
 def position_grid(tokens: Any, width: int, cdiv: Any) -> tuple[Any, Any]:
-    """Blocks of `position_interpolation`."""
+    """Launch grid of `position_interpolation`."""
     return cdiv(tokens, BLOCK_T), -(-width // BLOCK_D)

@@ -1,4 +1,4 @@
-"""From a kernel to PTX for one architecture. Needs no GPU."""
+"""Compiles a kernel to PTX for one architecture, without a GPU."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 SHARED_LIMIT = 48 * 1024
-"""Bytes of shared memory that any kernel may have without asking."""
+"""Bytes of shared memory that a kernel may use without opting in to more."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel ready to be embedded.
+    """A compiled kernel that is ready to be embedded.
 
     Attributes:
-        name: Of its entry.
-        ptx: Its text. The entry takes the kernel's own arguments and no other.
-        threads: Of a block.
+        name: Name of its entry.
+        ptx: The PTX text, whose entry takes only the kernel's own arguments.
+        threads: Number of threads in a block.
         shared: Bytes of shared memory of a block.
     """
 
@@ -33,23 +33,23 @@ class Compiled:
 def compile_kernel(
     kernel: triton.JITFunction, arguments: Mapping[str, str], constants: Mapping[str, object], sm: int, warps: int = 4
 ) -> Compiled:
-    """Compile.
+    """Compile a kernel to PTX.
 
     Args:
         kernel: A `triton.jit` function.
-        arguments: Type of each argument, in the kernel's order: ``*fp16``, ``*i32``, ``i32``, …
+        arguments: Type of each argument, in the kernel's order, such as ``*fp16``, ``*i32`` or ``i32``.
         constants: Value of each constexpr.
-        sm: Architecture, 80 for ``sm80``.
-        warps: Of 32 threads in a block.
+        sm: Architecture, such as 80 for ``sm80``.
+        warps: Number of warps of 32 threads in a block.
 
     Raises:
-        ValueError: It takes more shared memory than every block has.
+        ValueError: The kernel needs more shared memory than `SHARED_LIMIT`.
     """
     signature = {**arguments, **dict.fromkeys(constants, "constexpr")}
     names = list(signature)
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name, kind in arguments.items() if kind[0] == "*"}
     source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=dict(constants), attrs=aligned)
-    for stages in (2, 1):  # loads ahead of use, where shared memory has room for them
+    for stages in (2, 1):  # Two stages prefetch loads, if shared memory has room for them.
         options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
         built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
         if built.metadata.shared <= SHARED_LIMIT:
@@ -61,17 +61,17 @@ def compile_kernel(
 
 
 def drop_scratch(ptx: str, name: str, arguments: int) -> str:
-    """Take the pointers that the compiler adds for its own launcher off an entry that does not use them.
+    """Remove the scratch pointers that the compiler adds for its own launcher, which the entry must not use.
 
     TensorRT passes inputs, integers and outputs, and nothing after those.
 
     Args:
-        ptx: The compiler's text.
-        name: Of the entry.
-        arguments: How many the kernel has itself.
+        ptx: The PTX text from the compiler.
+        name: Name of the entry.
+        arguments: Number of the kernel's own arguments.
 
     Raises:
-        ValueError: The entry uses one.
+        ValueError: The entry does not exist, or it uses one of these pointers.
     """
     entry = re.search(rf"\.entry {re.escape(name)}\((?P<parameters>[^)]*)\)", ptx)
     if entry is None:

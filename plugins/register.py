@@ -1,10 +1,12 @@
-"""Registers the kernels as ahead-of-time plugins of TensorRT, 10.16 or later: importing this module is all.
+"""Registers the kernels as ahead-of-time plugins of TensorRT 10.16 or later, as soon as this module is imported.
 
-TensorRT asks for PTX while it builds and embeds it in the engine, which then needs neither Python nor Triton. Graphs
-name the plugins by operators ``packed_attention`` and ``position_interpolation`` with ``plugin_namespace`` "naflex".
+TensorRT asks for PTX while it builds and embeds it in the engine, which then needs neither Python nor Triton. A graph
+refers to the plugins as the operators ``packed_attention`` and ``position_interpolation`` with the
+``plugin_namespace`` "naflex".
 """
 
-# TensorRT reads the annotations of what it registers, so they have to be objects: no `from __future__` here.
+# TensorRT reads the annotations of the functions it registers. They have to be objects, so there is no
+# `from __future__ import annotations` here.
 import inspect
 from collections.abc import Callable
 from typing import Any, List, Tuple, TypeVar, Union  # noqa: UP035
@@ -33,14 +35,14 @@ FLOATS = "FP16|BF16|FP32"
 
 
 def plugin(name: str, describe: Callable[..., trtp.TensorDesc], types: tuple[str, ...]) -> Callable[[Compile], Compile]:
-    """Register what a plugin returns and takes beside the function that compiles it.
+    """Register a plugin with the decorated function, which compiles it.
 
     That function's parameters are the plugin's tensors, its attributes, ``outputs`` and ``tactic``.
 
     Args:
-        name: In namespace ``naflex``.
-        describe: Tensors → the output.
-        types: Of each tensor and of the output.
+        name: Name of the plugin in the namespace ``naflex``.
+        describe: Derives the description of the output from those of the tensors.
+        types: Types of each tensor and of the output.
     """
 
     def decorate(compile_: Compile) -> Compile:
@@ -117,7 +119,7 @@ def compile_positions(
 
 
 def _architecture() -> int:
-    """That of the GPU at hand, which is the one that TensorRT builds for."""
+    """The architecture of the GPU at hand, which is the one that TensorRT builds for."""
     return int(driver.active.get_current_target().arch)
 
 

@@ -1,1 +1,1 @@
-"""The demo model: a tiny document classifier, the generator that drew its pages, and how it was trained."""
+"""The demo model: a tiny document classifier, the generator of its pages, and its training."""

@@ -1,4 +1,4 @@
-"""What scanning and photographing do to a page: turn, blur, uneven light, a colour cast, noise, JPEG."""
+"""Degrades a page as a scanner or camera does: rotation, blur, uneven light, a colour cast, noise, JPEG artefacts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from naflex_deploy.demo.sheet import Sheet
 
 
 def degrade(sheet: Sheet, rng: np.random.Generator) -> Image.Image:
-    """The sheet as a scanner or a phone would show it, at the same size."""
+    """The sheet as a scanner or a phone would capture it, at the same size."""
     image = sheet.image
     if rng.random() < 0.6:
         backdrop = tuple(rng.integers(0, 256, 3).tolist()) if rng.random() < 0.5 else sheet.paper
@@ -26,7 +26,7 @@ def degrade(sheet: Sheet, rng: np.random.Generator) -> Image.Image:
 
 
 def _light(image: Image.Image, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A colour cast, a linear fall of light across the page, and grain."""
+    """Apply a colour cast, a linear gradient of light across the page, and grain."""
     pixels = np.asarray(image, np.float32)
     height, width, _ = pixels.shape
     down, across = rng.normal(0, 0.08, 2)

@@ -1,8 +1,8 @@
-"""Draws pages of ten kinds, each from a seed: numpy and Pillow only.
+"""Draws pages of ten kinds, each from a seed, using only numpy and Pillow.
 
-What tells the kinds apart is local (line spacing, columns, rules, boxes, glyphs, strokes). Sizes and
-aspect ratios overlap between kinds, and headings, barcodes, stamps and paragraphs appear on all of
-them, so neither the shape of a page nor one such part gives its kind away.
+Only local features tell the kinds apart (line spacing, columns, rules, boxes, glyphs, strokes). Sizes and aspect ratios
+overlap between kinds, and headings, barcodes, stamps and paragraphs appear on all of them, so that neither the shape of
+a page nor any such part gives its kind away.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Page:
     """A drawn page.
 
     Attributes:
-        image: RGB, 150 to 1600 pixels a side, times its density.
+        image: RGB image with sides of 150 to 1600 pixels, times the density.
         kind: One of ``KINDS``.
     """
 
@@ -54,9 +54,9 @@ def draw_page(seed: int | tuple[int, ...], kind: str | None = None, density: flo
     """Draw one page; the same seed gives the same pixels.
 
     Args:
-        seed: Non-negative; a tuple names a page in a stream, as ``(stream, index)``.
+        seed: A non-negative seed; a tuple ``(stream, index)`` identifies a page in a stream.
         kind: One of ``KINDS``; ``None`` leaves the choice to the seed.
-        density: Times by which the sides of the page are longer, its text as large as before: a page full of print.
+        density: Factor on the sides of the page. The text keeps its size, so that a larger page holds more of it.
 
     Raises:
         KeyError: ``kind`` is not one of ``KINDS``.
@@ -71,7 +71,7 @@ def draw_page(seed: int | tuple[int, ...], kind: str | None = None, density: flo
 
 
 def draw_pages(seed: int, count: int, density: float = 1.0) -> Iterator[Page]:
-    """The first ``count`` pages of a stream: page i is ``draw_page((seed, i))``."""
+    """Draw the first ``count`` pages of a stream, where page i is ``draw_page((seed, i))``."""
     for index in range(count):
         yield draw_page((seed, index), density=density)
 

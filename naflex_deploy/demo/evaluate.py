@@ -1,6 +1,6 @@
-"""Top-1 of the demo checkpoint on unseen pages: ``python -m naflex_deploy.demo.evaluate``.
+"""Measures the top-1 accuracy of the demo checkpoint on unseen pages: ``python -m naflex_deploy.demo.evaluate``.
 
-Pages go through a built engine twice: at their own aspect ratio, and squashed into a square of as many tokens.
+Pages run through a built engine twice: at their native aspect ratio, and squashed into a square of as many tokens.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ UNSEEN_STREAM = 12
 
 
 def squash(image: Image.Image, tokens: int) -> Image.Image:
-    """A page forced into a square of ⌊√tokens⌋ patches a side, whatever its shape."""
+    """Force a page into a square with sides of ⌊√tokens⌋ patches, whatever its shape."""
     side = math.isqrt(tokens) * PATCH
     return image.resize((side, side), Image.Resampling.BILINEAR)
 
 
 def top1(engine: Engine, images: list[Image.Image], pages: list[Page]) -> float:
-    """Share of images classified as the pages they came from."""
+    """Share of images that are classified as the kind of their page."""
     best = [predictions[0].name for predictions in engine.classify(images, top=1)]
     return sum(label == page.kind for label, page in zip(best, pages, strict=True)) / len(pages)
 

@@ -1,4 +1,4 @@
-"""What any kind of page may carry around its body: headings, logos, barcodes, stamps, a paragraph."""
+"""Draws parts that any kind of page can have around its body: headings, logos, barcodes, stamps, a paragraph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of each kind of page, drawn into whatever region the furniture leaves."""
+"""Draws the body of each kind of page, in the region that the furniture leaves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from naflex_deploy.demo.sheet import Box, Sheet
 
 
 def invoice(sheet: Sheet, box: Box) -> None:
-    """Items in four columns, amounts to the right, rules across only, a block of totals below."""
+    """Items in four columns with amounts on the right, horizontal rules only, and a block of totals below."""
     rng, em = sheet.rng, sheet.em
     size, step = sheet.size(0.85), rng.uniform(1.5, 2.1) * em
     if box.height > 14 * em:
@@ -41,7 +41,7 @@ def invoice(sheet: Sheet, box: Box) -> None:
 
 
 def receipt(sheet: Sheet, box: Box) -> None:
-    """Fixed-pitch lines set tight, item left and price right, broken by dashes; side by side where wide."""
+    """Tight fixed-pitch lines with items left and prices right, broken by dashes; in several columns if wide."""
     rng, em = sheet.rng, sheet.em
     size, step = sheet.size(rng.uniform(0.8, 1.0)), rng.uniform(1.15, 1.4) * em
     for strip in _split(box, rng.uniform(15, 24) * em, 2 * em):
@@ -82,7 +82,7 @@ def letter(sheet: Sheet, box: Box) -> None:
 
 
 def table(sheet: Sheet, box: Box) -> None:
-    """Cells two to five times as wide as high, ruled both ways, most of them filled."""
+    """Cells two to five times as wide as high, ruled in both directions, most of them filled."""
     rng, em = sheet.rng, sheet.em
     size, step = sheet.size(0.8), rng.uniform(1.5, 2.4) * em
     columns = max(2, int(box.width / (step * rng.uniform(2, 4.5))))
@@ -274,7 +274,7 @@ def note(sheet: Sheet, box: Box) -> None:
 
 
 def _split(box: Box, width: float, gap: float) -> list[Box]:
-    """As many equal columns of about a width as a region takes."""
+    """Split a region into equal columns of about a width."""
     return box.columns(max(1, round((box.width + gap) / (width + gap))), gap)
 
 

@@ -13,7 +13,7 @@ from naflex_deploy.compiler.model.architecture import Architecture
 from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.core.files import new_directory
 
-# Ours → theirs, by the leading part of a tensor's name, and inside a block.
+# Our names → those of transformers: prefixes of tensor names, then parts of names inside a block.
 _NAMES = {
     "embed.": "vision_model.embeddings.patch_embedding.",
     "positions.table": "vision_model.embeddings.position_embedding.weight",
@@ -35,9 +35,9 @@ def save(model: PackedNaFlexViT, labels: Sequence[str], directory: Path) -> None
     """Write weights, configuration and preprocessing.
 
     Args:
-        model: Pools by the mean and classifies; its projection takes pixels normalised to -1…1.
+        model: A classifier with mean pooling, whose projection takes pixels normalised to -1…1.
         labels: Name of each class.
-        directory: Must not exist; appears when everything in it is written.
+        directory: Directory to write. It must not exist, and appears only once everything in it is written.
     """
     weights = {_theirs(name): tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     with new_directory(directory) as partial:
@@ -77,7 +77,7 @@ def _config(a: Architecture, labels: Sequence[str]) -> dict[str, Any]:
             "patch_size": a.patch_size,
             "hidden_act": "gelu_pytorch_tanh",
             "layer_norm_eps": a.norm_eps,
-            # The classifier averages the tokens; an attention head would stay untrained.
+            # The classifier averages the tokens, so an attention head would stay untrained.
             "vision_use_head": False,
         },
     }

@@ -1,4 +1,4 @@
-"""A sheet of paper to draw on: its colours, its text size and the strokes every kind of page shares."""
+"""A sheet of paper to draw on, with its colours, its text size, and the strokes that all kinds of pages share."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def text_width(text: str, size: int) -> float:
 
 @lru_cache(maxsize=8192)
 def _glyph(character: str, size: int) -> np.ndarray:
-    """[1.3·size, 0.62·size] uint8: one character centred in a cell of fixed width."""
+    """One character centred in a cell of fixed width, [1.3·size, 0.62·size] uint8."""
     cell = Image.new("L", (max(3, round(size * 0.62)), round(size * 1.3)))
     ImageDraw.Draw(cell).text((cell.width / 2, size), character, 255, font(size), anchor="ms")
     return np.asarray(cell)
@@ -91,7 +91,7 @@ class Sheet:
 
     @classmethod
     def blank(cls, rng: np.random.Generator, width: int, height: int, density: float = 1.0) -> Sheet:
-        """Paper of a light colour with dark ink; one sheet in ten is the other way round.
+        """A blank sheet of light paper with dark ink; one sheet in ten has dark paper and light ink.
 
         Args:
             density: Times by which text is smaller than usual for the page.
@@ -110,56 +110,56 @@ class Sheet:
         return max(1, round(self.em / 9))
 
     def mix(self, share: float) -> Color:
-        """Ink laid thinly: ``share`` of ink on paper."""
+        """The colour of ink mixed with paper, with a ``share`` of ink."""
         red, green, blue = (round(share * a + (1 - share) * b) for a, b in zip(self.ink, self.paper, strict=True))
         return red, green, blue
 
     def size(self, ems: float) -> int:
-        """A text size of so many ems, in whole pixels."""
+        """A text size in whole pixels, from a size in ems."""
         return max(5, round(ems * self.em))
 
     def words(self, count: int) -> str:
-        """So many words."""
+        """A text of ``count`` random words."""
         return " ".join(WORDS[i] for i in self.rng.integers(len(WORDS), size=count))
 
     def number(self, decimals: bool = True) -> str:
-        """An amount of one to five digits."""
+        """A random amount of one to five digits."""
         value = int(10 ** self.rng.uniform(0, 4.5))
         return f"{value},{self.rng.integers(100):02d}" if decimals else str(value)
 
     def fit(self, text: str, width: float, size: int) -> str:
-        """As much of a text as a width takes."""
+        """The longest start of a text that fits a width."""
         length = text_width(text, size)
         return text if length <= width else text[: max(1, int(len(text) * width / length))]
 
     def text(self, x: float, y: float, text: str, size: int, anchor: str = "lm", fill: Color | None = None) -> None:
-        """Proportional text; ``anchor`` as Pillow's."""
+        """Draw proportional text; ``anchor`` is Pillow's."""
         self.draw.text((round(x), round(y)), text, fill or self.ink, font(size), anchor=anchor)
 
     def mono(self, x: float, y: float, text: str, size: int, fill: Color | None = None) -> None:
-        """Text of fixed pitch, vertically centred on ``y``."""
+        """Draw fixed-pitch text, vertically centred on ``y``."""
         if text:
             cells = np.concatenate([_glyph(character, size) for character in text], axis=1)
             self.draw.bitmap((round(x), round(y - size * 0.65)), Image.fromarray(cells), fill or self.ink)
 
     def rule(self, x0: float, y0: float, x1: float, y1: float, width: int = 0, fill: Color | None = None) -> None:
-        """A solid line, a hairline by default."""
+        """Draw a solid line, a hairline by default."""
         self.draw.line((x0, y0, x1, y1), fill or self.ink, width or self.hairline)
 
     def dashes(self, x0: float, y0: float, x1: float, y1: float, period: float, fill: Color | None = None) -> None:
-        """A dashed line, half of each period drawn."""
+        """Draw a dashed line, with half of each period drawn."""
         count = max(1, int(max(abs(x1 - x0), abs(y1 - y0)) / period))
         xs, ys = np.linspace(x0, x1, 2 * count + 1), np.linspace(y0, y1, 2 * count + 1)
         for i in range(0, 2 * count, 2):
             self.rule(xs[i], ys[i], xs[i + 1], ys[i + 1], fill=fill)
 
     def frame(self, box: Box, fill: Color | None = None, outline: Color | None = None, width: int = 0) -> None:
-        """A rectangle; empty boxes are left out."""
+        """Draw a rectangle, unless the box is empty."""
         if box.width >= 1 and box.height >= 1:
             self.draw.rectangle(box, fill, outline, width or self.hairline)
 
     def prose(self, box: Box, leading: float, size: int, paragraph: int = 7, justified: bool = False) -> None:
-        """Paragraphs of about so many lines, ``leading`` ems from line to line."""
+        """Draw paragraphs of about so many lines, ``leading`` ems from line to line."""
         y, per_line = box.top + size / 2, max(1, int(box.width / (3.2 * size)))
         while y < box.bottom - size / 2:
             lines = int(self.rng.integers(2, paragraph + 1))
@@ -185,7 +185,7 @@ class Sheet:
             x += width + gap
 
     def scrawl(self, box: Box, y: float, size: float, fill: Color | None = None) -> None:
-        """One line of handwriting: loops of uneven height, joined within words, leaning to the right."""
+        """Draw a line of handwriting: loops of uneven height, joined within words, that lean to the right."""
         x, width = box.left, max(1, round(size / 11))
         while x < box.right - size:
             letters = min(int(self.rng.integers(2, 9)), int((box.right - x) / (0.55 * size)))
@@ -206,7 +206,7 @@ class Sheet:
         return np.where(self.rng.random(count) < 0.25, heights * 2, heights)
 
     def barcode(self, box: Box, upright: bool = True) -> None:
-        """Bars of uneven width, across the box or (not upright) down it."""
+        """Draw bars of uneven width, side by side across the box, or below each other if not upright."""
         x, unit = 0.0, max(1.0, self.em / 7)
         length = box.width if upright else box.height
         while x < length - 3 * unit:
@@ -218,7 +218,7 @@ class Sheet:
             x += bar + unit * int(self.rng.integers(1, 4))
 
     def matrix_code(self, left: float, top: float, side: float) -> None:
-        """A square of random dark cells."""
+        """Draw a square of random dark cells."""
         cells = (self.rng.random((17, 17)) < 0.5).astype(np.uint8) * 255
         mask = Image.fromarray(cells).resize((max(17, int(side)),) * 2, Image.Resampling.NEAREST)
         self.draw.bitmap((round(left), round(top)), mask, self.ink)

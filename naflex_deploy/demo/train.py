@@ -1,7 +1,7 @@
-"""Trains the demo checkpoint: ``python -m naflex_deploy.demo.train -o DIR``. About an hour on two cores.
+"""Trains the demo checkpoint: ``python -m naflex_deploy.demo.train -o DIR`` takes about an hour on two cores.
 
-Pages are learned first at few tokens, which is quick and teaches the textures, then at the token counts that the
-model is used with. Every page is seen once, and images are packed, not padded, throughout.
+Training starts with few tokens per page, which is quick and teaches the textures, and continues with the token counts
+that the model is used with. Every page is seen once, and images are always packed, never padded.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ TOKENS_AT_ONCE = 8192
 
 
 def few_tokens(rng: np.random.Generator) -> int:
-    """A budget of the first phase."""
+    """Draw a token budget for the first phase."""
     return int(rng.choice([64, 100, 144]))
 
 
 def usual_tokens(rng: np.random.Generator) -> int:
-    """A budget of the second phase: mostly 256, some around it, a tenth at 1024."""
+    """Draw a token budget for the second phase: mostly 256, some around it, a tenth at 1024."""
     return _choose(rng, {256: 0.68, 1024: 0.10, 64: 0.04, 100: 0.04, 144: 0.04, 196: 0.04, 400: 0.03, 576: 0.03})
 
 
 def all_tokens(rng: np.random.Generator) -> int:
-    """A budget of the last phase: at 1024 strokes are twice as large, and must become as familiar."""
+    """Draw a token budget for the last phase, in which the model must learn the strokes at 1024, twice as large."""
     return _choose(rng, {256: 0.38, 1024: 0.42, 576: 0.08, 784: 0.04, 400: 0.04, 64: 0.02, 144: 0.02})
 
 
@@ -66,14 +66,14 @@ PHASES: tuple[tuple[int, Tokens], ...] = ((256, few_tokens), (288, usual_tokens)
 
 
 class NormalisedLinear(nn.Linear):
-    """The projection of centred pixels, its weights those for pixels normalised to -1…1."""
+    """A projection of centred pixels whose weights are those for pixels normalised to -1…1."""
 
     def forward(self, centred: Tensor) -> Tensor:
         return super().forward(centred / 127.5)
 
 
 class PerImageAttention:
-    """Attention on slices of known length; a pack's lengths are set before it runs."""
+    """Attention on slices of known lengths, which are set before each pack runs."""
 
     lengths: Sequence[int] = ()
 
@@ -86,7 +86,7 @@ class PerImageAttention:
 
 
 def new_model() -> tuple[PackedNaFlexViT, PerImageAttention]:
-    """The model before training, and the attention it runs with."""
+    """The model before training, and the attention that it runs with."""
     attention = PerImageAttention()
     model = PackedNaFlexViT(ARCHITECTURE, ("logits",), attention)
     model.embed = NormalisedLinear(ARCHITECTURE.patch_values, ARCHITECTURE.width)
@@ -97,7 +97,7 @@ def new_model() -> tuple[PackedNaFlexViT, PerImageAttention]:
 
 @torch.no_grad()
 def _start_from_textures(model: PackedNaFlexViT) -> None:
-    """Make the untrained model measure textures, so that the first steps are not spent finding out how.
+    """Initialise the model to measure textures, so that the first steps do not have to learn that.
 
     The projection begins as cosine transforms of grey patches, and the first MLP adds their magnitudes,
     ``|z| = relu(z) + relu(-z)``. The last channels hold a constant, which keeps LayerNorm from evening out
@@ -122,7 +122,7 @@ def _start_from_textures(model: PackedNaFlexViT) -> None:
 
 
 def _cosine_filters(count: int) -> Tensor:
-    """[count, 768]: the cosine transforms of lowest frequency, without the constant one, of a grey patch."""
+    """The cosine transforms of a grey patch with the lowest frequencies, without the constant one, [count, 768]."""
     place, frequency = torch.arange(PATCH) + 0.5, torch.arange(PATCH)
     cosines = torch.cos(math.pi / PATCH * frequency[:, None] * place) * (2 / PATCH) ** 0.5
     pairs = sorted(((v, u) for v in range(PATCH) for u in range(PATCH)), key=lambda pair: (sum(pair), pair))
@@ -139,14 +139,14 @@ def training_steps(processes: int) -> Iterator[Step]:
 
 
 def train(steps: Iterable[Step], count: int) -> PackedNaFlexViT:
-    """Train on ``count`` steps under one cosine schedule."""
+    """Train for ``count`` steps under one cosine schedule."""
     torch.manual_seed(0)
     model, attention = new_model()
     body = [p for name, p in model.named_parameters() if not name.startswith("classifier")]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in body if p.ndim > 1]},
         {"params": [p for p in body if p.ndim == 1], "weight_decay": 0.0},
-        # Averaged tokens differ little from page to page at first: the classifier must grow quickly.
+        # At first, averaged tokens differ little from page to page, so the classifier's weights must grow quickly.
         {"params": list(model.get_submodule("classifier").parameters()), "lr": 10 * PEAK_RATE},
     ]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.05)
@@ -167,7 +167,7 @@ def train(steps: Iterable[Step], count: int) -> PackedNaFlexViT:
 
 
 def _parts(step: Step) -> Iterator[tuple[list[Patches], np.ndarray, float]]:
-    """Packs of bounded size out of one training step, each with its share of the step."""
+    """Split a training step into packs of bounded size, each with its share of the step."""
     lengths = [len(image) for image in step.images]
     for images in pack_lengths(lengths, TOKENS_AT_ONCE, len(lengths)):
         yield [step.images[i] for i in images], step.labels[images], len(images) / len(lengths)
@@ -186,7 +186,7 @@ def _backward(
 
 
 def main() -> None:
-    """Draw, train, save."""
+    """Draw pages, train on them, and save the model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("-o", "--output", type=Path, required=True, help="directory of the checkpoint")
     parser.add_argument("--threads", type=int, default=2)

@@ -1,4 +1,4 @@
-"""Training steps, drawn while the model trains: pages as patches, each page at a token count of its own."""
+"""Draws training steps while the model trains: pages as patches, each with its own number of tokens."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from naflex_deploy.runtime.images.patchify import patchify
 
 PATCH = 16
 PAGES_A_STEP = 32
-_STEPS_AT_ONCE = 32  # Drawn together: enough to keep the processes busy, and under 600 MB.
+_STEPS_AT_ONCE = 32  # Steps drawn together: enough to keep the processes busy, in less than 600 MB.
 
 Tokens = Callable[[np.random.Generator], int]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step learns from: images, and the index of each one's kind, [N] int64."""
+    """The data of one optimizer step: images, and the index of each image's kind, [N] int64."""
 
     images: list[Patches]
     labels: npt.NDArray[np.int64]
 
 
 def draw_steps(stream: int, steps: range, tokens: Tokens, processes: int) -> Iterator[Step]:
-    """Draw the pages of numbered steps, a few dozen steps ahead. No two numbers share a page.
+    """Draw the pages of numbered steps, a few dozen steps ahead. Steps never share a page.
 
     Args:
         stream: Seed that no evaluation uses.
@@ -58,6 +58,6 @@ def _draw_step(stream: int, tokens: Tokens, number: int) -> Step:
 
 
 def _patches(image: Image.Image, tokens: int) -> Patches:
-    """A page resized to fill a token budget at its own aspect ratio, as SigLIP2's processor does."""
+    """Resize a page to fill a token budget at its native aspect ratio, as SigLIP2's processor does."""
     fit = plan_fit((image.height, image.width), patch_size=PATCH, tokens=tokens)
     return patchify(apply_fit(image, fit), PATCH)

@@ -1,7 +1,7 @@
-"""Attention over a pack, every image for itself, in one pass that holds no scores.
+"""Attention within every image of a pack, in one pass that stores no scores.
 
-A program takes a block of rows of the pack, whatever images they belong to, and walks over the keys from the first
-of their images to the last; a comparison of segments keeps images apart where a block holds several. The softmax is
+A program takes a block of rows of the pack, whatever images they belong to, and iterates over the keys from the first
+of these images to the last. If a block spans several images, a comparison of segments keeps them apart. The softmax is
 accumulated block by block (Milakov and Gimelshein, Online normalizer calculation for softmax, 2018).
 """
 
@@ -26,7 +26,7 @@ def packed_attention(
     context,  # [tokens, HEADS·WIDTH]
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,  # WIDTH, up to a power of two
+    PADDED: tl.constexpr,  # WIDTH, rounded up to a power of two
     SCALE: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,

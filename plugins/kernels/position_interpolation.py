@@ -1,6 +1,6 @@
-"""A position table resized to every token's own grid, with antialias.
+"""Resizes a position table to every token's own grid, with antialias.
 
-For a token at (y, x) of an h×w grid and a table of ROWS×COLUMNS entries
+For a token at (y, x) of an h×w grid and a table of ROWS×COLUMNS entries,
 
     position = Σ_ij a_h[y, i] · a_w[x, j] · table[i, j]
     s = ROWS / h,  a_h[y, i] ∝ filter((i + ½ - (y + ½)·s) / max(1, s)),  a_w likewise
@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _weights(place, size, entries, ENTRIES: tl.constexpr, CUBIC: tl.constexpr):
-    """[tokens, padded entries] float32 filter weights of one axis."""
+    """Filter weights along one axis, [tokens, padded entries] float32."""
     scale = ENTRIES / size.to(tl.float32)
     centre = (place.to(tl.float32) + 0.5) * scale
     distance = tl.abs(entries.to(tl.float32)[None, :] + 0.5 - centre[:, None]) / tl.maximum(scale, 1.0)[:, None]
@@ -42,7 +42,7 @@ def position_interpolation(
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
     CUBIC: tl.constexpr,
-    PADDED_ROWS: tl.constexpr,  # ROWS and COLUMNS, up to a power of two, 16 at least
+    PADDED_ROWS: tl.constexpr,  # ROWS and COLUMNS, rounded up to a power of two, at least 16
     PADDED_COLUMNS: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,

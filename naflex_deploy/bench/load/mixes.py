@@ -212,7 +212,7 @@ def _made_up(name: str, about: str, sizes: Sequence[Size], codec: str, seed: int
 
 
 def encode(size: Size, codec: str, seed: int = 0) -> bytes:
-    """Make a synthetic image: a JPEG of smooth noise, about as dense as a photo, or a PNG of flat tiles like a screen."""
+    """Make a synthetic image: a JPEG of smooth noise, about as dense as a photo, or a PNG of flat tiles."""
     width, height = size
     if max(size) > JPEG_SIDE:
         codec = "PNG"

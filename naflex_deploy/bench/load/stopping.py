@@ -45,7 +45,7 @@ class Stopping:
 
 
 class Checks:
-    """Checks a `Stopping` only when samples have grown by a tenth, or at the cap, so that checks cost almost nothing."""
+    """Checks a `Stopping` only when samples have grown by a tenth, or at the cap, so that checks cost little."""
 
     def __init__(self, stopping: Stopping) -> None:
         self._stopping = stopping
