@@ -1,1 +1,1 @@
-"""Accuracy on the demo checkpoint, and the table of checkpoints."""
+"""Accuracy of the demo checkpoint, and the table of checkpoints."""

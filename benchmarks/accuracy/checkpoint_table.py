@@ -1,4 +1,4 @@
-"""What every kind of checkpoint was compared with, and how far off it was: writes docs/checkpoints.md.
+"""Compares every kind of checkpoint with its original implementation, and writes docs/checkpoints.md.
 
     python -m benchmarks.accuracy.checkpoint_table [-o docs/checkpoints.md]
 
@@ -115,7 +115,7 @@ REPEATS = 60
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison."""
+    """One row of the table of errors."""
 
     family: str
     option: str
@@ -153,7 +153,7 @@ def main() -> None:
 
 
 def compare(checkpoint: Checkpoint, golden: Results) -> tuple[float, float]:
-    """Worst error and smallest σ."""
+    """The largest error, and the smallest σ of the attention logits."""
     recording = Recording(ragged_attention)
     outputs = [name for name in ("pooled", "tokens", "logits") if name in checkpoint.architecture.outputs]
     error = assert_parity(run(checkpoint.model(outputs, recording), IMAGES), golden, tolerance=float("inf"))
@@ -204,7 +204,7 @@ def own_rows() -> Iterator[Row]:
 
 
 def position_costs() -> Iterator[tuple[str, str, str]]:
-    """Runs of every kind taken in turn, by the thread's own clock."""
+    """Time every kind of positions in turns, by the CPU time of the thread."""
     pack = Pack.of(random_images([(16, 16)] * 4, 16))
     grid = pack.grid_hw[pack.view(Role.SEGMENT_IDS)]
     feeds = {"coords": pack.view(Role.COORDS), "token_grid": grid}

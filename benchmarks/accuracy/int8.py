@@ -1,9 +1,9 @@
-"""What int8 costs the demo model, and copies of it that plain int8 cannot represent.
+"""Measures the accuracy in int8 of the demo model, and of copies of it that plain int8 cannot represent.
 
     python -m benchmarks.accuracy.int8 [--pages 1000] [--samples 256] [--tokens 256] [-o DIR]
 
-Each model is calibrated on drawn pages of one stream and measured on pages of another, through ONNX Runtime: in
-float32, by plain min-max ranges, and as `build --precision int8` does it.
+Each model is calibrated on drawn pages of one stream and measured on pages of another with ONNX Runtime: in float32,
+in int8 with plain min-max ranges, and in int8 as `build --precision int8` makes it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from naflex_deploy.runtime.results.figures import Figures
 from tests.support.calibrations import observed
 
 CALIBRATED, MEASURED = 5101, 5102
-"""Streams of pages. Neither training nor any other measurement uses them."""
+"""Streams of pages that neither training nor any other measurement uses."""
 HELD_OUT = 32
-"""Files more than `--samples` that a calibration keeps for its gate."""
+"""Number of files, in addition to `--samples`, that a calibration holds out for its gate."""
 
 Row = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pages", type=int, default=1000, help="to measure on")
-    parser.add_argument("--samples", type=int, default=256, help="to calibrate on")
-    parser.add_argument("--tokens", type=int, default=256, help="a page")
+    parser.add_argument("--pages", type=int, default=1000, help="pages to measure on")
+    parser.add_argument("--samples", type=int, default=256, help="pages to calibrate on")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens per page")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/int8-accuracy"))
     options = parser.parse_args()
     overrides = {"image.tokens": options.tokens, "calibration.samples": options.samples}
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measure(config: Config, folder: Path, count: int) -> list[Row]:
-    """A row for each model and way to quantise it."""
+    """Measure one row for each model and each way to quantise it."""
     checkpoint = checkpoints.read("demo")
     prefix = checkpoint.architecture.prefix
     portable = folder / "demo" / "portable.onnx"
@@ -86,14 +86,14 @@ def measure(config: Config, folder: Path, count: int) -> list[Row]:
         copy = inject(portable, folder / kind.replace(" ", "-"), change)
         float32 = figures(copy, None, packs)
         if float32["pooled_cosine"] < 0.9999:
-            raise AssertionError(f"the copy with outliers at {kind} is another model: cosine {float32}")
+            raise AssertionError(f"the copy with outliers at {kind} differs from the original: cosine {float32}")
         own = dataclasses.replace(spec, sites=observed(copy, drawn, prefix).sites)
         rows += judged(kind, copy, own, packs, prefix)
     return rows
 
 
 def judged(name: str, portable: Path, spec: QuantSpec, packs: Sequence[GoldenPack], prefix: int) -> list[Row]:
-    """Plain min-max ranges, and ours."""
+    """Measure a model with plain min-max ranges, and with our quantisation."""
     model = read(portable)
     seen = {site: spec.sites[site] for site in default_sites(model)}
     ranges = {site: (min(one.low, 0), max(one.high, 0)) for site, one in seen.items()}
@@ -107,7 +107,7 @@ def judged(name: str, portable: Path, spec: QuantSpec, packs: Sequence[GoldenPac
 
 
 def figures(portable: Path, quantization: Quantization | None, packs: Sequence[GoldenPack]) -> dict[str, float]:
-    """Of a graph on packs whose outputs in float32 are known."""
+    """Figures of a graph on packs whose float32 outputs are known."""
     run, found = runner(portable, quantization), Figures()
     for item in packs:
         found.add(run(item.pack), item.reference, item.labels)

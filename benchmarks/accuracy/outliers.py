@@ -1,7 +1,7 @@
-"""Copies of a model that compute the same in float and that plain int8 cannot represent.
+"""Makes copies of a model that compute the same in float, but that plain int8 cannot represent.
 
-Each takes the portable graph of a model with GELU blocks and returns the changed weights by name. What is multiplied
-somewhere is divided, cancelled or ignored further on.
+Each function takes the weights of a model with GELU blocks and returns the changed ones by name. Whatever it enlarges
+is divided, cancelled or ignored later in the graph.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Weights = dict[str, Float]
 
 FACTOR = 100.0
 STRONG = 1000.0
-"""Where a layer's own large values hide what is a hundred times larger than the rest."""
+"""Factor for layers whose own values are so large that a factor of 100 would not stand out."""
 CHANNELS = 3
-"""Of each activation, that stand out."""
+"""Number of channels of each activation that stand out."""
 
 
 def norm_output(weights: Weights) -> Weights:
-    """Channels of every LayerNorm's output are 100 times larger, the weights that read them as much smaller."""
+    """Make channels of every LayerNorm's output 100 times larger, and the weights that read them 100 times smaller."""
     changed: Weights = {}
     for block in blocks(weights):
         for norm, readers in (("norm1", ("query", "key", "value")), ("norm2", ("mlp.fc1",))):
@@ -40,7 +40,7 @@ def norm_output(weights: Weights) -> Weights:
 
 
 def attention_output(weights: Weights) -> Weights:
-    """Channels of what attention returns are 1000 times larger, through the values that it mixes."""
+    """Make channels of the attention output 1000 times larger, by way of the value projection."""
     changed: Weights = {}
     for block in blocks(weights):
         channels = _channels(weights[f"{block}.value.bias"], block)
@@ -52,10 +52,10 @@ def attention_output(weights: Weights) -> Weights:
 
 
 def hidden(weights: Weights) -> Weights:
-    """The MLP has three more channels after its activation, two that cancel and one that a bias takes back.
+    """Add three large channels after the MLP's activation, which later layers cancel.
 
-    Two are the same large function of the token, read with opposite signs. The third is a constant, as GELU leaves
-    large values as they are.
+    Two are the same large function of the token, and are read with opposite signs. The third is a constant, because
+    GELU leaves large values unchanged, and a bias subtracts it again.
     """
     changed: Weights = {}
     for block in blocks(weights):
@@ -73,9 +73,9 @@ def hidden(weights: Weights) -> Weights:
 
 
 def massive_tokens(weights: Weights) -> Weights:
-    """A few tokens carry thousands in every channel of the residual stream, which each LayerNorm takes out again.
+    """Make a few tokens carry thousands in every channel of the residual stream, which each LayerNorm removes again.
 
-    One more channel of an MLP fires for those tokens alone whose normed vector points in some direction.
+    An additional channel of an MLP fires only for tokens whose normalised vector points in some direction.
     """
     changed: Weights = {}
     for block in blocks(weights)[:2]:
@@ -113,7 +113,7 @@ def inject(portable: Path, folder: Path, change: Callable[[Weights], Weights]) -
 
 
 def blocks(weights: Mapping[str, Float]) -> list[str]:
-    """``blocks.0``, ``blocks.1``, …"""
+    """Names of the blocks, ``blocks.0``, ``blocks.1``, …"""
     found = {match[1] for name in weights if (match := re.match(r"(blocks\.\d+)\.", name))}
     return sorted(found, key=lambda block: int(block.rpartition(".")[2]))
 
@@ -135,7 +135,7 @@ def _times(values: Float, rows: npt.NDArray[np.int64], factor: float) -> Float:
 def _widen(
     changed: Weights, weights: Weights, block: str, rows: npt.ArrayLike, offsets: npt.ArrayLike, columns: npt.ArrayLike
 ) -> None:
-    """Give an MLP more hidden channels: [n, D] and [n] of the first layer, [D, n] of the second."""
+    """Add n hidden channels to an MLP: rows [n, D] and offsets [n] of the first layer, columns [D, n] of the second."""
     for name, more, axis in (("fc1.weight", rows, 0), ("fc1.bias", offsets, 0), ("fc2.weight", columns, 1)):
         full = f"{block}.mlp.{name}"
         changed[full] = np.concatenate([weights[full], np.asarray(more, np.float32)], axis)

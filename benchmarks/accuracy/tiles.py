@@ -1,10 +1,10 @@
-"""Top-1 of the demo checkpoint on dense pages, in tiles and as one image of as many tokens as a tile has.
+"""Measures top-1 of the demo checkpoint on dense pages, in tiles and as one image with as many tokens as a tile.
 
     python -m benchmarks.accuracy.tiles [--pages 200] [--tokens 256] [--density 2] [--model demo]
 
-A dense page is drawn with its sides longer and its text as large as before, so that one image of it is too coarse.
-A page's class in tiles is that of the logits of the whole and of the mean of its tiles, as ``classify`` gives it.
-Exits 5 if tiles are not 3 points better.
+A dense page is larger but has text of the same size, so that a single image of it is too coarse. In tiles, the class of
+a page comes from the logits of the whole page and the mean of its tiles, as in ``classify``. The exit code is 5 unless
+tiles are 3 points better.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.results.result import by_frame, join
 
 UNSEEN_STREAM = 31
-"""Neither trained on, nor looked at when it was decided how a page's images weigh; stream 12 was."""
+"""Stream used neither for training nor to decide how a page's images are weighted; stream 12 served for that."""
 
 GAIN = 0.03
 
@@ -33,7 +33,7 @@ GAIN = 0.03
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=int, default=200)
-    parser.add_argument("--tokens", type=int, default=256, help="of one image, and of one tile")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of one image, and of one tile")
     parser.add_argument("--density", type=float, default=2.0)
     parser.add_argument("--model", default="demo")
     options = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(engine: Engine, pages: list[Page]) -> dict[str, float]:
-    """Share of pages classified right, and what they took."""
+    """The share of pages that are classified correctly, and their cost."""
     start = time.perf_counter()
     right = images = tokens = 0
     for frame in by_frame(engine.stream((page.image for page in pages), ("logits",))):

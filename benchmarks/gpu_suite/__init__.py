@@ -1,1 +1,1 @@
-"""Every GPU path compared and timed on the card at hand."""
+"""Compares and times every GPU path on the card at hand."""

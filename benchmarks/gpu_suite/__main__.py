@@ -1,12 +1,12 @@
-"""Everything that runs a NaFlex model on the GPU at hand, held to one reference and timed beside each other.
+"""Runs every implementation of a NaFlex model on the GPU at hand, compares it with one reference, and times it.
 
     python -m benchmarks.gpu_suite [--models siglip2-so400m siglip2-base] [--budgets 1024 4096 16384] [-o DIR]
-    python -m benchmarks.gpu_suite --device cpu --tiny      a test of the suite itself
+    python -m benchmarks.gpu_suite --device cpu --tiny      tests the suite itself
 
-First results are compared, then packs of each budget are timed, the largest first as goals are set on it, contenders
-taking turns, inputs and outputs in GPU memory. Last come the Triton kernels alone. What cannot run here, or is left out
-as time runs out, is listed with the reason; without a GPU that is all there is. Weights are random, of the true shapes.
-Writes gpu_suite.json and gpu_suite.md; every figure says what it was executed on.
+First, results are compared. Then packs of each budget are timed, the largest first because the goals are set on it,
+with contenders taking turns, and inputs and outputs in GPU memory. Last, the Triton kernels are timed alone. Paths that
+cannot run here, or that are left out because time runs out, are listed with the reason; without a GPU, the report has
+nothing else. Weights are random, of the true shapes. Writes gpu_suite.json and gpu_suite.md, which name the machine.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ GPU_ENGINES = {
 }
 CPU_ENGINES = {"onnxruntime": ("fp32",)}
 NO_CUDNN = {"sdpa_kernel": str(1 | 2 | 16)}
-"""Attention of ONNX Runtime by flash or memory-efficient kernels, or by products: the bits that it gives them."""
+"""Bit mask for ONNX Runtime's attention that allows flash, memory-efficient and unfused kernels, but not cuDNN."""
 
 SPEED_MIXES = ("mixed", "documents")
 LIBRARIES = ("torch", "triton", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
@@ -65,9 +65,9 @@ def main() -> None:
     )
     parser.add_argument("--budgets", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=440, help="after which nothing new is begun")
-    parser.add_argument("--tiny", action="store_true", help="a narrow model and small packs: a test of the suite")
-    parser.add_argument("--only", nargs="+", help="contenders whose name contains one of these")
+    parser.add_argument("--seconds", type=float, default=440, help="time after which nothing new is started")
+    parser.add_argument("--tiny", action="store_true", help="use a narrow model and small packs, to test the suite")
+    parser.add_argument("--only", nargs="+", help="run only contenders whose name contains one of these")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-suite"))
     options = parser.parse_args()
     if options.tiny:
@@ -88,16 +88,17 @@ def measure(run: Run, models: Sequence[str], budgets: Sequence[int], only: Seque
     """Run the suite.
 
     Args:
-        models: Of `contenders.SIZES`.
-        budgets: Tokens of the packs timed, ascending.
-        only: Contenders whose name contains one of these.
+        run: The run, which keeps the time.
+        models: Names among `contenders.SIZES`.
+        budgets: Tokens of the packs to time, in ascending order.
+        only: Run only contenders whose name contains one of these.
     """
     report = _nothing_yet(run)
     report["rates"] = rates(run)
     for model in models:
         if run.late(model):
             continue
-        run.say(f"{model}: making it")
+        run.say(f"{model}: creating the model")
         with tempfile.TemporaryDirectory(prefix="naflex-gpu-") as folder:
             found = _model(run, model, budgets, only, Path(folder))
         report["models"][model] = found.pop("shape")
@@ -113,7 +114,7 @@ def measure(run: Run, models: Sequence[str], budgets: Sequence[int], only: Seque
 
 
 def leave_all_out(run: Run, models: Sequence[str], only: Sequence[str]) -> dict[str, Any]:
-    """The report of a machine without a GPU: why each path does not run, and no figures."""
+    """The report for a machine without a GPU, with the reason why each path does not run, and no figures."""
     report = _nothing_yet(run)
     reason = f"torch {torch.__version__} sees no GPU: {cuda_device.find()}"
     for model in models:
@@ -163,7 +164,7 @@ def _model(run: Run, model: str, budgets: Sequence[int], only: Sequence[str], fo
             continue
         try:
             paths[name] = make()
-        except Exception as error:  # any library, any reason: it goes into the table
+        except Exception as error:  # A library may fail for any reason, which goes into the table.
             run.leave_out(f"{model}, {name}", error)
     chosen = [mix for mix in mixes() if mix.name in SPEED_MIXES]
     most = max((filling(mix, budgets[0]) for mix in chosen), key=lambda pack: len(pack.grids))
@@ -190,7 +191,7 @@ def _model(run: Run, model: str, budgets: Sequence[int], only: Sequence[str], fo
 def _makers(
     device: str, source: Any, checkpoint: Any, portable: Path, profile: Any
 ) -> dict[str, Callable[[], GpuPath]]:
-    """What makes each path, by its name; torch's padded one first, as others' errors are held to its."""
+    """Functions that make each path, by name; torch's padded one comes first, because errors are compared with its."""
     low = "bf16" if device == "cuda" else "fp32"
     hf, torch_packed = partial(transformers_path, source, device), partial(packed_path, checkpoint, device)
     makers: dict[str, Callable[[], GpuPath]] = {
@@ -211,7 +212,7 @@ def _makers(
 
 
 def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the engines are to reach, and what they did."""
+    """The goals of the engines, and what they achieved."""
     found = []
     largest = max((row["budget"] for row in report["speed"]), default=0)
     for model in report["models"]:
@@ -232,7 +233,7 @@ def goals(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def executed(device: str) -> dict[str, Any]:
-    """The machine and what is installed on it."""
+    """The machine and the versions installed on it."""
     versions = {"python": sys.version.split()[0], "cuda": torch.version.cuda or "-", **installed(*LIBRARIES)}
     return {
         "device": str(cuda_device.find()) if device == "cuda" else cpu_name(),

@@ -1,4 +1,4 @@
-"""Attention within each image of a pack on a GPU: torch's flash attention, and the Triton kernel of ``plugins/``."""
+"""Attention within each image of a pack on a GPU, by torch's flash attention or the Triton kernel of ``plugins/``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def _older_varlen(
     query: Tensor, key: Tensor, value: Tensor, query_ends: Tensor, ends: Tensor, longest_query: int, longest: int
 ) -> Tensor:
-    """What torch before 2.10 has in place of ``varlen_attn``."""
+    """Stand in for ``varlen_attn``, which torch has from 2.10 on."""
     sizes = (longest_query, longest, 0.0, False, False)
     return torch.ops.aten._flash_attention_forward(query, key, value, query_ends, ends, *sizes)[0]  # type: ignore[no-any-return]
 
@@ -28,7 +28,7 @@ def packed_attention(
     ends: Tensor,
     blocks: tuple[int, int, int] | None = None,
 ) -> Tensor:
-    """Our kernel on [T, H, d]."""
+    """Run our kernel on [T, H, d] tensors."""
     import triton
 
     from plugins.kernels.packed_attention import packed_attention as kernel

@@ -1,4 +1,4 @@
-"""What a session promises beside its numbers: many threads at once, and results that stay in GPU memory."""
+"""Checks the promises of a session other than its results: use from many threads, and results kept in GPU memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from naflex_deploy.runtime.backends.session import OnDevice, Session
 
 THREADS, RUNS = 4, 40
 SAME = 1e-3
-"""Largest difference of two runs over the largest value: kernels may add in another order, other images differ more."""
+"""Largest difference between two runs, relative to the largest value. Kernels may sum in another order; the results of
+other images differ more."""
 
 
 def sessions(run: Run, model: str, paths: dict[str, GpuPath], packs: Sequence[Pack]) -> list[dict[str, Any]]:
-    """Whether every engine's session keeps its promises; one that fails is listed with what was found.
+    """Check that every engine's session keeps its promises; failures are listed with the reason.
 
     Args:
-        packs: Two or more that differ.
+        run: The run, which records failures.
+        model: Name of the model.
+        paths: Paths by name, of which those with a session are checked.
+        packs: At least two packs that differ.
     """
     rows = []
     for name, path in paths.items():
@@ -32,7 +36,7 @@ def sessions(run: Run, model: str, paths: dict[str, GpuPath], packs: Sequence[Pa
         for promise, kept in _promises(path.session, packs):
             try:
                 error = kept()
-            except Exception as failure:  # any library, any reason: it goes into the table
+            except Exception as failure:  # A library may fail for any reason, which goes into the table.
                 run.leave_out(f"{model}, {name}, {promise}", failure)
                 continue
             rows.append({"name": name, "promise": promise, "max_error": error, "passed": error <= SAME})
@@ -41,7 +45,7 @@ def sessions(run: Run, model: str, paths: dict[str, GpuPath], packs: Sequence[Pa
 
 
 def _promises(session: Session, packs: Sequence[Pack]) -> Iterator[tuple[str, Callable[[], float]]]:
-    """Each with what finds the largest difference that it makes."""
+    """Yield each promise with the function that measures its largest difference."""
     yield f"{THREADS} threads at once", lambda: _threads(session, packs)
     if isinstance(session, OnDevice):
         yield "DLPack outputs, kept while others run", lambda: _kept(session, packs)
@@ -64,12 +68,12 @@ def _kept(session: OnDevice, packs: Sequence[Pack]) -> float:
 
 
 def _one_by_one(session: Session, packs: Sequence[Pack]) -> list[Results]:
-    """Copies: a session may wrongly write into them later."""
+    """Results of each pack alone, copied because a faulty session may overwrite them later."""
     runs = (session.run(pack, OUTPUTS) for pack in packs)
     return [{name: np.array(values, np.float32) for name, values in found.items()} for found in runs]
 
 
 def _difference(found: Results, wanted: Results) -> float:
-    """Largest of any output, over its largest value; infinite where a value is not finite."""
+    """Largest difference of any output relative to its largest value; infinite if a value is not finite."""
     errors = [np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max() for name in OUTPUTS]
     return float(max(errors)) if np.isfinite(errors).all() else float("inf")

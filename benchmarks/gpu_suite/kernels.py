@@ -1,4 +1,4 @@
-"""The Triton kernels of ``plugins/`` on a GPU: their results and times beside those of torch."""
+"""Compares results and times of the Triton kernels of ``plugins/`` with those of torch on a GPU."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from naflex_deploy.compiler.model.attention import ragged_attention
 from naflex_deploy.compiler.model.positions.interpolation import PositionTable
 
 CALLS = 20
-"""In a row, for each time taken: a kernel alone is over before the clock is read."""
+"""Number of calls that are timed together, because a single kernel is too short to time."""
 
 BLOCKS = ((64, 32, 4), (64, 64, 4), (128, 32, 4), (128, 64, 4), (128, 64, 8), (128, 128, 8))
-"""Rows of queries, rows of keys and warps of a program that are tried."""
+"""Combinations that are tried of query rows, key rows and warps of a program."""
 
 HEADS = {"siglip2-base": (12, 64), "siglip2-so400m": (16, 72)}
 
 
 def compare_attention(model: str, lengths: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Our kernel, torch's flash attention over sequences and its masked attention over padded rows, in bf16.
+    """Compare our kernel with torch's flash attention over sequences and masked attention over padded rows, in bf16.
 
     Args:
-        model: Of `HEADS`.
+        model: Name of a model in `HEADS`.
+        lengths: Tokens of each image.
+        rounds: Number of rounds to time.
     """
     heads, width = HEADS[model]
     query, key, value, segments, ends = _inputs(lengths, heads, width)
@@ -54,7 +56,7 @@ def compare_attention(model: str, lengths: Sequence[int], rounds: int) -> list[d
 
 
 def compare_positions(model: str, grids: Sequence[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
-    """Our kernel and the formula in torch, on a table of 16x16, in bf16."""
+    """Compare our kernel with the formula in torch, on a 16x16 table, in bf16."""
     import triton
 
     from plugins.kernels.position_interpolation import position_interpolation
@@ -87,7 +89,7 @@ def compare_positions(model: str, grids: Sequence[tuple[int, int]], rounds: int)
 def _timed(
     calls: Mapping[str, Callable[[], Tensor]], rounds: int, error_of: Callable[[Tensor], float]
 ) -> list[dict[str, Any]]:
-    """Name, error and time of each call, or why there is none."""
+    """Name, error and time of each call, or the reason why it did not run."""
     rows: dict[str, dict[str, Any]] = {}
     kept = {}
     for name, call in calls.items():
@@ -95,7 +97,7 @@ def _timed(
         try:
             with torch.inference_mode():
                 rows[name]["error"] = error_of(call())
-        except Exception as error:  # any library, any reason: it goes into the table
+        except Exception as error:  # A library may fail for any reason, which goes into the table.
             rows[name]["reason"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             continue
         kept[name] = _repeated(call)
@@ -125,7 +127,7 @@ def _inputs(lengths: Sequence[int], heads: int, width: int) -> tuple[Tensor, Ten
 
 
 def _padded(lengths: Sequence[int], *packed: Tensor) -> tuple[Tensor, ...]:
-    """[M, H, L, d] rows, the mask [M, 1, 1, L] of keys and [M, L] of real tokens."""
+    """Padded rows [M, H, L, d], the mask [M, 1, 1, L] of keys, and the mask [M, L] of real tokens."""
     longest = max(lengths)
     real = torch.arange(longest, device="cuda") < torch.tensor(lengths, device="cuda")[:, None]
     rows = []
@@ -137,5 +139,5 @@ def _padded(lengths: Sequence[int], *packed: Tensor) -> tuple[Tensor, ...]:
 
 
 def _error(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference over the largest value."""
+    """Largest difference relative to the largest value."""
     return float((found.float() - wanted.float()).abs().max() / wanted.float().abs().max())

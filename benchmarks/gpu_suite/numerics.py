@@ -1,10 +1,10 @@
-"""What sixteen bits cost the graphs that GPUs are given, computed on a CPU.
+"""Measures on a CPU how much accuracy the graphs for GPUs lose in 16 bits.
 
     python -m benchmarks.gpu_suite.numerics [--models siglip2-base siglip2-so400m] [--small] [-o DIR]
 
-The graphs written for ONNX Runtime's CUDA provider and for TensorRT, each result rounded as a GPU would store it,
-against the packed model in float32; in bf16 beside transformers in bf16. Weights are random, of the true shapes. No
-GPU is used: kernels there add in another order, and fused ones round less.
+The graphs for ONNX Runtime's CUDA provider and for TensorRT run with every result rounded as a GPU would store it, and
+are compared with the packed model in float32; in bf16, transformers in bf16 serves as a yardstick. Weights are random,
+of the true shapes. No GPU is used; kernels there sum in another order, and fused ones round less.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from naflex_deploy.core.rows import row_views
 BUDGET = 1024
 TORCH = "transformers SDPA, padded bf16"
 GRAPHS = ("onnxruntime-cuda, rows", "tensorrt, segment", "tensorrt, rows")
-"""What attention is packed or a plugin in has no operators that a CPU could run; sums there are as in these."""
+"""The forms of attention that a CPU can run. The packed and plugin forms have no operators for CPUs, but sum alike."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models = list(contenders.SIZES)
     parser.add_argument("--models", nargs="+", choices=models, default=["siglip2-base", "siglip2-so400m"])
-    parser.add_argument("--small", action="store_true", help="a narrow model: a test of the benchmark")
+    parser.add_argument("--small", action="store_true", help="use a narrow model, to test the benchmark")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu-numerics"))
     options = parser.parse_args()
     run = Run("cpu", rounds=1, limit=float("inf"))
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def measure(run: Run, model: str) -> list[dict[str, Any]]:
-    """A row for each graph and precision, as `parity` gives them."""
+    """Measure a row for each graph and precision, as `parity` returns them."""
     source = contenders.model(model)
     checkpoint = checkpoints.read(source)
     pack = max((filling(mix, BUDGET) for mix in mixes()), key=lambda pack: len(set(pack.grids)))
@@ -92,7 +92,7 @@ def _bind(portable: Path, name: str, precision: str, images: Images) -> Bound:
         else:
             model = graphs.read(portable)
             onnxruntime_cuda.rewrite(model, form, precision)
-            model.stored = {}  # the portable graph's weights lie elsewhere
+            model.stored = {}  # The portable graph's weights are in another directory.
             graphs.write(model, lowered, lowered.parent)
         onnx.save(rounded(lowered, precision), str(written), save_as_external_data=True, location="weights")
         options = ort.SessionOptions()

@@ -1,8 +1,9 @@
-"""Where ONNX Runtime put the operators of an engine for a GPU, and which attention it took.
+"""Reports where ONNX Runtime placed the operators of a GPU engine, and which attention kernels it chose.
 
     python -m benchmarks.gpu_suite.ort_probe BUNDLE < variant.json
 
-A process of its own: ONNX Runtime tells of its attention on standard output alone, where the environment asks for it.
+This runs in its own process, because ONNX Runtime reports its attention kernels only on standard output, and only if an
+environment variable asks for it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MARK = "placement: "
 
 
 def probe(bundle: Path, variant: Variant) -> dict[str, Any]:
-    """Operators by provider, and the kernels of attention; or the reason why not."""
+    """The operators by provider, and the attention kernels; or the reason why they are unknown."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu_suite.ort_probe", str(bundle)],
         input=variant.model_dump_json(),

@@ -1,4 +1,4 @@
-"""Every path of the GPU suite against the packed model in float32."""
+"""Compares every path of the GPU suite with the packed model in float32."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from benchmarks.gpu_suite.run import Run
 from naflex_deploy.runtime.results.figures import cosine
 
 GATES = {"fp32": (0.99999, 0.99999), "fp16": (0.9999, 0.9995), "bf16": (0.9999, 0.9995)}
-"""Least cosine of a pooled vector, of a token."""
+"""Smallest cosine of a pooled vector, and of a token, for each precision."""
 
 TIMES_TORCH = 1.2
-"""Most that an engine's error in bf16 may be of torch's in bf16."""
+"""Largest error of an engine in bf16, relative to that of torch in bf16."""
 
 
 def parity(
@@ -26,11 +26,15 @@ def parity(
     images: Images,
     torch_bf16: str,
 ) -> list[dict[str, Any]]:
-    """A row for every path that runs; one that fails or misses its gate is taken from ``paths``, so it is not timed.
+    """Measure a row for every path; one that fails or misses its gate is removed from ``paths``, so it is not timed.
 
     Args:
-        expect: What the packed model returns in float32.
-        torch_bf16: The path whose error in bf16 engines are held to.
+        run: The run, which records failures.
+        model: Name of the model.
+        paths: Paths by name.
+        expect: Returns the outputs of the packed model in float32.
+        images: Images to run.
+        torch_bf16: Name of the path with whose error the errors of bf16 engines are compared.
     """
     wanted = expect(images)
     rows: list[dict[str, Any]] = []
@@ -40,7 +44,7 @@ def parity(
             bound = path.bind(images)
             bound.launch()
             found = bound.fetch()
-        except Exception as error:  # any library, any reason: it goes into the table
+        except Exception as error:  # A library may fail for any reason, which goes into the table.
             run.leave_out(f"{model}, {name}", error)
             del paths[name]
             continue
@@ -60,7 +64,7 @@ def parity(
 
 
 def _figures(found: Results, wanted: Results) -> dict[str, Any]:
-    """Least cosine by output; the largest and the root mean square error of the worse output, over what it is of."""
+    """Smallest cosine by output, and the largest relative error and relative RMS error of the worse output."""
     differences = {output: np.abs(found[output] - wanted[output]) for output in OUTPUTS}
     return {
         **{output: float(cosine(found[output], wanted[output]).min()) for output in OUTPUTS},
@@ -70,7 +74,7 @@ def _figures(found: Results, wanted: Results) -> dict[str, Any]:
 
 
 def _missed(row: dict[str, Any]) -> str:
-    """What the row fell short of; empty where it did not."""
+    """The requirement that the row misses; empty if it meets all."""
     pooled, tokens = GATES[row["precision"]]
     if not (row["pooled"] >= pooled and row["tokens"] >= tokens):  # NaN misses, too
         return f"cosine of pooled {row['pooled']:.6f}, of tokens {row['tokens']:.6f}"

@@ -1,7 +1,7 @@
-"""What a user would run a NaFlex model with on a GPU: transformers and torch in their usual ways, and our engines.
+"""The ways in which a user could run a NaFlex model on a GPU: transformers and torch as usual, and our engines.
 
-Every path is bound to images once, its inputs in the memory it computes in, and is then run as often as wanted with
-outputs left there: so what is timed is the model alone, the same for all.
+Every path is bound to images once, which puts its inputs into the memory that it computes in. It then runs any number
+of times and leaves its outputs there, so that only the model is timed, for all paths alike.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Bound:
     """A path with images in place.
 
     Attributes:
-        launch: Computes; may return before it is done.
-        fetch: Waits, and returns ``tokens`` [ΣL, D] and ``pooled`` [M, D] of the last launch.
+        launch: Starts the computation; may return before it is done.
+        fetch: Waits for the last launch, and returns its ``tokens`` [ΣL, D] and ``pooled`` [M, D].
     """
 
     launch: Callable[[], object]
@@ -58,11 +58,11 @@ class GpuPath:
     """One way to run a model.
 
     Attributes:
-        precision: Of its arithmetic.
+        precision: Precision of its arithmetic.
         ours: Whether it is an engine of this project.
-        bind: Images → what runs them.
-        variant: The engine's manifest entry, and the bundle it lies in.
-        session: The engine's.
+        bind: Binds the path to images.
+        variant: The engine's manifest entry, and the path of its bundle.
+        session: The engine's session.
     """
 
     precision: str
@@ -73,7 +73,7 @@ class GpuPath:
 
 
 def transformers_path(source: Siglip2VisionModel, device: str, precision: str, *, compiled: bool = False) -> GpuPath:
-    """transformers with scaled dot product attention on a padded batch; every layer compiled, or none."""
+    """transformers with scaled dot product attention on a padded batch, optionally with every layer compiled."""
     dtype = DTYPES[precision]
     own = copy.deepcopy(source).to(device, dtype)
     own.set_attn_implementation("sdpa")
@@ -82,7 +82,7 @@ def transformers_path(source: Siglip2VisionModel, device: str, precision: str, *
 
     def bind(images: Images) -> Bound:
         batch = padded(images, dtype)
-        sizes = batch.pop("spatial_shapes")  # it is read on the CPU
+        sizes = batch.pop("spatial_shapes")  # The model reads it on the CPU.
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         mask = batch["pixel_attention_mask"].bool()
         last: list[Any] = []
@@ -101,7 +101,7 @@ def transformers_path(source: Siglip2VisionModel, device: str, precision: str, *
 
 
 class _Sequences:
-    """Attention between sequences that a pack names; set before each run of a model."""
+    """Flash attention within sequences, which are set before each run of a model."""
 
     def __init__(self) -> None:
         self.ends = torch.zeros(1)
@@ -123,7 +123,7 @@ class _Sequences:
 
 
 class _TritonKernels(_Sequences):
-    """The same by the kernel of ``plugins/``."""
+    """The same with the kernel of ``plugins/``."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, segment: Tensor) -> Tensor:
         return packed_attention(query, key, value, segment, ends)
@@ -135,8 +135,12 @@ def packed_path(
     """The packed model in torch.
 
     Args:
-        attention: ``varlen``: torch's flash attention over sequences. ``triton``: our kernel. ``ragged``: image by
-            image, on any device.
+        checkpoint: The model.
+        device: ``cuda`` or ``cpu``.
+        precision: Precision of the model.
+        attention: ``varlen`` for torch's flash attention over sequences, ``triton`` for our kernel, or ``ragged`` for
+            image by image on any device.
+        compiled: Whether every block is compiled.
     """
     if attention != "ragged" and device != "cuda":
         raise NotHereError("flash attention over sequences needs a GPU")
@@ -165,10 +169,14 @@ def packed_path(
 def engine_path(
     backend: str, precision: str, portable: Path, profile: Profile, tuning: Mapping[str, str] | None = None
 ) -> GpuPath:
-    """An engine of ours, built here.
+    """One of our engines, built here.
 
     Args:
-        tuning: Options of ONNX Runtime's CUDA provider other than ours.
+        backend: Name of the backend.
+        precision: Precision of the engine.
+        portable: Path of the portable graph.
+        profile: Profile to build.
+        tuning: Options of ONNX Runtime's CUDA provider that replace ours.
     """
     lowering = lowering_of(backend)
     if reason := lowering.backend.cannot_build() or lowering.backend.cannot_run():
@@ -193,9 +201,9 @@ def _bind(session: Session, pack: Pack) -> Bound:
 
 
 def _compile(modules: Sequence[torch.nn.Module], device: str) -> None:
-    """One compilation for all: they share their code."""
+    """Compile modules that share their code, so that one compilation serves all of them."""
     if device != "cuda":
-        raise NotHereError("torch.compile is compared on a GPU alone")
+        raise NotHereError("torch.compile is only compared on a GPU")
     torch._dynamo.config.recompile_limit = 64
     for module in modules:
         module.compile(dynamic=False)
@@ -206,7 +214,7 @@ def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
 
 
 def reference(checkpoint: Checkpoint, device: str, images: Images) -> Results:
-    """What the packed model returns in float32, image by image."""
+    """The outputs of the packed model in float32, computed image by image."""
     bound = packed_path(checkpoint, device, "fp32", "ragged").bind(images)
     bound.launch()
     return bound.fetch()

@@ -1,4 +1,4 @@
-"""The report of the GPU suite as Markdown."""
+"""Renders the report of the GPU suite as Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Report = dict[str, Any]
 
 
 def render(report: Report) -> str:
-    """The whole report; the machine comes first, as no figure means anything without it."""
+    """Render the whole report. The machine comes first, because no figure means anything without it."""
     return "\n".join(
         [*_head(report), *_goals(report), *_parity(report), *_speed(report), *_kernels(report), *_rest(report)]
     )
@@ -59,7 +59,7 @@ def _parity(report: Report) -> Iterator[str]:
 
 
 def parity_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The rows of `parity.parity`, each with its ``model``."""
+    """Render the rows of `parity.parity`, each with its ``model``."""
     yield "| model | path | pooled, least cosine | token, least cosine | largest error | rms error | × torch | passed |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in rows:

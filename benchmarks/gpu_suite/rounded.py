@@ -1,7 +1,7 @@
-"""fp16 and bf16 graphs for GPUs on a CPU, which has no kernels for them: float32 kernels, every result rounded.
+"""Emulates fp16 and bf16 graphs on a CPU, which has no kernels for them, by float32 kernels with rounded results.
 
-A GPU multiplies values of sixteen bits, adds in float32 and rounds what it stores; so does this. What a GPU keeps in
-float32 inside a fused kernel is rounded here between operators, so errors come out rather too large.
+Like a GPU, this multiplies 16-bit values, adds in float32, and rounds what is stored. Values that a GPU keeps in
+float32 inside a fused kernel are rounded here between operators, so that errors are slightly overestimated.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 LOW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 OTHER_RESULT = {"Shape", "Size", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
-"""Operators whose result is of a type of its own, whatever its inputs are."""
+"""Operators whose result has its own type, whatever the types of the inputs."""
 
 
 def rounded(path: Path, precision: str) -> onnx.ModelProto:
-    """A graph with float32 in place of ``precision``, rounded where the graph stores it; weights inside.
+    """A graph with float32 instead of ``precision``, rounded wherever the graph stores a result; weights are inside.
 
-    ONNX Runtime's optimiser is to be off: it takes a cast there and back for nothing.
+    ONNX Runtime's optimiser has to be off, because it removes casts that cancel each other.
     """
     kind = LOW[precision]
     model = onnx.load(str(path))
@@ -37,7 +37,7 @@ def rounded(path: Path, precision: str) -> onnx.ModelProto:
 
 
 def _with_rounding(node: NodeProto, low: set[str], kind: int) -> Iterator[NodeProto]:
-    """A node, and the rounding of its results; ``low`` gains their names."""
+    """Yield a node and the rounding of its results, whose names are added to ``low``."""
     is_low = node.op_type not in OTHER_RESULT and any(name in low for name in node.input)
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to":

@@ -1,4 +1,4 @@
-"""One run of the GPU suite: its time, what it says, and what it left out."""
+"""One run of the GPU suite, which keeps the time, reports progress, and records what was left out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class Run:
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        rounds: Of every comparison.
-        limit: Seconds after which nothing new is begun.
-        left_out: What did not run, and why.
+        rounds: Number of rounds of every comparison.
+        limit: Seconds after which nothing new is started.
+        started: Time at which the run started.
+        left_out: What did not run, with the reason.
     """
 
     device: str
@@ -29,14 +30,14 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the run started."""
         return time.monotonic() - self.started
 
     def late(self, what: str) -> bool:
-        """Whether there is no time for it, which is then noted."""
+        """Whether no time is left, in which case ``what`` is recorded as left out."""
         if self.seconds < self.limit:
             return False
-        self.leave_out(what, f"out of time: {self.limit:.0f} s were given")
+        self.leave_out(what, f"the limit of {self.limit:.0f} s was reached")
         return True
 
     def leave_out(self, what: str, reason: object) -> None:
@@ -48,7 +49,7 @@ class Run:
         print(f"[{self.seconds:5.0f} s] {line}", file=sys.stderr, flush=True)
 
     def synchronized(self, launch: Callable[[], object]) -> Callable[[], None]:
-        """The call that ends when the device is done."""
+        """A call that returns only when the device is done."""
 
         def call() -> None:
             launch()

@@ -1,4 +1,4 @@
-"""Times of the GPU suite: matrix products, whole models, and the Triton kernels alone."""
+"""Times matrix products, whole models, and the Triton kernels alone for the GPU suite."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from benchmarks.peers.work import useful_gflop
 from benchmarks.support.timing import interleaved
 
 COMPILED_MIX = "mixed"
-"""The one on which compiled contenders are timed: each shape of a batch is compiled anew."""
+"""The only mix on which compiled contenders are timed, because every shape of a batch is compiled again."""
 
 SQUARE = {"cuda": 8192, "cpu": 256}
 
 
 def filling(mix: Mix, budget: int) -> Mix:
-    """Images of a mix, over and over, as long as they fit a pack of ``budget`` tokens; perhaps none."""
+    """Repeat the images of a mix as long as they fit a pack of ``budget`` tokens; there may be none."""
     grids: list[tuple[int, int]] = []
     room = budget
     while room >= (rows_columns := mix.grids[len(grids) % len(mix.grids)])[0] * rows_columns[1]:
@@ -32,7 +32,7 @@ def filling(mix: Mix, budget: int) -> Mix:
 
 
 def rates(run: Run) -> dict[str, float]:
-    """TFLOP/s of the fastest matrix product seen, by precision: of large squares, and of a model's own shapes."""
+    """TFLOP/s of the fastest matrix product by precision, among large squares and shapes of a model."""
     side = SQUARE[run.device]
     shapes = [(side,) * 3, (2 * side, side // 8, side // 2), (2 * side, side // 2, side // 8)]
     found: dict[str, float] = {}
@@ -50,11 +50,15 @@ def rates(run: Run) -> dict[str, float]:
 def speed(
     run: Run, model: str, paths: Mapping[str, GpuPath], pack: Mix, budget: int, shape: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Time paths on one pack, taking turns.
+    """Time paths on one pack, in turns.
 
     Args:
-        pack: `filling` of a mix.
-        shape: As `useful_gflop` takes it.
+        run: The run, which records failures.
+        model: Name of the model.
+        paths: Paths by name.
+        pack: The images of the pack, from `filling`.
+        budget: Budget of the pack in tokens.
+        shape: Shape of the model, as `useful_gflop` takes it.
     """
     images = pack.images(shape["patch_values"])
     title = f"{model}, {pack.name}, {budget} tokens"
@@ -65,7 +69,7 @@ def speed(
         try:
             call = run.synchronized(path.bind(images).launch)
             call()
-        except Exception as error:  # any library, any reason: it goes into the table
+        except Exception as error:  # A library may fail for any reason, which goes into the table.
             run.leave_out(f"{title}, {name}", error)
             continue
         calls[name] = call
@@ -94,11 +98,13 @@ def speed(
 
 
 def kernels(run: Run, models: Sequence[str], packs: Sequence[Mix], budget: int) -> list[dict[str, Any]]:
-    """Time the Triton kernels of ``plugins/`` beside torch's.
+    """Time the Triton kernels of ``plugins/`` and those of torch.
 
     Args:
-        models: Those of `HEADS` are taken.
+        run: The run, which records failures.
+        models: Names of models, of which those in `HEADS` are used.
         packs: Mixes, each filled up to ``budget`` tokens.
+        budget: Budget of the packs in tokens.
     """
     rows: list[dict[str, Any]] = []
     for pack in packs:
@@ -109,7 +115,7 @@ def kernels(run: Run, models: Sequence[str], packs: Sequence[Mix], budget: int) 
             try:
                 found = compare_attention(model, pack.lengths, run.rounds)
                 found += compare_positions(model, pack.grids, run.rounds)
-            except Exception as error:  # any library, any reason: it goes into the table
+            except Exception as error:  # A library may fail for any reason, which goes into the table.
                 run.leave_out(what, error)
                 continue
             rows += [{"mix": pack.name, "budget": budget, **row} for row in found]

@@ -1,1 +1,1 @@
-"""What the host does beside the engine: decoding, packing, start-up, installation."""
+"""Benchmarks of the host's work around the engine: decoding, packing, start-up, installation."""

@@ -1,9 +1,9 @@
-"""What decoding costs `embed`: JPEG files against the same images already decoded and resized, in one run.
+"""Measures the cost of decoding for `embed`: JPEG files against the same images already decoded and resized.
 
     python -m benchmarks.host.embed [--model random:siglip2-base] [--profile photo] [--images 24] [--rounds 5]
 
-With h the host's core time an image and m the model's, a stream that wastes nothing loses h / (h + m) of the
-throughput that the model alone has on all cores.
+If the host takes h core seconds per image and the model m, an ideal stream loses h / (h + m) of the throughput that the
+model alone reaches on all cores.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measure(engine: Engine, files: list[Path], rounds: int) -> dict[str, object]:
-    """Host and model core time an image in milliseconds, and the loss of a stream of files."""
+    """Measure the core milliseconds per image of host and model, and the loss of throughput of a stream of files."""
     prepare = Preparer.of(engine.manifest, engine.variant)
     fitted = [_fitted(engine, file) for file in files]
 
@@ -84,7 +84,7 @@ def measure(engine: Engine, files: list[Path], rounds: int) -> dict[str, object]
 
 
 def photos(folder: Path, count: int) -> list[Path]:
-    """Smooth colour with some grain, as a camera's JPEG has at quality 90."""
+    """Write JPEG files of smooth colour with some grain, as a camera writes them at quality 90."""
     rng = np.random.default_rng(0)
     paths = [folder / f"{index}.jpg" for index in range(count)]
     for path in paths:
@@ -96,7 +96,7 @@ def photos(folder: Path, count: int) -> list[Path]:
 
 
 def _fitted(engine: Engine, file: Path) -> np.ndarray:
-    """The pixels that the model sees: fitting them again changes nothing."""
+    """The pixels that the model sees; fitting them again changes nothing."""
     with Image.open(file) as image:
         fit = plan_fit(
             (image.height, image.width),

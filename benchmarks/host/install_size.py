@@ -1,9 +1,9 @@
-"""What `pip install naflex-deploy` brings to a machine that only runs bundles, for each Python and platform.
+"""Measures the size of `pip install naflex-deploy`, for a machine that only runs bundles, by Python and platform.
 
     python -m benchmarks.host.install_size [--python 3.11 3.12 3.13] [--platform x86_64 aarch64]
 
-Builds the wheel, lets pip resolve its dependencies to wheels for that Python and platform, which need not be this
-machine's, and adds their sizes up: to download, and unpacked. A dependency without a wheel there ends it.
+Builds the wheel, lets pip resolve its dependencies to wheels for each Python and platform, which need not be those of
+this machine, and adds up their download and unpacked sizes. It fails if a dependency has no wheel for a platform.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def build_wheel(folder: Path) -> Path:
 
 
 def resolve(wheel: Path, python: str, machine: str, folder: Path) -> list[Path]:
-    """Wheels of the package and of all it needs."""
+    """Download the wheels of the package and of all its dependencies."""
     platforms = [argument for tag in TAGS for argument in ("--platform", f"{tag}_{machine}")]
     pip("download", "--only-binary=:all:", "--python-version", python, *platforms, "--dest", str(folder), str(wheel))
     return sorted(folder.glob("*.whl"), key=lambda path: -path.stat().st_size)
 
 
 def megabytes(wheel: Path) -> tuple[float, float]:
-    """To download, and unpacked."""
+    """Size of a wheel in MB, as downloaded and unpacked."""
     with zipfile.ZipFile(wheel) as archive:
         return wheel.stat().st_size / 1e6, sum(entry.file_size for entry in archive.infolist()) / 1e6
 

@@ -1,8 +1,8 @@
-"""How full packs get, and how long it takes: one line per mixture of lengths.
+"""Measures how full packs are and how long packing takes, with one line per mixture of lengths.
 
     python -m benchmarks.host.packing [--images 1000000]
 
-fill: useful tokens / tokens of all packs. of bound: packs that any packing needs at least / packs found.
+fill: useful tokens / tokens of all packs. of bound: lower bound of the number of packs / packs found.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def photo_tokens(random: np.random.Generator, images: int) -> npt.NDArray[np.int
 
 
 def mixtures(images: int) -> Iterator[Mixture]:
-    """Name, lengths, budget, max_images."""
+    """Yield the name, lengths, budget and max_images of each mixture."""
     random = np.random.default_rng(0)
     heavy = 36 * (1 + random.pareto(1.1, images))
     photos = photo_tokens(random, images)

@@ -1,8 +1,8 @@
-"""Stream a long PDF through ``embed``, kill it, go on: peak memory, pages lost or doubled, seconds.
+"""Streams a long PDF through ``embed``, kills it and resumes: reports peak memory, lost or doubled pages, and seconds.
 
     python -m benchmarks.host.pdf_stream [--pages 1000] [--model demo] [--profile doc-ocr]
 
-Exits 5 if memory exceeds 500 MB or a page is lost or doubled.
+The exit code is 5 if memory exceeds 500 MB, or if a page is lost or doubled.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def measure(folder: Path, pages: int) -> dict[str, float]:
 
 
 def _run(command: Sequence[str], rows: Path | None = None, stop: int = 0) -> tuple[float, int]:
-    """Peak memory of a command in MB, and how many pages it had recorded when it was killed."""
+    """Peak memory of a command in MB, and the number of pages that it had recorded when it was killed."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak, pages = 0.0, 0
     while process.poll() is None:

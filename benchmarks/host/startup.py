@@ -1,9 +1,9 @@
-"""Time and memory from nothing to the first result: import, load, one image, each run in a new process.
+"""Measures time and memory from start to first result: import, load, one image, each run in a new process.
 
     python -m benchmarks.host.startup build/doc-ocr [--runs 7]
 
-Prints the median of each step; ``cpu_seconds``, interpreter start included, tells a busy machine from slow code.
-The first run, which fills the file cache and compiles bytecode, is left out.
+Prints the median of each step. ``cpu_seconds``, which includes the start of the interpreter, tells a busy machine from
+slow code. The first run, which fills the file cache and compiles bytecode, is left out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How full packs of frames are: 10-second clips of several shapes, read and packed as the runtime does.
+"""Measures how full packs of video frames are, with 10-second clips of several shapes read and packed as at runtime.
 
     python -m benchmarks.host.video_packing [--clips 200] [--profile video-frames]
 
-Full means tokens of frames over tokens of the budgets that the packs take up, the last pack counted like any other.
-Exits 5 below 98 %.
+``full`` is tokens of frames over tokens of the budgets that the packs take up, including the last pack. The exit code
+is 5 below 98 %.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEAST = 0.98
 
 
 class Counting:
-    """A session that notes how many tokens each pack has, and returns zeros."""
+    """A session that records the number of tokens in each pack, and returns zeros."""
 
     def __init__(self) -> None:
         self.packs: list[int] = []
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measure(folder: Path, clips: int, profile: str) -> dict[str, dict[str, float]]:
-    """For each backend: frames, packs and how full these are."""
+    """Count frames and packs for each backend, and measure how full the packs are."""
     ticks = range(SECONDS * RATE)
     shapes = []
     for width, height in SIZES:

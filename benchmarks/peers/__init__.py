@@ -1,1 +1,1 @@
-"""This engine beside what people run instead, in turns."""
+"""Compares this engine, in turns, with the alternatives that people use."""

@@ -1,9 +1,9 @@
-"""This project's engine on a CPU beside everything a user would otherwise run, in one run, taking turns.
+"""Times this project's engine on a CPU, in turns with everything that a user could run instead.
 
     python -m benchmarks.peers [--threads 1 2] [--rounds 5] [--small] [--only NAME…] [--compile] [-o DIR]
 
-Weights are random, of the shape of siglip2-base; outputs are held equal before anything is timed. Ratios compare
-medians within this run. Needs openvino and nncf for the contenders of that name, matplotlib for the plot.
+Weights are random, of the shape of siglip2-base, and outputs are compared before anything is timed. Ratios compare
+medians within this run. OpenVINO contenders need openvino and nncf; the plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from naflex_deploy.core.machine import cpu_flags, cpu_name, system_name
 
 REFERENCE = "transformers eager fp32, padded"
 LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.995, "int8": 0.9}
-"""Below, a contender computes something else and is not timed. Weights are random: trained ones lose less."""
+"""Smallest cosine with which a contender is timed, by precision. Weights are random; trained ones lose less."""
 NOTES = (
     "With SigLIP2's default preprocessing every image fills its budget, so padding is only 1-5 % there.",
     "On a CPU with bf16 units, bf16 in torch or OpenVINO beats any fp32 engine.",
@@ -44,11 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="a narrow model and few images: a test of the benchmark")
-    parser.add_argument("--only", nargs="+", help="contenders whose name contains one of these")
-    parser.add_argument("--mix", nargs="+", help="mixes by name")
-    parser.add_argument("--cpu-time", action="store_true", help="with one thread, on a machine that others use, too")
-    parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes")
+    parser.add_argument("--small", action="store_true", help="use a narrow model and few images, to test the benchmark")
+    parser.add_argument("--only", nargs="+", help="run only contenders whose name contains one of these")
+    parser.add_argument("--mix", nargs="+", help="run only the mixes of these names")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, for one thread on a shared machine")
+    parser.add_argument("--compile", action="store_true", help="also run torch.compile, which takes minutes")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/peers"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -56,7 +56,7 @@ def main() -> None:
     graphs = c.Graphs(source)
     chosen = [mix for mix in mixes(4 if options.small else 1) if not options.mix or mix.name in options.mix]
     if options.cpu_time and options.threads != [1]:
-        parser.error("--cpu-time says something with --threads 1 alone")
+        parser.error("--cpu-time is only meaningful with --threads 1")
     clock = time.process_time if options.cpu_time else time.perf_counter
     runs = []
     for threads in dict.fromkeys(options.threads):
@@ -114,12 +114,12 @@ def _makers(source: Any, graphs: c.Graphs, threads: int, *, with_compile: bool) 
 def _run(
     makers: dict[str, Callable[[], c.Contender]], chosen: list[Mix], rounds: int, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """Time all contenders on all mixes; what does not run, or computes something else, is listed with the reason."""
+    """Time all contenders on all mixes; those that do not run, or whose results differ, are listed with the reason."""
     made, absent = {}, {}
     for name, make in makers.items():
         try:
             made[name] = make()
-        except Exception as error:  # any library, any reason: it goes into the table
+        except Exception as error:  # A library may fail for any reason, which goes into the table.
             absent[name] = _reason(error)
     results = []
     for mix in chosen:
@@ -172,7 +172,7 @@ def _run(
 
 
 def _cosine(found: c.Pooled, wanted: c.Pooled) -> float:
-    """The least over images."""
+    """The smallest cosine over images."""
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
     return float(((found * wanted).sum(1) / norms).min())
 
@@ -182,7 +182,7 @@ def _reason(error: Exception) -> str:
 
 
 def render(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
+    """Render the report as Markdown."""
     lines = [f"{report['machine']['cpu']} · {', '.join(report['machine']['flags'])}", ""]
     lines += [" · ".join(f"{name} {number}" for name, number in report["machine"]["versions"].items()), ""]
     lines += [*report["notes"], ""]
@@ -210,7 +210,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def headline(mix: dict[str, Any]) -> str:
-    """Ours of each precision against the strongest of the others of each, and int8 against our fp32."""
+    """Compare our engine of each precision with the fastest other contender of each, and our int8 with our fp32."""
 
     def best(precision: str, *, ours: bool) -> dict[str, Any] | None:
         rows = [row for row in mix["rows"] if row["ours"] == ours and row["precision"] == precision]

@@ -1,4 +1,4 @@
-"""What a user would run a NaFlex model with on a CPU. Each takes the same images and returns [M, D] pooled vectors."""
+"""The ways in which a user could run a NaFlex model on a CPU. All take the same images, and return pooled [M, D]."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Contender:
     """One way to run the model.
 
     Attributes:
-        precision: Of its arithmetic: fp32, bf16 or int8.
+        precision: Precision of its arithmetic: fp32, bf16 or int8.
         ours: Whether it is this project's engine.
-        bind: Images → a call that runs them; everything that does not depend on pixels is done beforehand.
+        bind: Takes images and returns a call that runs them; work that does not depend on pixels is done beforehand.
     """
 
     precision: str
@@ -64,10 +64,10 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def model(size: str = "siglip2-base") -> Siglip2VisionModel:
-    """Seeded random weights under which attention is far from uniform.
+    """A model with seeded random weights, under which attention is far from uniform.
 
     Args:
-        size: Of `SIZES`.
+        size: Name in `SIZES`.
     """
     torch.manual_seed(0)
     found = Siglip2VisionModel(Siglip2VisionConfig(**SIZES[size], attn_implementation="eager"))
@@ -83,7 +83,7 @@ def model(size: str = "siglip2-base") -> Siglip2VisionModel:
 
 
 def padded(images: Images, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """As transformers takes them: padded to the longest."""
+    """A batch as transformers takes it, padded to the longest image."""
     longest = max(map(len, images))
     pixels = torch.zeros(len(images), longest, images[0].pixels.shape[1])
     mask = torch.zeros(len(images), longest, dtype=torch.int32)
@@ -102,7 +102,7 @@ def hf(
     one_by_one: bool = False,
     compiled: bool = False,
 ) -> Contender:
-    """transformers, as a padded batch or an image at a time."""
+    """transformers, with a padded batch or one image at a time."""
     own = copy.deepcopy(source).to(dtype)
     own.set_attn_implementation(attention)
     forward = torch.compile(own) if compiled else own
@@ -123,16 +123,16 @@ def hf(
 def plain_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *segments: torch.Tensor
 ) -> torch.Tensor:
-    """Attention of one image, whose tokens are all of one segment."""
+    """Attention of a single image, whose tokens all belong to one segment."""
     q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
     return torch.nn.functional.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
 
 
 class Graphs:
-    """The exported graphs, made once."""
+    """The exported graphs, which all contenders share."""
 
     def __init__(self, source: Siglip2VisionModel) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="naflex-peers-")  # gone with these graphs
+        self._temporary = tempfile.TemporaryDirectory(prefix="naflex-peers-")  # It is deleted with this object.
         self.folder = Path(self._temporary.name)
         checkpoint = checkpoints.read(source)
         self.portable = self.folder / "portable.onnx"
@@ -143,12 +143,12 @@ class Graphs:
 
     @cached_property
     def int8(self) -> Variant:
-        """Calibrated on `samples`."""
+        """The int8 variant, calibrated on `samples`."""
         return self._lowered("int8", observed(self.portable, self.samples))
 
     @property
     def samples(self) -> tuple[Patches, ...]:
-        """Images of the kind that is timed, and other ones."""
+        """Calibration images, of the same sizes as the images that are timed, but with other pixels."""
         (mixed,) = (mix for mix in mixes() if mix.name == "mixed")
         return tuple(mixed.images(int(self.variant.inputs[0].shape[1]), seed=1))
 
@@ -159,11 +159,14 @@ class Graphs:
 
 
 def ours(graphs: Graphs, threads: int, layout: str, precision: str = "fp32") -> Contender:
-    """This project's engine, from packing on.
+    """This project's engine, including packing.
 
     Args:
-        layout: ``packed``: all cores on each pack. ``side by side``: packs of equal size, a core each.
-            ``one by one``: all cores on each image.
+        graphs: The exported graphs.
+        threads: Number of threads.
+        layout: ``packed`` runs each pack on all cores, ``side by side`` runs packs of equal size on one core each, and
+            ``one by one`` runs each image on all cores.
+        precision: ``fp32`` or ``int8``.
     """
     variant = graphs.int8 if precision == "int8" else graphs.variant
     session = OnnxRuntimeSession(graphs.folder / variant.model, variant, threads, graphs.folder)
@@ -200,7 +203,7 @@ def ours(graphs: Graphs, threads: int, layout: str, precision: str = "fp32") -> 
 
 
 def naive(source: Siglip2VisionModel, threads: int) -> Contender:
-    """The plain export of the transformers model, in ONNX Runtime: its sizes are those of the example."""
+    """The plain export of the transformers model in ONNX Runtime, with the fixed sizes of the example."""
     import onnxruntime as ort
 
     def bind(images: Images) -> Callable[[], Pooled]:
@@ -219,7 +222,7 @@ def naive(source: Siglip2VisionModel, threads: int) -> Contender:
 
 
 def openvino(graphs: Graphs, threads: int, precision: str, *, streams: int = 1) -> Contender:
-    """OpenVINO on the unmasked graph, an image at a time, in one stream of all cores or a stream a core."""
+    """OpenVINO on the unmasked graph, one image at a time, with one stream on all cores or one stream per core."""
     import openvino as ov
 
     core = ov.Core()

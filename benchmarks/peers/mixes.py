@@ -1,4 +1,4 @@
-"""Mixes of image sizes, as grids of patches, seeded."""
+"""Seeded mixes of image sizes, as grids of patches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class Mix:
-    """Images of one benchmark.
+    """The images of a benchmark.
 
     Attributes:
-        name: In tables.
-        about: What it stands for.
-        grids: (rows, columns) of each image.
+        name: Name in tables.
+        about: Description for a person.
+        grids: (rows, columns) of each image in patches.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Mix:
 
 
 def _filled(tokens: int, count: int, seed: int) -> tuple[Grid, ...]:
-    """Photos of random aspect, each resized to fill a budget as SigLIP2's processor does."""
+    """Grids of photos with random aspect ratios, each resized to fill a budget as SigLIP2's processor does."""
     rng = np.random.default_rng(seed)
     sizes = [(1000, int(1000 * np.exp(rng.uniform(-0.6, 0.6)))) for _ in range(count)]
     return tuple(plan_fit(size, patch_size=16, tokens=tokens).grid_hw for size in sizes)
 
 
 def mixes(shrink: int = 1) -> list[Mix]:
-    """The published mixes; ``shrink`` divides the images of each, for a short run."""
+    """The published mixes; ``shrink`` divides the number of images in each, for a short run."""
     found = [
         Mix("fill", "SigLIP2's default: every image resized to fill 256 tokens", _filled(256, 8, 1)),
         Mix(

@@ -1,12 +1,12 @@
-"""What images of any size cost over a plain vision transformer of one fixed resolution.
+"""Measures the overhead of supporting images of any size, over a plain vision transformer of one fixed resolution.
 
     python -m benchmarks.peers.overhead [--tokens 196 576 1024] [--images 1 4] [--threads N] [--seconds 60] [--small]
 
-The plain one has the same weights and runs in the same runtime, as fast as that can: positions of its one grid are
-a constant, attention is unmasked on a batch of images of one size. Beside it runs the engine's graph, on as many
-images of that size and, with as many tokens in all, on images that differ by a row. The two are loaded anew again
-and again and take turns, as `naflex-deploy bench A B` does it; figures are the part of the plain one's time that
-comes on top, with an interval that holds with 99 %.
+The plain model has the same weights and runs in the same runtime, as fast as that allows: the positions of its single
+grid are a constant, and attention is unmasked on a batch of images of one size. The engine's graph runs on the same
+images, and also on images of the same total number of tokens that differ by a row. Both are loaded again and again and
+take turns, as in `naflex-deploy bench A B`. Figures are the additional time relative to the plain model, with a 99 %
+interval.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Grid = tuple[int, int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[196, 576, 1024], help="of an image")
-    parser.add_argument("--images", type=int, nargs="+", default=[1, 4], help="of a pack")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[196, 576, 1024], help="tokens per image")
+    parser.add_argument("--images", type=int, nargs="+", default=[1, 4], help="images per pack")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seconds", type=float, default=60, help="for each number of tokens and images, at least")
-    parser.add_argument("--small", action="store_true", help="a narrow model: a test of the benchmark")
-    parser.add_argument("--cpu-time", action="store_true", help="with one thread, on a machine that others use, too")
+    parser.add_argument("--small", action="store_true", help="use a narrow model, to test the benchmark")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, for one thread on a shared machine")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/overhead.json"))
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
@@ -112,7 +112,7 @@ def _image(grid: Grid, width: int) -> Patches:
 
 
 def plain(graphs: Graphs, grid: Grid, count: int) -> Path:
-    """The model for a batch of images of one grid alone."""
+    """Write the model for a batch of images that all have the same grid."""
     one = read(graphs.portable)
     manager.run(one, PASSES, complete=("fuse_positions", "fuse_attention", "fold_probe"))
     pack = Pack.of([_image(grid, 1)] * count)
@@ -148,7 +148,7 @@ def _session(path: Path, graphs: Graphs, threads: int) -> ort.InferenceSession:
 
 
 def _unpack(one: Model, node: gs.Node, count: int, width: int) -> None:
-    """One unmasked call of [images, tokens, D]."""
+    """Replace a packed attention by one unmasked call on [images, tokens, D]."""
     query, key, value = node.inputs[:3]
     (context,) = node.outputs
     node.outputs.clear()

@@ -1,4 +1,4 @@
-"""The fastest matrix products that this machine is seen to do, by any library at hand."""
+"""Measures the fastest matrix products that this machine reaches with any of the installed libraries."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.support.timing import interleaved
 
 SHAPES = ((1024, 768, 3072), (1024, 3072, 768), (1024, 768, 768))
-"""[T, D]·[D, E] of a ViT-B."""
+"""Sizes (T, D, E) of the products [T, D]·[D, E] of a ViT-B."""
 
 
 def rooflines(threads: int, rounds: int = 7, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """GFLOP/s of sgemm and of bf16, GOP/s of u8·s8 products: the best of the libraries and of `SHAPES`."""
+    """GFLOP/s of float32 and bf16 products and GOP/s of u8·s8 products, as the best over libraries and `SHAPES`."""
     torch.set_num_threads(threads)
     best: dict[str, float] = {}
     for shape in SHAPES:

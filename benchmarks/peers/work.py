@@ -1,4 +1,4 @@
-"""Arithmetic that any implementation of a model has to do."""
+"""The arithmetic that any implementation of a model has to do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 
 def useful_gflop(model: Mapping[str, int], lengths: Sequence[int]) -> float:
-    """GFLOP that any implementation has to do, a multiplication and an addition counting two.
+    """GFLOP that any implementation has to do, where a multiplication and an addition count as two.
 
-    Matrix products of the projection, the blocks and the head's MLP; attention's two products over each image's
-    own tokens. Keys and values of the pooling head are not counted: folding its probe saves them.
+    These are the matrix products of the projection, the blocks and the head's MLP, and attention's two products over
+    the tokens of each image. Keys and values of the pooling head are not counted, because folding its probe saves them.
 
     Args:
         model: ``width``, ``mlp_width``, ``depth`` and ``patch_values``.

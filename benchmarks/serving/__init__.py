@@ -1,1 +1,1 @@
-"""The HTTP server and its scheduler under load and faults."""
+"""Benchmarks of the HTTP server and its scheduler under load and faults."""

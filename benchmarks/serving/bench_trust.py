@@ -1,9 +1,9 @@
-"""Whether figures of `naflex-deploy bench` can be relied on. For a machine on which nothing else runs.
+"""Checks whether figures of `naflex-deploy bench` are reliable; run it on a machine on which nothing else runs.
 
-    python -m benchmarks.serving.bench_trust pairs BUNDLE [--runs 20]   a bundle against itself: 1.0 in the interval?
+    python -m benchmarks.serving.bench_trust pairs BUNDLE [--runs 20]   is 1.0 in the interval of a bundle and itself?
     python -m benchmarks.serving.bench_trust queueing [BUNDLE]          waiting in the packer against the ideal queue
-    python -m benchmarks.serving.bench_trust overhead BUNDLE            what measuring costs
-    python -m benchmarks.serving.bench_trust cost BUNDLE                packs predicted on budgets not fitted on
+    python -m benchmarks.serving.bench_trust overhead BUNDLE            the cost of measuring
+    python -m benchmarks.serving.bench_trust cost BUNDLE                the cost model on budgets not used to fit it
 
 Each prints a line a measurement and a verdict, and exits 5 where the verdict is no.
 """
@@ -40,7 +40,7 @@ IMAGES = (1, 4, 16)
 
 
 class SleepingSession:
-    """Takes a fixed time a pack, and none of the CPU."""
+    """A session that takes a fixed time per pack, but no CPU time."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -84,7 +84,7 @@ def queueing(options: argparse.Namespace) -> bool:
 
 
 def _queue_engine(options: argparse.Namespace, per_pack: int) -> tuple[Session, Patches, int, float]:
-    """A session, an image, prefix tokens, and seconds an image of a full pack."""
+    """A session, an image, the number of prefix tokens, and the seconds per image of a full pack."""
     if options.bundle is None:
         image = Patches(np.zeros((16, 3), np.uint8), (4, 4))
         return SleepingSession(options.service), image, 0, options.service / per_pack
@@ -102,7 +102,7 @@ def _queue_engine(options: argparse.Namespace, per_pack: int) -> tuple[Session, 
 def _wait(
     session: Session, image: Patches, prefix: int, per_pack: int, rate: float, seconds: float
 ) -> tuple[np.ndarray, list[float], int]:
-    """Seconds that each image waited, those of the ideal queue for the same arrivals, and how many packs ran."""
+    """Seconds that each image waited, those in an ideal queue with the same arrivals, and the number of packs."""
     reports: list[PackReport] = []
     tokens = len(image) + prefix
     scheduler = Scheduler(
@@ -146,7 +146,7 @@ def overhead(options: argparse.Namespace) -> bool:
             pass
         rounds += 1
     per_image = (time.process_time() - start) / (rounds * len(sources))
-    print(f"the engine: {1e3 * per_image:.2f} ms of the CPU an image")
+    print(f"the engine: {1e3 * per_image:.2f} ms of CPU time per image")
     costs = _own_costs()
     for name, seconds in costs.items():
         print(f"{name}: {1e6 * seconds:.1f} us of the CPU, {seconds / per_image:.3%} of an image's")
@@ -154,7 +154,7 @@ def overhead(options: argparse.Namespace) -> bool:
 
 
 class Instant:
-    """An engine and a session that answer at once."""
+    """An engine and a session that answer immediately."""
 
     def stream(self, images, outputs):
         yield from images
@@ -164,7 +164,7 @@ class Instant:
 
 
 def _own_costs() -> dict[str, float]:
-    """CPU seconds that measuring takes for itself: of each mode an image, and of noting a pack."""
+    """CPU seconds that measuring itself takes: per image in each mode, and per recorded pack."""
     stopping = Stopping(width=1e-9, floor=0.0, cap=2.0)
     images, packs = list(range(32)), 100_000
     pack, noted = Pack.of([Patches(np.zeros((16, 3), np.uint8), (4, 4))]), recorded(Instant(), [].append)

@@ -1,4 +1,4 @@
-"""An engine in a process of its own, made of a formula: it can be killed, and its results tell images apart."""
+"""A fake engine in a process of its own, which can be killed; its results identify the images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POISON = 255
 
 
 def formula(patches: np.ndarray, offsets: Sequence[int]) -> np.ndarray:
-    """[M, WIDTH]: sums, exact in float32; NaN for the whole pack where the first pixel of a patch is `POISON`."""
+    """Sums for each image, exact in float32, [M, WIDTH]; all NaN if the first pixel of any patch is `POISON`."""
     weights = np.arange(1, patches.shape[1] + 1, dtype=np.int64)
     sums = np.array([(patches[a:b].astype(np.int64) @ weights).sum() for a, b in itertools.pairwise(offsets)])
     found = ((sums[:, None] + 31 * np.arange(WIDTH) ** 3) % 9973).astype(np.float32)
@@ -24,7 +24,7 @@ def formula(patches: np.ndarray, offsets: Sequence[int]) -> np.ndarray:
 
 
 class ChildSession:
-    """Runs packs in a child process, which is begun again where it was killed."""
+    """Runs packs in a child process, which is started again after it was killed."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,4 +1,4 @@
-"""Mixed requests with faults: every accepted request is answered exactly once, with its own result.
+"""Checks under faults that every accepted request is answered exactly once, with its own result.
 
     python -m benchmarks.serving.faults [--requests 100000] [--tick 1.0]
 
@@ -56,7 +56,7 @@ def infer_body(name: str, datatype: str, shape: list[int], content: bytes) -> tu
 
 
 class Mixture:
-    """Seeded requests: bytes, the statuses allowed, the result expected with 200, how the sender behaves."""
+    """Seeded requests: their bytes, the allowed statuses, the result expected with 200, and the sender's behaviour."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -143,7 +143,7 @@ async def client(port: int, count: int, seed: int, seen: Counter[str], problems:
 
 
 def serve(pipe: Any, tick: float) -> None:
-    """The server's process; kills its engine every 7 ticks, and loads the bundle again every 11."""
+    """The process of the server, which kills its engine every 7 ticks and reloads the bundle every 11."""
     metrics, bundle = Metrics(), manifest(256, 64)
     sessions: list[ChildSession] = []
 
@@ -179,7 +179,7 @@ def serve(pipe: Any, tick: float) -> None:
 
 
 def run(requests: int, tick: float, clients: int = 24) -> list[str]:
-    """Returns what went wrong."""
+    """Run the server under load and faults; returns a description of every problem found."""
     import socket
 
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""A queue whose packs form at no cost: what no scheduler does better, first in, first out."""
+"""An ideal first-in, first-out queue that forms packs at no cost, which no scheduler of that order can beat."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def simulate(
 ) -> list[float]:
     """Seconds that each image waits for its run to start.
 
-    Continuous batching: whenever an engine is free, it takes at once those that wait, in order, up to a full pack.
+    Batching is continuous: whenever an engine is free, it takes the waiting images, in order, up to a full pack.
 
     Args:
         arrivals: Ascending, in seconds.

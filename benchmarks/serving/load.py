@@ -1,7 +1,7 @@
-"""A load generator of its own process: HTTP/1.1 over kept-alive sockets, closed loop or open loop.
+"""A load generator in a process of its own, with a closed or an open loop over kept-alive HTTP/1.1 connections.
 
-Open loop: seeded Poisson arrivals, latency counted from the scheduled time, so that a slow server cannot slow
-down those who ask it.
+The open loop has seeded Poisson arrivals and counts latency from the scheduled time, so that a slow server cannot
+reduce the load.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from naflex_deploy.bench.load.load import poisson
 
 @dataclass
 class Outcome:
-    """What became of the requests. Seconds."""
+    """The outcomes of requests. All times are in seconds."""
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -32,16 +32,16 @@ class Outcome:
         self.latencies.setdefault(status, []).append(latency)
 
     def quantile(self, status: int, q: float) -> float:
-        """0 where there is none; see the count before trusting a high quantile."""
+        """Quantile of latencies; 0 if there are none. Check their number before trusting a high quantile."""
         return float(np.quantile(self.latencies[status], q)) if self.latencies.get(status) else 0.0
 
     def goodput(self, within: float) -> float:
-        """Requests a second answered with 200 within a time."""
+        """Requests per second that were answered with 200 within a time."""
         return sum(latency <= within for latency in self.latencies.get(200, [])) / self.seconds
 
 
 async def closed_loop(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Outcome:
-    """Each connection sends its next request when the last is answered."""
+    """Let each connection send its next request as soon as the previous one is answered."""
     outcome, sent = Outcome(seconds), 0
     opened: list[Connection] = []
     due: dict[Connection, float] = {}
@@ -73,7 +73,7 @@ async def closed_loop(port: int, requests: Sequence[bytes], connections: int, se
 async def open_loop(
     port: int, requests: Sequence[bytes], rate: float, seconds: float, *, connections: int = 1000, seed: int = 0
 ) -> Outcome:
-    """Requests at random times of a given rate, whatever the server does."""
+    """Send requests at random times of a given rate, whatever the server does."""
     outcome = Outcome(seconds)
     times = arrivals(rate, seconds, seed)
     opened: list[Connection] = []
@@ -114,12 +114,12 @@ async def open_loop(
 
 
 def close(connections: Sequence[Connection]) -> None:
-    """So that the server need not wait for them to time out."""
+    """Close connections, so that the server does not have to wait for them to time out."""
     for connection in connections:
         if connection.transport is not None:
             connection.transport.close()
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
-    """Times of a Poisson process."""
+    """The times of a Poisson process."""
     return list(takewhile(lambda due: due < seconds, poisson(rate, seed)))

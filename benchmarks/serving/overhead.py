@@ -1,13 +1,13 @@
-"""What the server costs, on engines whose cost is known.
+"""Measures the cost of the server, with engines whose cost is known.
 
-    python -m benchmarks.serving.overhead http       small raw tensors, an engine of 0.3 ms: requests/s, CPU a request
+    python -m benchmarks.serving.overhead http       small raw tensors, an engine of 0.3 ms: requests/s, CPU per request
     python -m benchmarks.serving.overhead decode     JPEG decoding on one and on two threads
     python -m benchmarks.serving.overhead load       open loop at 0.9x, 1x and 3x of the peak, against a simulation
     python -m benchmarks.serving.overhead soak       memory over bounded requests, after warm-up
     python -m benchmarks.serving.overhead bundle B   a real bundle with and without HTTP; health under its full load
 
-The server runs in a process of its own. Its CPU seconds are read from /proc, so that what else the machine does
-changes them little.
+The server runs in a process of its own. Its CPU seconds are read from /proc, so that other work on the machine affects
+them little.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def http() -> None:
 
 
 def decode() -> None:
-    """Through the scheduler, the engine taking no time."""
+    """Time decoding through the scheduler, with an engine that takes no time."""
     from naflex_deploy.serving.http.limits import Limits
     from naflex_deploy.serving.http.models import Model
 
@@ -88,7 +88,7 @@ def decode() -> None:
 
 
 def ideal(rate: float, seconds: float, *, tokens: int, budget: int, cost: float) -> float:
-    """Goodput of the same queue on a clock, with nothing else costing time."""
+    """Goodput of the same queue with a simulated clock, on which nothing else takes time."""
     queue = PackQueue(budget, 64, Policy(max_wait=0.002))
     due = arrivals(rate, seconds, 0)
     now = free_at = 0.0
@@ -115,7 +115,7 @@ def ideal(rate: float, seconds: float, *, tokens: int, budget: int, cost: float)
 
 
 def load() -> None:
-    """An engine of 20 ms for 64 tokens, images of 16: 200 images/s at most."""
+    """Load an engine that takes 20 ms for 64 tokens with images of 16, which is at most 200 images/s."""
     budget, cost, tokens, seconds = 64, 0.02, 16, 10.0
     peak = budget / tokens / cost
     found: dict[float, tuple[Outcome, float]] = {}
@@ -146,13 +146,13 @@ def soak() -> None:
             outcome = asyncio.run(closed_loop(port, requests, 32, 2))
             served += outcome.statuses[200]
             sizes.append(memory(pid))
-    # The allocator's ups and downs are larger than what is to be seen: halves against each other.
+    # Halves are compared, because the allocator's fluctuations are larger than the growth to detect.
     growth = statistics.median(sizes[8:]) / statistics.median(sizes[:8]) - 1
     print(f"{served} requests; resident MB every 2 s: {[round(size, 1) for size in sizes]}: growth {growth:+.2%}")
 
 
 def bundle(path: Path) -> None:
-    """Images of the model's full token count, in process and through HTTP, in turns."""
+    """Run images of the model's full token count in process and through HTTP, in turns."""
     import naflex_deploy
     from naflex_deploy.serving.client import Client
 
@@ -161,7 +161,7 @@ def bundle(path: Path) -> None:
     engine.embed(images[:4])
 
     def direct() -> tuple[float, float]:
-        """Images a second, and CPU seconds an image."""
+        """Images per second, and CPU seconds per image."""
         started, used = time.perf_counter(), time.process_time()
         engine.embed(images)
         return len(images) / (time.perf_counter() - started), (time.process_time() - used) / len(images)
@@ -181,13 +181,13 @@ def bundle(path: Path) -> None:
                         asked = time.perf_counter()
                         http.get("/v2/health/ready")
                         health.append(time.perf_counter() - asked)
-                        time.sleep(0.1)  # oftener, asking would be a load of its own
+                        time.sleep(0.1)  # More frequent requests would add load themselves.
                 return len(images) / (time.perf_counter() - started), (cpu_seconds(pid) - used) / len(images)
 
             turns = [(*direct(), *through_http()) for _ in range(5)]
     print(f"in process and through HTTP, images/s: {[(round(a, 2), round(b, 2)) for a, _, b, _ in turns]}")
     rate, cpu, rate_http, cpu_http = (statistics.median(turn[i] for turn in turns) for i in range(4))
-    print(f"HTTP has {rate_http / rate:.1%} of the throughput; CPU an image {cpu:.3f} s, by HTTP {cpu_http:.3f} s")
+    print(f"HTTP has {rate_http / rate:.1%} of the throughput; CPU per image {cpu:.3f} s, by HTTP {cpu_http:.3f} s")
     p50, p99 = (1e3 * float(np.quantile(health, q)) for q in (0.5, 0.99))
     print(f"health p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {1e3 * max(health):.1f} ms of {len(health)}")
 

@@ -1,8 +1,8 @@
-"""A bundle on one worker of Ray Data, on two, and on two of which one is killed; each engine has one thread.
+"""Runs a bundle with Ray Data on one worker, on two, and on two of which one is killed, with one thread per engine.
 
     python -m benchmarks.serving.ray_scaling build/photo
 
-Rates leave out what a worker takes to start: its first shard.
+Rates leave out each worker's first shard, which includes its start-up time.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ IMAGES, SHARD = 40, 4
 
 
 def rate(paths: list[Path], bundle: Path, output: Path, workers: int) -> float:
-    """Images a second."""
+    """Images per second."""
     embed_to_parquet(paths, bundle, output, shard=SHARD, workers=workers)
     ended = sorted(file.stat().st_mtime for file in output.glob("part-*"))
     return SHARD * (len(ended) - workers) / (ended[-1] - ended[workers - 1])
 
 
 def kill_a_worker(output: Path) -> int:
-    """Once the first shard is written."""
+    """Kill a worker once the first shard is written; returns its process id."""
     while not any(output.glob("part-*")):
         time.sleep(0.01)
     processes = psutil.process_iter(["cmdline"])
@@ -67,7 +67,7 @@ def main() -> None:
         killed = pool.submit(kill_a_worker, output)
         totals = embed_to_parquet(paths, bundle, output, shard=SHARD, workers=2)
         complete = rows(output) == [str(path) for path in paths]
-        print(f"worker {killed.result()} of 2 killed: every row there, once, in order: {complete}; {totals}")
+        print(f"worker {killed.result()} of 2 killed: every row is there once, in order: {complete}; {totals}")
     ray.shutdown()
 
 

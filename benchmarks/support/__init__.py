@@ -1,1 +1,1 @@
-"""What the benchmarks share: mixes of image sizes, interleaved timing, rooflines, the machine."""
+"""Code that the benchmarks share: interleaved timing, and the versions of what is installed."""

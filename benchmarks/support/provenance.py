@@ -1,4 +1,4 @@
-"""What a figure was measured with."""
+"""Records the versions with which a figure was measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed(*distributions: str) -> dict[str, str]:
-    """Versions of those that are installed, by name."""
+    """Versions of those distributions that are installed, by name."""
     found = {}
     for name in distributions:
         try:

@@ -1,4 +1,4 @@
-"""Timing that a noisy machine cannot tilt: contenders take turns, and only ratios within a run are quoted."""
+"""Timing that is robust on a noisy machine: contenders take turns, and only ratios within a run are quoted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call, over rounds.
+    """The times of a call over several rounds.
 
     Attributes:
-        rounds: Each round's time.
+        rounds: Seconds in each round.
     """
 
     rounds: tuple[float, ...]
@@ -28,17 +28,19 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the median; 0 of one round."""
+        """Standard deviation relative to the median; 0 for a single round."""
         return statistics.stdev(self.rounds) / self.median if len(self.rounds) > 1 else 0.0
 
 
 def interleaved(
     calls: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, Timing]:
-    """Time calls in turn, ``rounds`` times, after one round that does not count.
+    """Time calls in turns for a number of rounds, after an uncounted one.
 
     Args:
-        clock: Of one thread's work, ``time.process_time`` says more where other programs share the machine.
+        calls: The calls by name.
+        rounds: Number of rounds.
+        clock: Clock that measures seconds; for single-threaded work on a shared machine, use ``time.process_time``.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):

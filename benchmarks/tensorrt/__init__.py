@@ -1,1 +1,1 @@
-"""What TensorRT-RTX builds, and what a build takes."""
+"""Measures what TensorRT-RTX can build, and the time and memory of a build."""

@@ -1,8 +1,8 @@
-"""What building a ViT-B for TensorRT-RTX takes, without a GPU: time, memory of the builder, memory of the engine.
+"""Measures the build of a ViT-B for TensorRT-RTX, without a GPU: time, memory of the builder, memory of the engine.
 
     python -m benchmarks.tensorrt.build [--model siglip2-base] [--budgets 1024 4096 16384] [--precision fp16]
 
-One plan of all budgets for each form of attention. Activation memory is what the builder says a run will take; no
+Builds a plan with all budgets for each form of attention. Activation memory is the builder's figure for a run; no
 engine is executed.
 """
 
@@ -32,7 +32,9 @@ def measure(model: str, budgets: list[int], precision: str) -> list[dict[str, An
     """Build each form once.
 
     Args:
-        model: ``random:NAME`` stands for it.
+        model: Name of a model that ``random:NAME`` accepts.
+        budgets: Token budgets of the plan, in ascending order.
+        precision: Precision to build.
     """
     checkpoint = checkpoints.read(f"random:{model}")
     settings = (f"packing.budgets={budgets}", f"image.tokens={min(1024, budgets[0])}")

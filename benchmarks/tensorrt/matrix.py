@@ -1,10 +1,10 @@
-"""What TensorRT-RTX builds: form of attention × precision × target, on a small model, on a machine without a GPU.
+"""Tests what TensorRT-RTX builds, by form of attention, precision and target, with a small model and without a GPU.
 
     python -m benchmarks.tensorrt.matrix            prints the table
     python -m benchmarks.tensorrt.matrix --write    puts it into docs/tensorrt.md
 
-A cell says what became of attention: ``fused`` into one kernel that holds no scores in memory, ``unfused``, or that
-the library ``refused`` the graph. Only a build tells; no engine is executed.
+A cell says whether attention was ``fused`` into one kernel that stores no scores, or left ``unfused``, or whether the
+library ``refused`` the graph. Only a build can show this; no engine is executed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
 SMALL = Architecture(64, 1, 2, 128, 4, Positions((4, 4)))
 
 Row = tuple[str, str]
-"""Form and precision."""
+"""Form of attention and precision."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One build."""
+    """One build, of a form of attention, precision, target and number of budgets."""
 
     form: str
     precision: str
@@ -84,7 +84,7 @@ def _request(cell: Cell, folder: Path) -> Request:
 
 
 def table(found: dict[Cell, str]) -> str:
-    """The table in Markdown; a cell that differs between one budget and three says so."""
+    """Render the table in Markdown; a cell whose result differs between one budget and three gives both."""
     lines = [f"| attention | precision | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     for form in FORMS:
         for precision in PRECISIONS:
@@ -97,7 +97,7 @@ def table(found: dict[Cell, str]) -> str:
 
 
 def published(page: str) -> dict[tuple[str, str, str], str]:
-    """(form, precision, target) → cell, as a page has it."""
+    """Read the cells of a page, by form, precision and target."""
     lines = page.partition(BEGIN)[2].partition(END)[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     header, _, *body = rows
