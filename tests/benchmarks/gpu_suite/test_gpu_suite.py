@@ -67,7 +67,7 @@ def test_every_budget_and_mix_is_timed(report: dict) -> None:  # type: ignore[ty
 def test_what_does_not_run_here_says_why(report: dict) -> None:  # type: ignore[type-arg]
     reasons = {one["what"]: one["reason"] for one in report["left_out"]}
     assert reasons["small, torch packed, varlen flash fp32"] == "flash attention over sequences needs a GPU"
-    assert reasons[f"small, {COMPILED} fp32"] == "torch.compile is compared on a GPU alone"
+    assert reasons[f"small, {COMPILED} fp32"] == "torch.compile is only compared on a GPU"
     assert "timed on a GPU" in reasons["Triton kernels"]
     assert report["executed"]["device"]
     assert report["executed"]["versions"]["torch"] == torch.__version__

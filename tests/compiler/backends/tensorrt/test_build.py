@@ -267,7 +267,7 @@ def test_a_backend_that_runs_here_comes_before_one_that_is_only_built(monkeypatc
     ("error", "said"),
     [
         ("cudaError 35: CUDA driver version is insufficient for CUDA runtime version", "no NVIDIA driver"),
-        ("Error Code 2: OutOfMemory (Requested size was 999 bytes. out of memory)", "not enough memory"),
+        ("Error Code 2: OutOfMemory (Requested size was 999 bytes. out of memory)", "GPU does not have enough memory"),
         ("ModuleNotFoundError: No module named 'tensorrt_rtx_bindings.plugin'", "module tensorrt_rtx_bindings.plugin"),
         ("Attention operation was not supported by a dedicated kernel", "no kernel for this attention"),
         (
