@@ -37,7 +37,7 @@ class Run:
         """Whether no time is left, in which case ``what`` is recorded as left out."""
         if self.seconds < self.limit:
             return False
-        self.leave_out(what, f"the limit of {self.limit:.0f} s was reached")
+        self.leave_out(what, f"out of time: the limit of {self.limit:.0f} s was reached")
         return True
 
     def leave_out(self, what: str, reason: object) -> None:

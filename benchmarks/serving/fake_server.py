@@ -1,4 +1,4 @@
-"""A server whose engine sleeps, in a process of its own, and the requests that it takes."""
+"""A server whose engine only sleeps, in a process of its own, and the requests that it takes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WIDTH = 64
 
 
 class SleepingSession:
-    """Takes a fixed time a pack, and none of the CPU."""
+    """A session that takes a fixed time per pack, but no CPU time."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -59,7 +59,7 @@ def manifest(budget: int, tokens: int) -> Manifest:
 
 
 def serve_fake(budget: int, seconds: float) -> None:
-    """The server's process."""
+    """The process of the server."""
     from naflex_deploy.serving.http.metrics import Metrics
     from naflex_deploy.serving.http.models import Model, Models
     from naflex_deploy.serving.http.server import Settings, serve_models
@@ -77,7 +77,7 @@ def serve_fake(budget: int, seconds: float) -> None:
 
 @contextmanager
 def server(*arguments: str) -> Iterator[tuple[int, int]]:
-    """A server in a process: its port and its process id."""
+    """Start a server in a process; yields its port and its process id."""
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     port = 0
@@ -86,7 +86,7 @@ def server(*arguments: str) -> Iterator[tuple[int, int]]:
             port = int(json.loads(line)["url"].rpartition(":")[2])
             break
     pool = ThreadPoolExecutor(1)
-    pool.submit(lambda: [None for _ in process.stderr or ()])  # the log is written, and read, as in earnest
+    pool.submit(lambda: [None for _ in process.stderr or ()])  # The log is read, as it would be in production.
     try:
         yield port, process.pid
     finally:
@@ -105,7 +105,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> float:
-    """Resident MB."""
+    """Resident memory of a process in MB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -126,7 +126,7 @@ def raw_request(side: int, seconds: float = 0.0) -> bytes:
 
 
 def jpeg(height: int, width: int, seed: int = 0) -> bytes:
-    """Smooth noise, as dense as a photo."""
+    """A JPEG of smooth noise, about as dense as a photo."""
     random = np.random.default_rng(seed)
     small = Image.fromarray(random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
     stream = BytesIO()
