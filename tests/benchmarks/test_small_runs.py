@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.host import embed
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers import overhead
 from naflex_deploy import load
 from tests.support.bundles import write_summing_bundle
 
-ROOT = Path(__file__).parents[2]
+Run = Callable[..., dict[str, Any]]
 
 
-def run(name: str, output: Path, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--small", "-o", str(output), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    written = output / f"{name}.json" if output.is_dir() else output
-    report: dict[str, Any] = json.loads(written.read_text())
-    return report
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call a benchmark's main function with these arguments, and read what it wrote."""
+
+    def call(main: Callable[[], None], output: Path, written: Path, *arguments: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["benchmark", "--small", "-o", str(output), *arguments])
+        main()
+        report: dict[str, Any] = json.loads(written.read_text())
+        return report
+
+    return call
 
 
-def test_peers(tmp_path: Path) -> None:
+def test_peers(run: Run, tmp_path: Path) -> None:
     only = ("naflex-deploy", "sdpa fp32, one by one", "timm fp32, one by one")
-    report = run("peers", tmp_path, "--rounds", "1", "--threads", "1", "--only", *only)
+    report = run(peers.main, tmp_path, tmp_path / "peers.json", "--rounds", "1", "--threads", "1", "--only", *only)
     (measured,) = report["runs"]
     assert [mix["mix"] for mix in measured["mixes"]] == ["fill", "mixed", "documents", "thumbnails"]
     assert measured["rooflines"].keys() == {"sgemm", "bf16", "int8"}
@@ -39,10 +47,10 @@ def test_peers(tmp_path: Path) -> None:
     assert "naflex-deploy fp32" in (tmp_path / "peers.md").read_text()
 
 
-def test_overhead(tmp_path: Path) -> None:
+def test_overhead(run: Run, tmp_path: Path) -> None:
     """The benchmark itself holds every pack's result to that of the plain transformer."""
     arguments = ("--tokens", "36", "--images", "1", "2", "--threads", "1", "--seconds", "0.1")
-    report = run("peers.overhead", tmp_path / "overhead.json", *arguments)
+    report = run(overhead.main, tmp_path / "overhead.json", tmp_path / "overhead.json", *arguments)
     assert [(row["tokens"], row["images"]) for row in report["rows"]] == [
         (36, "1"),
         (36, "2 equal"),
