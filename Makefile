@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test check docs clean
+.PHONY: demo test exhaustive check docs clean
 
 demo: $(STAMP)
 	$(BIN)/naflex-deploy build --profile doc-ocr --model demo -o build/demo --force
@@ -11,9 +11,15 @@ demo: $(STAMP)
 	$(BIN)/naflex-deploy embed build/demo naflex_deploy/demo/pages -o build/demo-pages.jsonl --force
 
 # Two processes: each takes its half of the tests in their order, and then half of what the other has left, so that
-# tests that share a fixture mostly stay together.
+# tests that share a fixture mostly stay together. Each multiplies matrices with one thread.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
 test: $(STAMP)-dev
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+# Sweeps over every case, of which `make test` runs a sample.
+exhaustive: $(STAMP)-dev
+	$(PYTEST) -m exhaustive
 
 check: $(STAMP)-dev
 	$(BIN)/ruff check .

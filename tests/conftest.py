@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -22,8 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    gc.unfreeze()
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(FOLDER))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later search for garbage: it is millions of objects, which all stay."""
+    gc.collect()
+    gc.freeze()
 
 
 def _import_torchvision() -> None:

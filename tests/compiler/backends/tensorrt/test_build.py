@@ -47,15 +47,25 @@ def task(folder: Path, *settings: str, precision: str = "fp16", budgets: tuple[i
     return Task(exported("siglip2").portable, folder / "variants", profile(*settings, budgets=budgets), precision)
 
 
-def test_the_published_matrix_is_what_builds() -> None:
-    """Every precision on every target in the segment form, the other forms and three budgets on some."""
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["sample", "whole"])
+def test_the_published_matrix_is_what_builds(whole: bool) -> None:
+    """Every precision on every target in the segment form, the other forms and three budgets on some.
+
+    The sample has every form, precision and number of budgets with every outcome, and every target in fp16.
+    """
     cells = [Cell("segment", precision, target, 1) for precision in PRECISIONS for target in COLUMNS]
     cells += [Cell("rows", precision, target, 1) for precision in PRECISIONS for target in ("sm75", DEFAULT)]
     cells += [Cell("packed", precision, DEFAULT, 1) for precision in PRECISIONS]
     cells += [Cell(form, "bf16", DEFAULT, len(BUDGETS)) for form in ("segment", "rows")]
-    expected = published(PAGE.read_text(encoding="utf-8"))
-    found = dict(measure(cells))
-    assert found == {cell: expected[cell.form, cell.precision, cell.target] for cell in cells}
+    page = published(PAGE.read_text(encoding="utf-8"))
+    expected = {cell: page[cell.form, cell.precision, cell.target] for cell in cells}
+    if not whole:
+        kinds = {(cell.form, cell.precision, cell.budgets, expected[cell]): cell for cell in reversed(cells)}
+        targets = {cell.target: cell for cell in cells if (cell.form, cell.precision) == ("segment", "fp16")}
+        expected = {
+            cell: expected[cell] for cell in {**dict.fromkeys(kinds.values()), **dict.fromkeys(targets.values())}
+        }
+    assert dict(measure(list(expected))) == expected
 
 
 def test_an_engine_comes_with_what_its_builder_told(tmp_path: Path) -> None:
