@@ -1,4 +1,4 @@
-"""What holds for every test: how torch and timm are imported, which examples hypothesis draws, what is shared."""
+"""Settings for every test: how torch and timm are imported, which examples hypothesis draws, and shared fixtures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wheel and an editable install, each in an environment of its own with what the package declares and no more."""
+"""The wheel and an editable install, each in its own environment with only the declared dependencies."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def rebuild(
 
 
 def _rebuild(lock: Lock, profile: Profile | None, report: Report, calibration: Path | None) -> Variant:
-    """`rebuild` of the bundle that a lock guards, so that no other variant is added meanwhile, and lost."""
+    """`rebuild` of the bundle that a lock guards, so that no variant that another process adds is lost."""
     started = time.perf_counter()
     path = lock.path
     bundle = Bundle.open(path)

@@ -1,4 +1,4 @@
-"""Engines and machines of a test's own: packs cost what a formula says, on a clock that the test moves."""
+"""Fake engines and machines for tests: packs cost what a formula says, on a clock that the test advances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks of the CPU engine, run small: they hold outputs equal before they time, so here they must agree."""
+"""Small runs of the CPU benchmarks, which compare outputs before they time, so that contenders must agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""calibrate on the command line."""
+"""The command `calibrate`."""
 
 from __future__ import annotations
 

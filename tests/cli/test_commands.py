@@ -1,4 +1,4 @@
-"""The other commands: what they print, their exit codes, and that stdout holds results alone."""
+"""The other commands: their output, their exit codes, and that stdout holds only results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``naflex-deploy embed``: what is written, what is refused, what survives."""
+"""``naflex-deploy embed``: what it writes, what it refuses, and what survives an interruption."""
 
 from __future__ import annotations
 

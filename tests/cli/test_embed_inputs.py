@@ -1,4 +1,4 @@
-"""``naflex-deploy embed`` on inputs of many frames: none lost, none doubled, whatever stops the run."""
+"""``naflex-deploy embed`` on inputs of many frames: none is lost or doubled, whatever stops the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user is told without a GPU, with another one, or without the library: a line, exit 4, a row of doctor."""
+"""The messages to users without a GPU, with another GPU, or without the library: one line, exit 4, a row of doctor."""
 
 from __future__ import annotations
 

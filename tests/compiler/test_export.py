@@ -1,4 +1,4 @@
-"""The portable graph against the reference model, and as a file."""
+"""The portable graph: its results against the reference model, and its file."""
 
 from __future__ import annotations
 

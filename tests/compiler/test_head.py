@@ -1,4 +1,4 @@
-"""What a bundle says of its classes: the checkpoint's word, unless the profile says otherwise."""
+"""The class names in a bundle come from the checkpoint, unless the profile overrides them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An int8 build ends with a variant that real images have judged, or with a reason why there is none."""
+"""An int8 build ends with a variant that was judged on real images, or with the reason why there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A build ends with a whole bundle at its path, or with nothing there."""
+"""A build leaves a complete bundle at its path, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle gains a variant, or has one made again, and is whole at every moment."""
+"""A bundle gains a variant, or has one built again, and is complete at every moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where configuration comes from, and what is said when it is wrong."""
+"""The sources of configuration, and the messages when it is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is ever half written: not on an error, a full disk, a kill, a read-only file system."""
+"""Nothing is ever half-written: not on an error, a full disk, a kill or a read-only file system."""
 
 from __future__ import annotations
 

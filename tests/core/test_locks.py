@@ -1,4 +1,4 @@
-"""One writer an output: between threads, processes and process namespaces; and what a lock file may look like."""
+"""Locks allow one writer per output, between threads, processes and process namespaces; and the form of lock files."""
 
 from __future__ import annotations
 

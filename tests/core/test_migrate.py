@@ -1,4 +1,4 @@
-"""Manifests of every schema that was ever written are read; those of none are refused."""
+"""Manifests of every schema that was ever written are read; those of unknown schemas are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every view of a pack against a loop that lays tokens down one by one."""
+"""Every view of a pack, against a loop that lays out tokens one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a profile means, for any profile that can be written."""
+"""The meaning of a profile, for any valid profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places of a pack's tokens in rows, as engines take them."""
+"""The places of a pack's tokens in rows, as engines take them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped checkpoint is what transformers takes it for, and knows its pages."""
+"""transformers reads the shipped checkpoint as intended, and it classifies the shipped pages correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training saves is the model it trained, in transformers' own terms."""
+"""Training saves the model that it trained, in transformers' format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example, run as it stands, with weights under which a wrong tower is seen."""
+"""The example runs as it is, with weights under which a wrong tower would be noticed."""
 
 from __future__ import annotations
 

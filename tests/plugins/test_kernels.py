@@ -1,4 +1,4 @@
-"""The kernels, run on the CPU by Triton's interpreter in a process of its own, against the reference in torch."""
+"""The kernels, run on the CPU by Triton's interpreter in a separate process, against the reference in torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugins, registered with and built by a TensorRT made of its rules: what an engine would embed and launch."""
+"""The plugins, registered with a fake TensorRT that follows its rules: what an engine would embed and launch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in, results out: each on its own, in order, whatever shares its pack."""
+"""Each image gets its own result, in order, whatever images share its pack."""
 
 from __future__ import annotations
 

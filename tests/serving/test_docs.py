@@ -1,4 +1,4 @@
-"""The commands of the documentation, as they stand there."""
+"""The commands in the documentation work as written."""
 
 from __future__ import annotations
 

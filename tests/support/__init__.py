@@ -1,1 +1,1 @@
-"""What several tests share: seeded weights, packs of random images, and the original classes as golden models."""
+"""Helpers that several tests share: seeded weights, packs of random images, and the original classes as references."""

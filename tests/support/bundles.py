@@ -1,4 +1,4 @@
-"""Bundles with a real engine that is made in a moment: it sums each image's pixels."""
+"""Bundles with a real engine that builds quickly and sums each image's pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibrations of graphs that are in no bundle, in a moment."""
+"""Quick calibrations of graphs that are in no bundle."""
 
 from __future__ import annotations
 

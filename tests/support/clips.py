@@ -1,4 +1,4 @@
-"""Clips encoded on the fly, each frame of one grey that says which it is."""
+"""Clips encoded on the fly, in which the grey level of each frame identifies it."""
 
 from __future__ import annotations
 

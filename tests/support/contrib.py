@@ -1,4 +1,4 @@
-"""Operators that no CPU has kernels of, as functions of stock operators, written from what their makers document."""
+"""Operators without CPU kernels, as functions of stock operators, written from their documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM files as a modality writes them, a patient's name and all."""
+"""DICOM files as a scanner writes them, including a patient's name."""
 
 from __future__ import annotations
 

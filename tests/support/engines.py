@@ -1,4 +1,4 @@
-"""Small exported models, and packs with what the reference model says of them, for tests of lowering and sessions."""
+"""Small exported models, and packs with the reference model's outputs, for tests of lowering and sessions."""
 
 from __future__ import annotations
 

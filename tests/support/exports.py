@@ -1,4 +1,4 @@
-"""Exported graphs, each made once in a run of the tests: an export takes seconds, and many tests want the same one."""
+"""Exported graphs, each made once per test run, because an export takes seconds and many tests need the same one."""
 
 from __future__ import annotations
 

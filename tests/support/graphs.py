@@ -1,4 +1,4 @@
-"""Portable graphs of small models, as exported and as other tools leave them."""
+"""Portable graphs of small models, both as exported and as other tools rewrite them."""
 
 from __future__ import annotations
 

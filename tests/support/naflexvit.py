@@ -1,4 +1,4 @@
-"""timm's NaFlexVit as golden model."""
+"""timm's NaFlexVit as the reference model."""
 
 from __future__ import annotations
 

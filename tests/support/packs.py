@@ -1,4 +1,4 @@
-"""Random images in packs, and packed models run on them."""
+"""Packs of random images, and packed models run on them."""
 
 from __future__ import annotations
 

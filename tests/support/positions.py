@@ -1,4 +1,4 @@
-"""Position layers with seeded weights, and those that no other implementation has written out in numpy."""
+"""Position layers with seeded weights, and formulas in numpy for those that no other implementation has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images whose result is known, and a session that waits: what tests of the scheduler share."""
+"""Images with known results, and a session that waits, for tests of the scheduler."""
 
 from __future__ import annotations
 

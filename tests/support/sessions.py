@@ -1,4 +1,4 @@
-"""Engines made of a formula: quick, and each image's result says which image it belongs to."""
+"""Fast fake engines whose result identifies each image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real transformers classes as golden models."""
+"""The real transformers classes as reference models."""
 
 from __future__ import annotations
 

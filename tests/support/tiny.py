@@ -1,4 +1,4 @@
-"""A bundle of a tiny model with random weights, built once a test session."""
+"""A bundle of a tiny model with random weights, built once per test session."""
 
 from __future__ import annotations
 

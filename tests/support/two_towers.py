@@ -1,4 +1,4 @@
-"""A narrow `Siglip2Model` with its tokenizer, and the bundle of it with labels and text tower, built once a session."""
+"""A narrow `Siglip2Model` with its tokenizer, and a bundle of it with labels and text tower, built once per session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random weights under which a wrong model is seen to be wrong."""
+"""Random weights under which a wrong model gives visibly wrong results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What packing is compared with: the same results where they have to be, and the tokens that each really runs."""
+"""Baselines for packing give the same results where they must, and really run the tokens that they claim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparisons on simulated machines: neighbours that come and go, bursts, and loads of unlike speed."""
+"""Comparisons on simulated machines: noisy neighbours that come and go, bursts, and loads of different speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals against enumeration, and how often they hold the truth on samples whose truth is known."""
+"""Intervals, against enumeration, and their coverage on samples whose true value is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to a real server over real sockets; and to servers that misbehave."""
+"""Requests to a real server over real sockets, and to servers that misbehave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load on a simulated clock: arrivals, what latency counts from, what is left out, when it stops."""
+"""Load generators on a simulated clock: arrivals, the start of latency, uncounted samples, and when they stop."""
 
 from __future__ import annotations
 

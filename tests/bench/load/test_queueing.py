@@ -1,4 +1,4 @@
-"""The scheduler that servers use, on a simulated clock, against a queue that costs nothing."""
+"""The scheduler that servers use, on a simulated clock, against an ideal queue."""
 
 from __future__ import annotations
 

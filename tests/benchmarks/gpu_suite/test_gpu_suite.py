@@ -1,4 +1,4 @@
-"""The GPU suite, tiny and on the CPU: what it does with paths that run, differ, fail or are not there."""
+"""The GPU suite on a CPU with a tiny model: its treatment of paths that run, differ, fail or are missing."""
 
 from __future__ import annotations
 

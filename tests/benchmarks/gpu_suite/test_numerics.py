@@ -1,4 +1,4 @@
-"""Graphs for GPUs in sixteen bits, rounded operator by operator on a CPU."""
+"""GPU graphs in 16 bits, rounded operator by operator on a CPU."""
 
 from __future__ import annotations
 

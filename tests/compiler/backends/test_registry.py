@@ -1,4 +1,4 @@
-"""Both sides of every backend that the registry lists."""
+"""The compiler and runtime side of every backend in the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SigLIP2-NaFlex equals the transformers classes, and each way to be subtly wrong is noticed."""
+"""SigLIP2-NaFlex equals the transformers classes, and the test notices every subtle mistake."""
 
 from __future__ import annotations
 

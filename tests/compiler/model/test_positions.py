@@ -1,4 +1,4 @@
-"""Every way to place a token, against torch's own resize or the formula written out."""
+"""Every position embedding, against torch's own resize or the formula written out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published table of what passes make of each kind of model."""
+"""The published table of the passes' results on each kind of model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passes on a few nodes each: linear layers of q, k, v, the probe, Gemms, pixels."""
+"""Passes on graphs of a few nodes: linear layers of q, k, v, the probe, Gemms, pixels."""
 
 from __future__ import annotations
 

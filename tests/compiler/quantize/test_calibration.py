@@ -1,4 +1,4 @@
-"""From a directory of images to a file: the same file again, also after a kill, or nothing at all."""
+"""From a directory of images to a calibration file: the same file every time, also after a kill, or none at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eight bits hold a value as nearly as they can, and say the same as ONNX Runtime's operators."""
+"""8-bit levels represent a value as closely as possible, and agree with ONNX Runtime's operators."""
 
 from __future__ import annotations
 

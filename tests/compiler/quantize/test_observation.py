@@ -1,4 +1,4 @@
-"""Histograms against numpy's, whatever was seen first and however it was divided."""
+"""Histograms equal numpy's, whatever the order of the values and however they were divided."""
 
 from __future__ import annotations
 

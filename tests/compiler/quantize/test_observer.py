@@ -1,4 +1,4 @@
-"""What is observed is what the linear layers of the reference model read."""
+"""The observed activations are the inputs of the reference model's linear layers."""
 
 from __future__ import annotations
 

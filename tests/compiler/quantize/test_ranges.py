@@ -1,4 +1,4 @@
-"""Ranges against what rounding the values themselves loses, and against the definitions written out."""
+"""Ranges, against the real rounding error of the values, and against the definitions written out."""
 
 from __future__ import annotations
 

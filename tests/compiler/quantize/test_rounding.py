@@ -1,4 +1,4 @@
-"""Errors of a weight's rows make up for each other, on inputs that were not seen, too."""
+"""Rounding errors of a weight's rows compensate for each other, on unseen inputs too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search finds smoothing and range where they are known to be."""
+"""The search finds the smoothing and the range in cases where the best ones are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each site costs is found, and as few stay float as the gate needs."""
+"""The analysis finds the loss of each site, and keeps as few sites in float as the gate needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folding scales, shifts and means into weights changes no result."""
+"""Folding scales, shifts and means into weights does not change results."""
 
 from __future__ import annotations
 

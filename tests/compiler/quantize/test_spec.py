@@ -1,4 +1,4 @@
-"""A calibration survives its file, and a file that is something else is refused."""
+"""A calibration survives being written and read, and any other file is refused."""
 
 from __future__ import annotations
 

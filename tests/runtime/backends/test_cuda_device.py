@@ -1,4 +1,4 @@
-"""The GPU at hand, told by a driver made of a few functions."""
+"""The detection of the GPU, with a fake driver of a few functions."""
 
 from __future__ import annotations
 

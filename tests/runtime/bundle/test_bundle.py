@@ -1,4 +1,4 @@
-"""What is refused before anything of a bundle is deserialised, and which variant is taken."""
+"""What is refused before anything of a bundle is deserialised, and which variant is chosen."""
 
 from __future__ import annotations
 

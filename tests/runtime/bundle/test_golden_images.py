@@ -1,4 +1,4 @@
-"""Golden images travel in a bundle, and a library that gives other pixels is seen when it is verified."""
+"""Golden images are part of a bundle, and verification notices a library that decodes other pixels from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sign a bundle, change anything in it, and verify: the signature is not valid any more."""
+"""Changing anything in a signed bundle makes its signature invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An edge copy runs and verifies on its own, and holds nothing else."""
+"""An edge copy runs and verifies on its own, and contains nothing else."""
 
 from __future__ import annotations
 

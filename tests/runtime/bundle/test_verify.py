@@ -1,4 +1,4 @@
-"""Verifying measures on this machine and records what it found."""
+"""Verification measures on this machine and records the result."""
 
 from __future__ import annotations
 

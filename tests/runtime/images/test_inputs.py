@@ -1,4 +1,4 @@
-"""What paths mean, and what shards and tables hold: written by the real libraries, read back in order."""
+"""The meaning of paths, and the contents of shards and tables written by the real libraries and read back in order."""
 
 from __future__ import annotations
 

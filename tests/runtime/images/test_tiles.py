@@ -1,4 +1,4 @@
-"""Tiles cover a page, at the density that was asked for, and their tokens make one grid again."""
+"""Tiles cover a page at the requested density, and their tokens join to one grid again."""
 
 from __future__ import annotations
 

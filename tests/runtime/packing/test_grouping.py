@@ -1,4 +1,4 @@
-"""Packs of prepared images: within their room, frames together, evenly where they divide."""
+"""Packs of prepared images: they stay within the budget, keep frames together, and divide evenly where possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with one image, or with the engine in any moment, stays there."""
+"""A failure of one image, or of the engine at any moment, does not affect anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw pixels take a shorter way to the same patches."""
+"""The shortcut for raw pixels gives the same patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logits become the scores that torch gives, in the order that they have, named from their threshold on."""
+"""Logits become the same scores as in torch, in order, and classes are named from their threshold on."""
 
 from __future__ import annotations
 

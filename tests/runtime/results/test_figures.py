@@ -1,4 +1,4 @@
-"""Figures against their formulas, written out."""
+"""Figures, against their formulas written out."""
 
 from __future__ import annotations
 

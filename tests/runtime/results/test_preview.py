@@ -1,4 +1,4 @@
-"""Previews: colours are principal directions as an SVD has them, tiles and packs lie where the results say."""
+"""Previews: colours follow the principal directions of an SVD, and tiles and packs are where the results say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of a page's images, brought together."""
+"""The results of a page's images are joined."""
 
 from __future__ import annotations
 

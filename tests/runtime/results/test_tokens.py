@@ -1,4 +1,4 @@
-"""Tokens as decoders take them, against the decoders' own code and through a real engine."""
+"""Tokens in the form that decoders take, against the decoders' own code and through a real engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that embed writes, read back by the libraries of their formats."""
+"""Files that embed writes can be read back by the libraries of their formats."""
 
 from __future__ import annotations
 

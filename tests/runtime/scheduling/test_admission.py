@@ -1,4 +1,4 @@
-"""What is let into the queue, and what is not answered in time."""
+"""Which requests are admitted to the queue, and which are not answered in time."""
 
 from __future__ import annotations
 

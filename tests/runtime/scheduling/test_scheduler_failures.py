@@ -1,4 +1,4 @@
-"""Engines that fail, die or hang, and the end of a scheduler: everybody gets an answer."""
+"""Engines that fail, die or hang, and the end of a scheduler: every caller gets an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every order of a scheduler's steps, on a clock that the test moves: nothing is lost, mixed up or late."""
+"""Every order of a scheduler's steps, on a clock that the test advances: nothing is lost, mixed up or late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real browser by its debugging pipe: JSON messages that end in NUL on file descriptors 3 and 4, no library."""
+"""Drives a real browser through its debugging pipe: JSON messages that end in NUL on file descriptors 3 and 4."""
 
 from __future__ import annotations
 

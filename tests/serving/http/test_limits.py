@@ -1,4 +1,4 @@
-"""What a request may cost, overload, and requests that end badly, over real sockets."""
+"""Limits of requests, overload, and requests that end badly, over real sockets."""
 
 from __future__ import annotations
 

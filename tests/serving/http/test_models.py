@@ -1,4 +1,4 @@
-"""Loading a bundle to serve it, on its own engine or on another."""
+"""Loading a bundle for serving, with its own engine or another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles with a real engine: several by name, replaced while requests run, and the command from start to end."""
+"""Bundles with a real engine: several names, replacement while requests run, and the command from start to end."""
 
 from __future__ import annotations
 

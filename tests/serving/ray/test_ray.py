@@ -1,4 +1,4 @@
-"""On Ray: rows, shards, resuming, a worker that is killed, a deployment that keeps the packer."""
+"""Ray: rows, shards, resuming, a worker that is killed, and a deployment that uses the packer."""
 
 from __future__ import annotations
 

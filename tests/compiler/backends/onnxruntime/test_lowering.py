@@ -1,4 +1,4 @@
-"""The graph for a CPU: the same results, nothing of the size of a pack squared, weights in one place."""
+"""The graph for a CPU: same results, no tensor that grows with the square of the pack, weights stored once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The int8 graph for a CPU: what was asked for runs in eight bits, computes its formula, and minds no neighbour."""
+"""The int8 graph for a CPU: every layer asked for runs in 8 bits, follows its formula, and ignores other images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph for a GPU: equal to the portable one where a CPU can compute it, of operators as they are declared."""
+"""The graph for a GPU: equal to the portable one where a CPU can run it, with operators used as declared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines really built by TensorRT-RTX, without a GPU: the published matrix, what the log told, every refusal."""
+"""Engines really built by TensorRT-RTX without a GPU: the published matrix, the build log, every refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every form and precision that is given to TensorRT, executed by ONNX Runtime, is the reference model."""
+"""Every form and precision of the graph for TensorRT equals the reference model when ONNX Runtime executes it."""
 
 from __future__ import annotations
 

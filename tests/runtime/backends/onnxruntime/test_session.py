@@ -1,4 +1,4 @@
-"""One pack on all cores, or several packs on a core each."""
+"""One pack on all cores, or several packs on one core each."""
 
 from __future__ import annotations
 

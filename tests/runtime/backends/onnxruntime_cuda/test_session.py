@@ -1,4 +1,4 @@
-"""The session, its binding of inputs and outputs driven on the CPU, and what it refuses."""
+"""The CUDA session, whose bindings are tested on the CPU, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session, driven through its states by a TensorRT that computes on the CPU; and what it refuses."""
+"""The TensorRT session, driven through its states by a fake TensorRT on the CPU, and what it refuses."""
 
 from __future__ import annotations
 

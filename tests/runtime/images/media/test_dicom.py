@@ -1,4 +1,4 @@
-"""Slices of real DICOM files: shown as pydicom's own windowing and the formulas of the standard have them."""
+"""Slices of real DICOM files, against pydicom's own windowing and the formulas of the standard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of real PDF documents: their sizes against pypdf, their drawings against their own coordinates."""
+"""Pages of real PDF documents: their sizes against pypdf, and their drawings against known coordinates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of clips encoded here: which are chosen, and when they are shown, against the packets of the container."""
+"""Frames of clips encoded here: which are chosen and when they are shown, against the packets of the container."""
 
 from __future__ import annotations
 
