@@ -25,7 +25,7 @@ HEAVY |= {
     "pandas",
     "matplotlib",
 }
-# The command line alone prints with these.
+# Only the command line uses these, for printing.
 HEAVY |= {"click", "rich"}
 
 

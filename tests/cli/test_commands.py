@@ -26,7 +26,7 @@ from tests.cli.conftest import Run
 def test_every_command_has_help(run: Run, name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
-    # A server has no result to print, and a group prints those of its commands.
+    # A server prints no result, and a group prints the results of its commands.
     assert name in ("serve", "bundle") or "--json" in result.stdout
 
 

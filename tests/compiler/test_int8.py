@@ -71,7 +71,7 @@ def test_the_manifest_says_what_runs_in_eight_bits_and_what_it_costs(calibrated:
     figures = variant.gate.figures
     assert 0.9 < figures["pooled_cosine"] < 0.9999999
     assert figures["pooled_cosine"] <= figures["pooled_cosine_mean"]
-    # One has no label, one a class that is none of the model's.
+    # One image has no label, and one has a class that the model does not have.
     assert (figures["images"], figures["labelled"]) == (8, 6)
     assert 0 <= figures["reference_accuracy"] <= 1
     assert 0 < figures["margin_error"] < 1
@@ -117,7 +117,7 @@ def test_a_bundle_gains_an_int8_variant_with_the_images_that_judge_it(own_bundle
         rebuild.rebuild(own_bundle, profile)
     variant = rebuild.rebuild(own_bundle, profile, calibration=calibrated)
     assert [one.name for one in Manifest.read(own_bundle).variants] == [VARIANT, INT8]
-    # The portable graph says of them what the reference model does.
+    # The portable graph gives the same results for them as the reference model.
     after = Golden.read(own_bundle / "golden.npz")
     assert len(after.packs) > len(before.packs) == 16
     assert variant.gate.figures["images"] == 8

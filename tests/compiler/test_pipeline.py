@@ -87,7 +87,7 @@ def test_golden_packs_cover_what_goes_wrong_in_ports(bundle: Path) -> None:
     assert {1} < {pack.images for pack in packs}
     assert any(height == 1 < width for height, width in grids)
     assert any(width == 1 < height for height, width in grids)
-    assert max(height * width for height, width in grids) >= 180  # about the most that an image may have
+    assert max(height * width for height, width in grids) >= 180  # close to the largest number allowed in an image
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
@@ -120,7 +120,7 @@ def spoil_references(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missed_gate_leaves_the_rejected_bundle_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         spoil_references(patched)
-        for _ in range(2):  # an earlier rejected one is replaced
+        for _ in range(2):  # The second build replaces the first one's rejected bundle.
             with pytest.raises(GateError, match=r"misses its gate: .* what was built is at .*out\.rejected") as caught:
                 build_tiny(tmp_path / "out")
     assert caught.value.code == 3
@@ -168,7 +168,7 @@ def test_a_killed_build_leaves_no_bundle_and_the_next_sweeps(bundle: Path, tmp_p
     lock, left = names(tmp_path)
     assert lock == ".out.lock"
     assert left.startswith(".out.partial-")
-    assert len(names(tmp_path / left)) > 2  # it was in the middle
+    assert len(names(tmp_path / left)) > 2  # It was killed in the middle.
     build_tiny(tmp_path / "out")
     assert names(tmp_path) == ["out"]
     assert verify(tmp_path / "out").passed

@@ -58,7 +58,7 @@ def test_it_appears_whole_with_the_directories_above_it(tmp_path: Path, kind: st
     path = tmp_path / "a" / "b [1]"
     with opened(kind, path) as partial:
         assert not path.exists()
-        assert partial.parent == path.parent  # a rename within one file system
+        assert partial.parent == path.parent  # so that the rename stays within one file system
         if kind == "file":
             partial.write_text("new")
         else:
@@ -93,7 +93,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, kind: str, error: BaseEx
     ],
 )
 def test_a_refusal_of_the_system_is_explained(tmp_path: Path, kind: str, number: int, reason: str) -> None:
-    # The errors are made: nobody denies anything to root, and a test may not mount file systems.
+    # The errors are simulated, because root may write everywhere, and a test cannot mount file systems.
     with pytest.raises(OutputError) as caught:
         write_half(kind, tmp_path / "out", Mock(side_effect=OSError(number, os.strerror(number))))
     assert caught.value.message == f"cannot write {tmp_path / 'out'}: {reason}"

@@ -39,7 +39,7 @@ def test_attention_is_launched_for_every_block_of_rows_and_head(plugins: dict[st
     assert (built.shape, built.dtype, built.integers) == ((1000, 144), dtype, [1000, 8])
     assert [built.launch[key] for key in ("grid_x", "grid_y", "grid_z")] == [16, 2, 1]
     assert built.launch["block_x"] % 32 == 0
-    # Inputs, then integers, then outputs: the order in which TensorRT passes them.
+    # TensorRT passes inputs first, then integers, then outputs.
     assert kinds(built.ptx, built.name) == [".u64"] * 5 + [".u32"] * 2 + [".u64"]
     assert ".target sm_90" in built.ptx
 

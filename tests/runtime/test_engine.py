@@ -263,7 +263,7 @@ def test_an_image_that_yields_nan_fails_alone_in_a_real_graph(bundle: Path, engi
         (reference,) = engine.stream([image], OUTPUTS)
         assert_isolated(together[position].outputs, reference.outputs)
 
-    # Without the rerun, the others would have been lost: the test sees what it is for.
+    # Without the rerun, the others would have been lost, so the test covers the rerun.
     patches = [Patches(np.full((1, 192), value, np.uint8), (1, 1)) for value in (9, 255)]
     assert np.isnan(session.run(Pack.of(patches), ("pooled",))["pooled"]).all()
 
@@ -294,7 +294,7 @@ def test_an_endless_input_streams_and_little_is_held() -> None:
     for taken, result in enumerate(itertools.islice(means_engine(Means()).stream(endless()), 500), start=1):
         assert result.outputs["pooled"] == pytest.approx(result.input % 250)
         held = max(held, given_out - taken)
-    # Images have 25.5 tokens on average, a pack at most 64: a window holds about ten, and packs a few more.
+    # Images have 25.5 tokens on average and packs at most 64, so a window holds about ten images, and packs a few more.
     assert held <= 3 * WINDOW * 64 / 25.5
 
 

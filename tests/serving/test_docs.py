@@ -29,7 +29,7 @@ def url():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     found = tmp_path_factory.mktemp("images")
-    # As large as photos are: a system bounds what one argument of a command may hold.
+    # The file is as large as a photo, because systems limit the size of a command's argument.
     for seed, name in enumerate(("page.png", "receipt.png")):
         (found / name).write_bytes(png(pixels(seed, 240, 320)))
         assert (found / name).stat().st_size > 1 << 17

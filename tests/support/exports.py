@@ -46,7 +46,7 @@ def _shared(
     """In the place of `export._export`: a copy, where this or another process exported the same before."""
     try:
         key = _digest(model, inputs, outputs, first_axes)
-    except (pickle.PicklingError, AttributeError):  # It holds a function that has no name of its own.
+    except (pickle.PicklingError, AttributeError):  # It contains an anonymous function.
         _REAL(model, inputs, outputs, first_axes, path)
         return
     folder = Path(os.environ[FOLDER], key)

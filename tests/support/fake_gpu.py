@@ -216,7 +216,7 @@ class _Pinned:
 class _Buffer:
     def __init__(self, size: int, stream: _Stream | None = None) -> None:
         self._stream = stream
-        self._memory = np.full(max(size, 1), 0xA5, np.uint8)  # whatever was there before
+        self._memory = np.full(max(size, 1), 0xA5, np.uint8)  # arbitrary old content
         self.handle, self.size = self._memory.ctypes.data, size
 
     @classmethod

@@ -95,8 +95,8 @@ def test_turns_alternate_and_each_does_all_requests():
     found = take_turns(calls("a"), calls("b"), 3.0, clock)
     assert found.shape[1:] == (2, 6)
     np.testing.assert_allclose(found, 0.07)
-    timed = order[14:]  # the first round, of six requests and one more a side, is not counted
-    turn = {start: [start, start, start + 1] for start in (0, 2, 4)}  # the first request goes twice
+    timed = order[14:]  # The first round, of six requests and one extra per side, is not counted.
+    turn = {start: [start, start, start + 1] for start in (0, 2, 4)}  # The first request runs twice.
     rounds = ["ab ba ab", "ba ab ba"] * (len(found) // 2)
     expected = [
         (side, index)

@@ -77,7 +77,7 @@ def test_an_engine_that_has_images_laid_into_rows_computes_whole_rows():
 def test_engines_of_fixed_shape_round_up(form, grids, tokens, scores):
     made = pack(*grids)
     assert computed(made, FIXED[form]) == (tokens, scores)
-    if form == "rows":  # as it is laid in earnest
+    if form == "rows":  # as the runtime lays it out
         row = int(np.sqrt(scores / rows_needed(tokens, 12))) if scores != 16**2 else 16
         size = next(p for p in FIXED[form].profiles if p["rows"] * p["row_tokens"] ** 2 == scores)
         laid, _ = lay_rows(made, size["rows"], size["row_tokens"])
@@ -109,7 +109,7 @@ def test_the_filled_share_is_what_is_left_of_an_image_scaled_in_both_directions_
         scale = 1e-6 if policy == "fill" else 1.0
         most = max(fit.grid_hw) * 16 / 1.0
         low, high = 0.0, most if policy == "fill" else 1.0
-        for _ in range(80):  # the largest scale at which the image lies inside its grid
+        for _ in range(80):  # Search for the largest scale at which the image fits its grid.
             scale = (low + high) / 2
             inside = width * scale <= fit.grid_hw[1] * 16 and height * scale <= fit.grid_hw[0] * 16
             low, high = (scale, high) if inside else (low, scale)

@@ -89,7 +89,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_answers_of_any_kind_are_taken_for_what_they_are(kind, monkeypatch):
-    monkeypatch.setattr(http, "CONNECTIONS", 2)  # lost ones are replaced
+    monkeypatch.setattr(http, "CONNECTIONS", 2)  # Lost connections are replaced.
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(10)
     received: list[bytes] = []

@@ -75,7 +75,7 @@ def test_a_generator_that_is_late_says_so_and_its_delay_counts():
     clock = Clock()
 
     def send(number, done) -> None:
-        clock.now += 0.3  # the sender itself is held up
+        clock.now += 0.3  # The sender itself is delayed.
         done("ok")
 
     found = open_loop(send, 10.0, Stopping(cap=5.0, floor=0.0, width=1e-9), seed=0, clock=clock, sleep=clock.sleep)
@@ -221,6 +221,6 @@ def test_throughput_of_a_mix_smaller_than_a_pack_is_that_of_its_packs(tmp_path):
     sources, prepared, _ = sound(subject, Mix("three", "", files, ("a", "b", "c")))
     lasting = Stopping(cap=100.0, floor=0.0, width=1e-9)
     found, _ = measure_offline(subject, sources, prepared, lasting, clock=clock)
-    full = 64 / 11 * 3 / (0.1 + 64 * 0.001)  # images of a full pack of 64 tokens, over its seconds
+    full = 64 / 11 * 3 / (0.1 + 64 * 0.001)  # images in a full pack of 64 tokens, divided by its seconds
     assert found.images_estimate == pytest.approx(full, rel=0.1)
     assert found.tokens == pytest.approx(full * 11 / 3, rel=0.1)

@@ -55,7 +55,7 @@ def test_sessions_keep_their_promises(report: dict) -> None:  # type: ignore[typ
 
 def test_every_budget_and_mix_is_timed(report: dict) -> None:  # type: ignore[type-arg]
     keys = {(row["mix"], row["budget"], row["name"]) for row in report["speed"]}
-    assert len(keys) == len(report["speed"]) == 3 * 2  # a document of 1024 tokens fits no pack as small
+    assert len(keys) == len(report["speed"]) == 3 * 2  # A document of 1024 tokens does not fit so small a pack.
     assert {budget for _, budget, _ in keys} == {128, 512}
     for row in report["speed"]:
         assert row["ms"] > 0
@@ -138,7 +138,7 @@ def test_an_engine_in_bf16_is_held_to_the_error_of_torch_in_bf16() -> None:
     assert list(paths) == ["torch", "as good", "of fp16"]
     (left,) = run.left_out
     assert left == {"what": "small, worse, timed", "reason": "its error is 1.30 times that of torch in bf16"}
-    # off by 0.001 everywhere: of 8 x 8 values with 8 ones, the root mean square is sqrt(64 / 8) times that
+    # All values are off by 0.001; among 8 x 8 values with 8 ones, the relative RMS error is sqrt(64 / 8) times that.
     assert rows["torch"]["rms_error"] == pytest.approx(1e-3 * 8**0.5, rel=1e-3)
     assert rows["torch"]["max_error"] == pytest.approx(1e-3, rel=1e-3)
 

@@ -113,7 +113,7 @@ def test_learned_mechanisms_train():
     for name, parameter in model.named_parameters():
         if name.startswith(("positions", "coordinates")):
             assert parameter.grad is not None, name
-            # One constant added to all four scores changes no softmax.
+            # Adding a constant to all four scores does not change the softmax.
             assert parameter.grad.abs().sum() > 0 or name == "positions.score.bias", name
 
 

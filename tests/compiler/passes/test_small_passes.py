@@ -185,7 +185,7 @@ def test_a_probe_is_folded_and_the_result_is_the_same(tmp_path: Path) -> None:
     before = ops(model).count("Gemm")
     _, folded = run(model, ["fuse_attention", "fold_probe"], complete=["fold_probe"])
     assert folded.changed == ["pool/ProbePool"]
-    assert ops(model).count("Gemm") == before - 2  # neither keys nor values of tokens
+    assert ops(model).count("Gemm") == before - 2  # Keys and values of tokens are gone.
     write(model, tmp_path / "folded.onnx", tmp_path)
     wanted = graphs.run(portable("siglip2"), pack("siglip2"))
     assert_equal(run_mixed(tmp_path / "folded.onnx", portable("siglip2").parent), wanted)

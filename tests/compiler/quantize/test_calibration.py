@@ -121,7 +121,7 @@ def test_histograms_are_those_of_what_the_reference_model_reads(drawn: Path, tmp
         rows = values.reshape(-1, values.shape[-1])
         counts = np.histogram(values, BINS, (-seen.limit, seen.limit))[0]
         assert seen.counts.sum() == values.size, site
-        # Both compute in float32: a few values lie on the other side of an edge.
+        # Both compute in float32, so a few values fall on the other side of a bin's edge.
         assert np.abs(np.cumsum(seen.counts - counts)).max() <= max(1, 0.001 * values.size), site
         atol = 1e-5 * np.abs(values).max()
         np.testing.assert_allclose(seen.channel_low, rows.min(0), atol=atol, rtol=0)
@@ -196,7 +196,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(drawn: Path, bundle: Path, tmp_p
         run(drawn, output, seed=9, resume=True)
     counts: list[tuple[int, int]] = []
     found = run(drawn, output, resume=True, count=lambda done, total: counts.append((done, total)))
-    assert found.resumed == after - 5  # the last round was observed, but not noted
+    assert found.resumed == after - 5  # The last round was observed, but not saved.
     assert [done for done, _ in counts] == [*range(after, 24, 5), 24]
     assert {total for _, total in counts} == {24}
     assert names(tmp_path) == ["out.json"]

@@ -48,7 +48,7 @@ def test_they_are_those_of_onnxruntime(kind: Kind) -> None:
     levels = Levels.of(kind, -1.7, 3.1)
     x = np.random.default_rng(0).uniform(-6, 6, 1000).astype(np.float32)
     if kind != "u8":
-        x = np.clip(x, *levels.range)  # signed integers go down to -128 there
+        x = np.clip(x, *levels.range)  # ONNX Runtime's signed integers go down to -128.
     assert np.allclose(levels.nearest(x), dequantized_by_onnxruntime(x, levels), atol=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_a_clipped_weight_is_nearer_in_what_it_costs() -> None:
     weight = rng.standard_normal((512, 8)).astype(np.float32)
     weight[0] = 7.0
     importance = np.ones(512, np.float32)
-    importance[0] = 1e-6  # its input is hardly ever there
+    importance[0] = 1e-6  # Its input is almost always zero.
 
     def cost(clip: bool) -> np.ndarray:
         found = quantize_weight(weight, "s8", importance, clip=clip)

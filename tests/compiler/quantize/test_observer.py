@@ -45,7 +45,7 @@ def test_every_linear_layer_of_every_family(name: str) -> None:
         one = pack(name, grids, tail=0)
         with reading(model) as wanted, torch.inference_mode():
             model(*inputs(model, one))
-        # A probe's query and what follows from places are no activations of pixels.
+        # The query of a probe and values computed from positions do not depend on pixels, so they are not activations.
         for site in [site for site in wanted if site.startswith(("pool.query", "coordinates", "positions"))]:
             del wanted[site]
         found = {site: values for names, values in observer.activations(one) for site in names}

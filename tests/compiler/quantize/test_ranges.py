@@ -153,7 +153,7 @@ def test_entropy_takes_the_threshold_that_diverges_least() -> None:
     assert ranges.symmetric(seen, "entropy") == pytest.approx(min(width * best, seen.amax))
     low, high = ranges.asymmetric(seen, "entropy")
     assert max(-low, high) == pytest.approx(min(width * best, seen.amax))
-    assert 128 < best < BINS / 2  # neither end of those tried
+    assert 128 < best < BINS / 2  # It is at neither end of the range tried.
 
 
 def test_an_activation_of_zeros_has_an_empty_range() -> None:

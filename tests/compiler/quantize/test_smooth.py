@@ -50,7 +50,7 @@ def test_any_scale_and_shift_cancel(name: str) -> None:
 def test_it_is_folded_where_it_commutes_and_nowhere_else() -> None:
     plain = {f"blocks.{i}.{site}.input": True for i in (0, 1) for site in ("query", "out", "mlp.fc1")}
     assert absorbing(read(portable("siglip2"))) == plain
-    # Nothing can be moved before a gate, which multiplies; a norm of hidden channels takes both.
+    # A gate multiplies, so nothing before it can absorb a shift; a norm of hidden channels absorbs both.
     gated = {f"blocks.{i}.out.input": False for i in (0, 1)} | {f"blocks.{i}.mlp.fc2.input": True for i in (0, 1)}
     assert absorbing(read(portable("rope mixed, gates"))) == plain | gated
 
@@ -61,7 +61,7 @@ def test_nothing_is_folded_into_what_others_read_too() -> None:
     model.graph.outputs.append(group.x)
     assert "blocks.0.query.input" not in absorbing(model)
     assert "blocks.1.query.input" in absorbing(model)
-    # The normed tokens are an output, and what the pooling head reads.
+    # The normalised tokens are an output, and the input of the pooling head.
     pool = next(group for group in groups(model) if group.site == "pool.key.input")
     assert absorber(model, pool) is None
 
@@ -89,7 +89,7 @@ def test_what_all_channels_share_is_taken_out_of_the_stream(name: str) -> None:
     model = read(portable(name))
     layers = linear_layers(model)
     centred = centre(model, [layer for layer in layers if layer.startswith("blocks.")])
-    # Without a last norm of tokens, the stream itself is what the model returns.
+    # Without a final norm of tokens, the model returns the residual stream itself.
     writers = {f"blocks.{i}.{layer}" for i in (0, 1) for layer in ("out", "mlp.fc2")}
     assert set(centred) == (writers if FAMILIES[name].final_norm == "tokens" else set())
     for layer in centred:

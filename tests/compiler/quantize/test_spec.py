@@ -101,7 +101,7 @@ def test_the_key_follows_from_everything_that_ranges_follow_from() -> None:
 @given(place=st.integers(0), cut=st.booleans())
 def test_any_damage_is_refused(written: Path, place: int, cut: bool) -> None:
     content = written.read_bytes()
-    place %= len(content) - 1  # without the last line's end, it is whole
+    place %= len(content) - 1  # A file that only lacks the final newline is still complete.
     damaged = written.with_name("damaged.json")
     damaged.write_bytes(content[:place] + (b"" if cut else bytes([content[place] ^ 1]) + content[place + 1 :]))
     with pytest.raises(CalibrationError) as caught:

@@ -14,7 +14,7 @@ def test_it_measures_a_process_of_its_own(bundle: Path) -> None:
     ballast = bytearray(600_000_000)
     ballast[::4096] = b"1" * len(ballast[::4096])
     peak = run_peak(bundle, variant, 0)
-    # An interpreter with numpy, pydantic and ONNX Runtime, and a tiny model; not torch, not the ballast.
+    # The memory of an interpreter with numpy, pydantic, ONNX Runtime and a tiny model, but without torch or ballast.
     assert 30_000_000 < peak < 400_000_000
 
 

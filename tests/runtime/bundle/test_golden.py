@@ -44,7 +44,7 @@ class Replay:
         found: Outputs = {}
         for name in outputs:
             rows = pack.tokens if name.startswith("tokens") else pack.images
-            values = np.full((rows, 8), 1e9, np.float32)  # whatever an engine has in the tail
+            values = np.full((rows, 8), 1e9, np.float32)  # arbitrary values, as in the tail of an engine
             reference = self.references[id(pack)][name]
             values[: len(reference)] = reference + (self.change if name == self.output else 0)
             found[name] = values

@@ -118,7 +118,7 @@ def test_an_engine_that_does_not_load_leaves_the_others_measured(own_bundle: Pat
 def test_a_bundle_that_cannot_be_written_is_verified_all_the_same(
     own_bundle: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    # Made, as nothing is denied to root.
+    # The error is simulated, because root may write everywhere.
     monkeypatch.setattr(os, "mkdir", Mock(side_effect=OSError(number, os.strerror(number))))
     before = (own_bundle / FILE_NAME).read_bytes()
     verification = verify(own_bundle)

@@ -214,7 +214,7 @@ def test_pixel_limit_is_checked_before_decoding():
     bomb = png_header(100_000, 100_000)
     with pytest.raises(ImageError, match="found 100000x100000 = 10000000000"):
         only(bomb)
-    with pytest.raises(ImageError, match="truncated"):  # the same file, were the limit not there
+    with pytest.raises(ImageError, match="truncated"):  # the same file without the limit
         only(png_header(1000, 1000))
     for format in FORMATS:
         content = encoded(Image.fromarray(PIXELS), format)

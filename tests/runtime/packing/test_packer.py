@@ -106,9 +106,9 @@ def test_flexible_lengths_fill_packs():
     ("lengths", "budget", "max_images", "packs"),
     [
         ([51] * 10, 100, 8, 10),  # two do not fit
-        ([34] * 10, 100, 8, 5),  # nor do three
+        ([34] * 10, 100, 8, 5),  # three do not fit
         ([1] * 10, 100, 3, 4),  # the image limit binds
-        ([100] * 3 + [1] * 6, 100, 3, 5),  # and full packs take no other
+        ([100] * 3 + [1] * 6, 100, 3, 5),  # full packs take no further image
         ([60] * 4 + [30] * 4, 100, 8, 4),
         ([256] * 100 + [36] * 100, 1024, 8, 30),  # the linear program's optimum: (3, 5) and (4, 0)
         ([7], 7, 1, 1),

@@ -22,7 +22,7 @@ def test_colours_are_the_first_three_directions(seed: int, height: int, width: i
     colours = principal_colours(tokens).reshape(-1, 3).astype(float)
     for channel in range(3):
         if len(lengths) < 5 or np.diff(-lengths)[channel] < 0.05 * lengths[0]:
-            continue  # directions of nearly one length may be any mixture
+            continue  # Directions of nearly equal length may be mixed arbitrarily.
         projected = centred @ directions[channel]
         expected = np.clip(127.5 + projected / projected.std() * 127.5 / SPREAD, 0, 255)
         turned = np.clip(255 - expected, 0, 255)

@@ -13,11 +13,11 @@ BUDGET = 64
 
 arrivals = st.lists(
     st.tuples(
-        st.floats(0, 0.05, allow_subnormal=False),  # after the one before
+        st.floats(0, 0.05, allow_subnormal=False),  # gap to the arrival before
         st.integers(1, BUDGET),
         st.sampled_from([-1, 0, 0, 0, 2]),
         st.sampled_from([math.inf, math.inf, 0.1]),
-        st.booleans(),  # leaves after half of what it could wait
+        st.booleans(),  # whether it leaves after half of the time that it could wait
     ),
     min_size=1,
     max_size=120,
@@ -87,7 +87,7 @@ def test_no_image_is_lost_starved_or_run_late(specs, cost, max_images, look_ahea
             assert simulation.expired[id(ticket)] >= ticket.deadline
         if id(ticket) in ran:
             index, at = ran[id(ticket)]
-            # Packs that began while it waited: at most one for each image that goes before it.
+            # While it waited, at most one pack started for each image ahead of it.
             place = (ticket.order, number)
             before = [other for i, other in enumerate(tickets) if (other.order, i) < place]
             assert index - packs_before[number] <= len(before), "an image was starved"

@@ -91,11 +91,11 @@ class TwoCores(FormulaSession):
 def test_a_pack_has_all_cores_only_while_no_other_is_to_come(images, with_all_cores):
     session = TwoCores()
     scheduler = Scheduler(session, budget=BUDGET, max_images=5, start=False)
-    futures = scheduler.submit([image(i, 6, 8) for i in range(images)])  # each a pack
+    futures = scheduler.submit([image(i, 6, 8) for i in range(images)])  # one pack each
     while run := scheduler.step():
         run()
     assert all(future.done() for future in futures)
-    assert session.runs == with_all_cores  # the last
+    assert session.runs == with_all_cores  # only the last one
 
 
 def test_an_image_that_left_is_not_run(make):

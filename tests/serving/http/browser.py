@@ -74,7 +74,7 @@ def browser() -> Iterator[Page]:
     from_browser, to_us = os.pipe()
 
     def place() -> None:
-        # Above 4 first, so that neither overwrites the other.
+        # Both are first duplicated above 4, so that neither overwrites the other.
         a, b = os.dup(to_browser), os.dup(to_us)
         high = max(a, b) + 10
         os.dup2(a, high)
@@ -84,7 +84,7 @@ def browser() -> Iterator[Page]:
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-        # A page of the server needs nothing from elsewhere: no look-ups at start.
+        # The server's page needs nothing from elsewhere, so the browser makes no look-ups at start.
         flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
         command = [str(PROGRAM), *flags, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
         process = subprocess.Popen(

@@ -33,7 +33,7 @@ PACKS = {
 def lowered(name: str, folder: Path) -> tuple[Path, list[dict[str, object]]]:
     model = read(portable(name))
     record = lowering.rewrite(model)
-    # Weights of both graphs in one directory, as a bundle has them.
+    # The weights of both graphs are in one directory, as in a bundle.
     path = portable(name).parent / "variants" / "model.onnx"
     path.parent.mkdir(exist_ok=True)
     write(model, path, portable(name).parent)
@@ -65,7 +65,7 @@ def test_nothing_has_the_size_of_a_pack_squared(tmp_path: Path) -> None:
     sizes = [int(event["args"].get("output_size", 0)) for event in events if event["cat"] == "Node"]
     assert one.tokens == 4096
     assert max(sizes) < one.tokens**2
-    assert max(sizes) >= one.tokens * 48 * 4  # the hidden channels of an MLP: the profile was read aright
+    assert max(sizes) >= one.tokens * 48 * 4  # The profile includes an MLP's hidden channels, so it was read correctly.
 
 
 def test_weights_lie_in_the_portable_graphs_file(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_weights_lie_in_the_portable_graphs_file(tmp_path: Path) -> None:
     )
     own = f"{variant.model}.data"
     assert set(places) == {"portable.onnx.data", own}
-    # Only what passes made anew: the merged projection, and the folded probe's scorer and values.
+    # Only weights that passes created are stored: the merged projection, and the folded probe's scorer and values.
     assert places[own] <= 4
     assert variant.inputs[-1].role == "cu_seqlens"
     assert variant.build["operators"]["portable"]["Softmax"] == 3

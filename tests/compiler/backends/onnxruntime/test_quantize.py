@@ -53,7 +53,7 @@ def test_every_family_stays_close(name: str) -> None:
     found = lowering.runner(portable(name), quantization(name))(one)
     worst = {output: cosine(found[output][: len(values)], values).min() for output, values in wanted.items()}
     assert all(value > (0.96 if output == "tokens" else 0.99) for output, value in worst.items()), worst
-    assert any(value < 0.9999999 for value in worst.values())  # it is not the float graph
+    assert any(value < 0.9999999 for value in worst.values())  # The graph is not the float one.
 
 
 @pytest.mark.parametrize("embed", [False, True])
@@ -67,7 +67,7 @@ def test_every_product_asked_for_runs_in_eight_bits(embed: bool, monkeypatch: py
     assert variant.build["int8_products"] == {"asked": asked, "running": {"MatMulIntegerToFloat": asked}}
     graph = onnx.load(str(portable("siglip2").parent / variant.model), load_external_data=False)
     counted = collections.Counter(node.op_type for node in every_node(graph.graph))
-    # One a tensor, shared by query, key and value; pixels need none.
+    # There is one per tensor, shared by query, key and value; pixels need none.
     assert counted["QuantizeLinear"] == len(sites) - embed == 2 * 4
     assert counted["DequantizeLinear"] == 0
     stored = [tensor for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]

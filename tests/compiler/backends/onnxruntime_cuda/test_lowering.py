@@ -119,7 +119,7 @@ def test_operators_are_used_as_onnx_runtime_declares_them(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant = lower(Task(portable("siglip2"), tmp_path / "variants", resolve("photo").profile, precision))
-    monkeypatch.chdir(tmp_path)  # what external data is named relative to
+    monkeypatch.chdir(tmp_path)  # External data is named relative to the working directory.
     model = onnx.load(variant.model, load_external_data=False)
     onnx.checker.check_model(model)
     own = [node for node in model.graph.node if node.domain == CONTRIB]
@@ -147,7 +147,7 @@ def test_the_variant_holds_its_own_weights_and_names_its_inputs(tmp_path: Path) 
     places = {entry.value for t in graph.initializer for entry in t.external_data if entry.key == "location"}
     assert places == {f"{variant.model}.data"}
     counts = {one["pass"]: one["changed"] for one in variant.passes if "changed" in one}
-    # Of two blocks: keys' and values' biases; an MLP each and the pooling head's; two norms each and the last.
+    # Two blocks: biases of keys and values; an MLP each, plus the pooling head's; two norms each, plus the last.
     assert counts == {"attention": 2, "fold_attention_bias": 4, "fuse_bias_gelu": 3, "fuse_skip_norm": 5}
 
 

@@ -70,7 +70,7 @@ def test_the_published_matrix_is_what_builds(whole: bool) -> None:
 
 def test_an_engine_comes_with_what_its_builder_told(tmp_path: Path) -> None:
     steps: list[str] = []
-    ballast = bytearray(1_500_000_000)  # of this process, not of the builder
+    ballast = bytearray(1_500_000_000)  # memory of this process, not of the builder
     ballast[::4096] = b"1" * len(ballast[::4096])
     given = task(tmp_path, budgets=(64, 8192))
     variant = tensorrt.lower("tensorrt-rtx", Task(**{**vars(given), "report": steps.append}))
@@ -116,7 +116,7 @@ def test_a_plan_of_one_output_is_the_same_to_the_byte(tmp_path: Path, monkeypatc
     onnx.save(model, str(graph))
     request = make_request("tensorrt-rtx", graph, plan, inputs, [{"tokens": 64, "images": 8}], ("sm86", "sm89"), "fp16")
     digests = set()
-    for length in (0, 500, 5000):  # of the environment, which moves what lies behind it
+    for length in (0, 500, 5000):  # length of the environment, which shifts the memory behind it
         monkeypatch.setenv("PADDING", "x" * length)
         run(request)
         digests.add(sha256(plan))
@@ -306,7 +306,7 @@ def calibration() -> QuantSpec:
 def test_quantised_graphs_stay_close_to_the_reference(
     tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "SMOOTHED", np.inf)  # whether it pays or not: the graph is what is tested
+    monkeypatch.setattr(search, "SMOOTHED", np.inf)  # Smooth always, because the test is about the graph.
     model = exported("siglip2")
     pack = model.pack((3, 5), (7, 4), (9, 9))
     graph = tmp_path / "quantised.onnx"
@@ -318,7 +318,7 @@ def test_quantised_graphs_stay_close_to_the_reference(
     stored = onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.FLOAT8E4M3FN
     assert sum(kind == stored for kind in tensors.values()) >= 24
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it would transpose FP8, and fail
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # It fails on FP8.
     feeds = {role.value: pack.view(role) for role in model.checkpoint.model().roles}
     found = ort.InferenceSession(str(graph), options).run(["tokens"], feeds)[0]
     assert cosine(found, model.reference(pack)["tokens"]).min() > (0.99 if precision == "int8" else 0.985)

@@ -155,7 +155,7 @@ def test_islands_stay_float32_and_products_do_not(name: str, precision: str, tmp
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     low = onnx.helper.np_dtype_to_tensor_dtype(DTYPES[precision])
     seen = {node.op_type: types[node.input[0]] for node in graph.node}
-    # Abs and Clip are of the position filter, Sin of rotary angles: what follows from places alone.
+    # Abs and Clip belong to the position filter and Sin to rotary angles, which depend only on positions.
     for op in ("LayerNormalization", "Softmax", "Abs", "Clip", "Sin"):
         assert seen.get(op, onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT, op
     assert {types[node.input[0]] for node in graph.node if node.op_type in ("Gemm", "MatMul", "Gelu")} == {low}

@@ -73,7 +73,7 @@ def test_a_session_can_run_packs_side_by_side(bundle: Path) -> None:
     assert single.worker() is single
     gone = weakref.ref(single)
     del single
-    assert gone() is None  # nothing refers back to it: its memory goes at once, not when garbage is collected
+    assert gone() is None  # No reference cycle keeps it alive, so its memory is freed at once.
 
 
 @pytest.mark.parametrize(("flags", "exact"), [([], True), (["avx2", "avx512f"], True), (["avx2", "avx_vnni"], False)])
