@@ -83,7 +83,7 @@ def test_a_clip_killed_in_the_middle_goes_on_with_its_times(run: Run, bundle: Pa
     path, output = clip(tmp_path / "a.mkv", [130 * number for number in range(40)]), tmp_path / "out.npz"
     (tmp_path / "mute.mkv").write_bytes(sound(tmp_path / "sound.mkv").read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "finish", lambda self, order: 1 / 0)
+        patch.setattr(Journal, "finish", lambda self, order, provenance: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run("embed", bundle, path, "-o", output)
     lines = tmp_path / ".out.npz.journal" / "rows.jsonl"
@@ -123,7 +123,7 @@ def test_shards_and_tables_resume_and_bad_ones_lose_no_other(run: Run, bundle: P
     (images / "bad.tar").write_bytes(b"no archive" * 60)
     inputs = [shard, images / "bad.tar", table]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "finish", lambda self, order: 1 / 0)
+        patch.setattr(Journal, "finish", lambda self, order, provenance: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run("embed", bundle, *inputs, "-o", output)
     lines = images / ".out.npz.journal" / "rows.jsonl"

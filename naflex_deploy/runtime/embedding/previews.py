@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.core.files import new_file
+from naflex_deploy.core.locks import Lock
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.inputs import open_inputs
 from naflex_deploy.runtime.images.media.read import read_frames
@@ -23,11 +24,17 @@ class Previews:
 
     Args:
         folder: Where the pictures go; ``None`` draws none.
+        lock: Of the folder.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, lock: Lock | None) -> None:
         self._folder = folder
+        self._lock = lock
         self._noted: dict[tuple[str, int], tuple[list[Result], npt.NDArray[np.uint8] | None]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether pictures are drawn."""
+        return self._folder is not None
 
     def note(self, images: Sequence[Result], joined: Result) -> None:
         """Remember where a frame's images ran and how its tokens are coloured, without their values."""
@@ -52,5 +59,5 @@ class Previews:
                 found = self._noted.get((item.name, frame.number))
                 if found and frame.picture:
                     path = self._folder / f"{number:06}-{frame.number:05}.png"
-                    with new_file(path) as partial:
+                    with new_file(path, self._lock, synced=False) as partial:
                         draw_preview(frame.picture, found[0], budget, found[1]).save(partial, "PNG")

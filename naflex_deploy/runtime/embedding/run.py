@@ -6,23 +6,30 @@ summary = embed_files(engine, [Path("scans")], Places(output=Path("scans.npz")),
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from naflex_deploy.core.errors import UsageError
-from naflex_deploy.core.files import new_file
+from naflex_deploy.core.errors import ImageError, OutputError, UsageError
+from naflex_deploy.core.files import refuse_existing
+from naflex_deploy.core.locks import Lock, locked
 from naflex_deploy.core.version import TOOL
+from naflex_deploy.runtime.embedding.complete import refuse_other
+from naflex_deploy.runtime.embedding.contents import Content, read_once
+from naflex_deploy.runtime.embedding.key import key_of
 from naflex_deploy.runtime.embedding.previews import Previews
+from naflex_deploy.runtime.embedding.tokens import Tokens
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.inputs import Input, expand, open_inputs
 from naflex_deploy.runtime.results.classes import rank
 from naflex_deploy.runtime.results.journal import Done, Journal
+from naflex_deploy.runtime.results.key import Key, digest_of_inputs
 from naflex_deploy.runtime.results.result import Result, by_frame, join
 from naflex_deploy.runtime.results.table import Provenance, Row
+from naflex_deploy.runtime.results.writers import find_format
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class Summary:
         skipped: Inputs that an earlier run had recorded completely.
         left_out: Files of directories whose suffix is not known.
         written: Rows of the output.
+        damaged: Rows of an earlier run's journal that were damaged, and were embedded again.
+        complete: The output was complete already, and nothing was done.
         rejected: The frames that could not be embedded, each with its error.
         seconds: Taken to embed and to write the output; loading the engine and drawing previews are not counted.
     """
@@ -70,6 +79,8 @@ class Summary:
     skipped: int = 0
     left_out: int = 0
     written: int = 0
+    damaged: int = 0
+    complete: bool = False
     rejected: list[Result] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -80,6 +91,7 @@ def embed_files(
     places: Places,
     *,
     resume: bool = False,
+    force: bool = False,
     on_frame: Callable[[FrameDone], None] = lambda frame: None,
     on_rejected: Callable[[Result], None] = lambda result: None,
 ) -> Summary:
@@ -89,34 +101,55 @@ def embed_files(
         engine: Embeds the images.
         inputs: What `expand` takes.
         places: Where the results go.
-        resume: Continue a run that was stopped, from its journal beside the output.
+        resume: Continue a run that was stopped, from its journal beside the output; one that is complete, with the same
+            key and inputs, is left as it is.
+        force: Replace an output that is there.
         on_frame: Called with each frame as soon as it is recorded.
         on_rejected: Called with each frame that cannot be embedded.
 
     Raises:
-        UsageError: An input does not exist, the output's suffix names no format, or the journal is another run's.
+        UsageError: An input does not exist, the output's suffix names no format, or what is resumed was made with
+            something else; names what differs.
         MissingExtraError: The output's format needs a package that is not installed.
-        OutputError: Something cannot be written.
+        LockedError: Another run writes one of the places; names it.
+        OutputError: The output exists, or something cannot be written.
         EngineError: The engine fails on every image.
     """
     if places.tokens is not None and places.output is None:
         raise UsageError("--tokens writes files that the output lists", hint="name it with -o, for example -o out.npz")
-    summary = Summary()
+    if places.output is not None:
+        find_format(places.output)
     left_out: list[Path] = []
     paths = list(dict.fromkeys(expand(inputs, left_out.append)))
-    summary.left_out = len(left_out)
-    run = _Run(engine, paths, places, summary, on_frame, on_rejected)
+    summary = Summary(left_out=len(left_out))
     start = time.perf_counter()
-    if places.output is None:
-        run.embed_to_nowhere()
-    else:
-        journal = Journal(places.output, output_width(engine), provenance(engine), key=str(places.tokens))
-        with journal.open(resume=resume):
-            run.embed_into(journal)
-        summary.written = journal.finish(run.order)
-    summary.seconds = time.perf_counter() - start
-    run.previews.draw(engine, paths)
+    with ExitStack() as held:
+        previews = Previews(places.preview, _folder_lock(held, places.preview, "previews"))
+        run = _Run(engine, paths, summary, previews, on_frame, on_rejected)
+        if places.output is None:
+            run.embed_to_nowhere()
+        else:
+            lock = held.enter_context(locked(places.output))
+            key = key_of(engine, places.tokens)
+            tokens = Tokens(places.tokens, _folder_lock(held, places.tokens, "tokens"), key)
+            journal = Journal(lock, output_width(engine), key, tokens.read)
+            if places.output.exists() and not force:
+                refuse_existing(places.output, force=resume)
+                refuse_other(places.output, key, paths)
+                journal.remove()  # a run that was killed after its output was written left it
+                summary.complete = True
+                return summary
+            run.record(journal, tokens, resume)
+            tokens.sync()
+            summary.written = journal.finish(run.order, provenance(engine, key, run.order))
+        summary.seconds = time.perf_counter() - start
+        previews.draw(engine, paths)
     return summary
+
+
+def _folder_lock(held: ExitStack, folder: Path | None, name: str) -> Lock | None:
+    """The lock of a folder that a run adds files to, so that no two runs write files of one name."""
+    return held.enter_context(locked(folder / name)) if folder is not None else None
 
 
 def output_width(engine: Engine) -> int:
@@ -124,11 +157,12 @@ def output_width(engine: Engine) -> int:
     return next(int(spec.shape[-1]) for spec in engine.variant.outputs if spec.name == "pooled")
 
 
-def provenance(engine: Engine) -> Provenance:
-    """What an engine's vectors depend on besides the inputs."""
+def provenance(engine: Engine, key: Key, inputs: Iterable[tuple[str, str]]) -> Provenance:
+    """What made the vectors of an engine, of inputs given by name and digest."""
     manifest = engine.manifest
     preparation = manifest.config.model_dump_json(include={"image", "video"})
-    return Provenance(manifest.model.digest, engine.variant.name, preparation, TOOL)
+    digests = json.dumps(key.digests() | {"inputs": digest_of_inputs(inputs)}, separators=(",", ":"))
+    return Provenance(manifest.model.digest, engine.variant.name, preparation, TOOL, digests)
 
 
 class _Run:
@@ -138,56 +172,79 @@ class _Run:
         self,
         engine: Engine,
         paths: list[Path],
-        places: Places,
         summary: Summary,
+        previews: Previews,
         on_frame: Callable[[FrameDone], None],
         on_rejected: Callable[[Result], None],
     ) -> None:
         self.order: dict[tuple[str, str], int] = {}
-        self.previews = Previews(places.preview)
         self._engine = engine
         self._paths = paths
-        self._tokens_folder = places.tokens
         self._summary = summary
+        self._previews = previews
         self._on_frame = on_frame
         self._on_rejected = on_rejected
         available = {spec.name for spec in engine.variant.outputs}
-        wanted = ["pooled", "logits", *(["tokens"] if places.preview else [])]
-        asked = ["tokens"] if places.tokens else []
-        self._outputs = tuple(dict.fromkeys([*filter(available.__contains__, wanted), *asked]))
+        wanted = ["pooled", "logits", *(["tokens"] if previews else [])]
+        self._outputs = tuple(filter(available.__contains__, wanted))
 
-    def embed_into(self, journal: Journal) -> None:
-        """Embed what the journal does not have, and record it frame by frame."""
+    def record(self, journal: Journal, tokens: Tokens, resume: bool) -> None:
+        """Embed what the journal does not have, and record it frame by frame.
+
+        Raises:
+            OutputError: Something cannot be written; says how to continue.
+        """
+        try:
+            with journal.open(resume=resume):
+                self._summary.damaged = journal.dropped
+                self._record(journal, tokens)
+        except OutputError as error:
+            if journal.rows:
+                error.hint += "; then continue with --resume"
+            raise
+
+    def _record(self, journal: Journal, tokens: Tokens) -> None:
         done = journal.done()
-        digests: list[str] = []
+        contents: list[Content] = []
 
         def pending() -> Iterator[Input]:
             for item in open_inputs(self._paths):
-                digest = item.digest()
-                self.order.setdefault((item.name, digest), len(self.order))
-                before = done.get((item.name, digest), Done())
+                content = read_once(item)
+                key = (item.name, content.digest)
+                self.order.setdefault(key, len(self.order))
+                before = done.get(key, Done())
                 if before.all:
                     self._summary.inputs += 1
                     self._summary.skipped += 1
                 else:
-                    digests.append(digest)
-                    yield Input(item.name, item.source, before.frames)
+                    contents.append(content.forget())
+                    yield replace(content.input, done=before.frames)
 
-        for images, joined in self._frames(pending()):
-            digest = digests[joined.input]
-            rows = self._rows(images, joined, digest)
+        outputs = tuple(dict.fromkeys([*self._outputs, *(["tokens"] if tokens else [])]))
+        for images, joined in self._frames(pending(), outputs, lambda number: contents[number].check()):
+            digest = contents[joined.input].digest
+            name, checksum = tokens.write(joined, digest)
+            rows = self._rows(images, joined, digest, name)
             for row, image in zip(rows, images, strict=True):
-                journal.append(row, image.outputs["pooled"])
-            self._on_frame(FrameDone(tuple(rows), tuple(image.pack for image in images)))
+                journal.append(row, image.outputs["pooled"], checksum)
+            self._on_frame(FrameDone(rows, tuple(image.pack for image in images)))
 
     def embed_to_nowhere(self) -> None:
         """Embed everything, for its summary alone."""
-        for images, joined in self._frames(open_inputs(self._paths)):
-            rows = self._rows(images, joined, "")
-            self._on_frame(FrameDone(tuple(rows), tuple(image.pack for image in images)))
+        for images, joined in self._frames(open_inputs(self._paths), self._outputs, lambda number: None):
+            rows = self._rows(images, joined, "", "")
+            self._on_frame(FrameDone(rows, tuple(image.pack for image in images)))
 
-    def _frames(self, inputs: Iterable[Input]) -> Iterator[tuple[list[Result], Result]]:
-        """The results of each frame, and their join. Frames that failed are reported and left out."""
+    def _frames(
+        self, inputs: Iterable[Input], outputs: Sequence[str], check: Callable[[int], None]
+    ) -> Iterator[tuple[list[Result], Result]]:
+        """The results of each frame, and their join. Frames that failed are reported and left out.
+
+        Args:
+            inputs: To be embedded.
+            outputs: Names of those wanted.
+            check: Raises an error where an input, by its number, is no longer what it was.
+        """
         summary = self._summary
 
         def counted() -> Iterator[Input]:
@@ -195,8 +252,12 @@ class _Run:
                 summary.inputs += 1
                 yield item
 
-        for images in by_frame(self._engine.stream(counted(), self._outputs)):
+        for images in by_frame(self._engine.stream(counted(), outputs)):
             joined = join(images)
+            try:
+                check(joined.input)
+            except ImageError as error:
+                joined = replace(joined, error=error)
             if joined.error is not None:
                 summary.rejected.append(joined)
                 self._on_rejected(joined)
@@ -205,21 +266,11 @@ class _Run:
             summary.images += len(images)
             summary.tokens += sum(image.grid_hw[0] * image.grid_hw[1] for image in images)
             summary.packs = max(summary.packs, *(image.pack + 1 for image in images))
-            self.previews.note(images, joined)
+            self._previews.note(images, joined)
             yield images, joined
 
-    def _rows(self, images: Sequence[Result], joined: Result, digest: str) -> list[Row]:
+    def _rows(self, images: Sequence[Result], joined: Result, digest: str, tokens: str) -> tuple[Row, ...]:
         logits = joined.outputs.get("logits")
         head = self._engine.manifest.head
         best = next(iter(rank(logits, head, 1)), None) if logits is not None and head is not None else None
-        tokens = self._write_tokens(joined, digest)
-        return [Row.of(image, digest, best, tokens) for image in images]
-
-    def _write_tokens(self, joined: Result, digest: str) -> str:
-        """The name of the file of a frame's tokens, which is written before the journal records the frame."""
-        if self._tokens_folder is None:
-            return ""
-        path = self._tokens_folder / f"{digest[:16]}-{joined.frame:05}.npy"
-        with new_file(path) as partial, partial.open("wb") as stream:
-            np.save(stream, joined.outputs["tokens"])
-        return path.name
+        return tuple(Row.of(image, digest, best, tokens) for image in images)

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError
+from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.shards import read_parquet, read_tar
 from naflex_deploy.runtime.images.source import Source, describe
 
@@ -37,7 +38,7 @@ class Input:
     """
 
     name: str
-    source: Source | ImageError | MissingExtraError
+    source: Source | NaflexError
     done: frozenset[int] = field(default=frozenset(), repr=False)
 
     def digest(self) -> str:
@@ -107,9 +108,12 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
 def open_inputs(paths: Iterable[Path]) -> Iterator[Input]:
     """The inputs that files hold, in order: one each, or those of a tar shard or a Parquet table as it is read."""
     for path in paths:
-        if path.name.lower().endswith(TARS):
-            yield from (Input(name, source) for name, source in read_tar(path, SUFFIXES))
-        elif path.suffix.lower() == ".parquet":
-            yield from (Input(name, source) for name, source in read_parquet(path))
-        else:
-            yield Input(str(path), path)
+        try:
+            if path.name.lower().endswith(TARS):
+                yield from (Input(name, source) for name, source in read_tar(path, SUFFIXES))
+            elif path.suffix.lower() == ".parquet":
+                yield from (Input(name, source) for name, source in read_parquet(path))
+            else:
+                yield Input(str(path), path)
+        except Exception as error:
+            yield Input(str(path), as_input_error(str(path), error))

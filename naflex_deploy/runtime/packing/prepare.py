@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.core.errors import ImageError, NaflexError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.cutting import Cutter
 from naflex_deploy.runtime.images.decode import decode
 from naflex_deploy.runtime.images.inputs import Input
@@ -64,7 +65,7 @@ class Preparer:
             return
         item = source if isinstance(source, Input) else Input(describe(source), source)
         name = item.name
-        if isinstance(item.source, ImageError | MissingExtraError):
+        if isinstance(item.source, NaflexError):
             yield [Prepared(Result(index, 0, name, error=item.source))]
             return
         for frame in read_frames(item.source, name=name, profile=self._profile, done=item.done):
@@ -90,8 +91,8 @@ class Preparer:
                     )
                     for tile, piece in enumerate(pieces)
                 ]
-            except (ImageError, MissingExtraError) as error:
-                yield [Prepared(replace(result, error=error))]
+            except Exception as error:
+                yield [Prepared(replace(result, error=as_input_error(name, error)))]
 
     def pixels(self, image: npt.NDArray[np.uint8]) -> Patches:
         """The patches of one [h, w, 3] uint8 image, which is not resized where it fills its grid already.

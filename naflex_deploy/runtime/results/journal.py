@@ -1,34 +1,45 @@
-"""Embedding many files into one: results go to a journal as packs finish, and to their final file at the end.
+"""The journal of a run: frames are recorded as packs finish, and become the output file at the end.
 
-The journal is a directory beside the output. It survives a kill, so that the next run goes on where this one
-stopped; memory holds a line a row, never the vectors. The final file appears when it is whole.
+The journal is a folder beside the output. It survives a kill or a power cut, so that the next run continues where this
+one stopped; memory holds a line a row, never the vectors.
+
+    key.json      what decides the vectors; a run with another key does not continue it
+    rows.jsonl    an object an image, with the checksums of its vector and its tokens
+    vectors.f32   the vectors, float32, in the order of the rows
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import UsageError, explain_os_errors
 from naflex_deploy.core.files import new_file
+from naflex_deploy.core.locks import Lock
+from naflex_deploy.runtime.results.key import Key
 from naflex_deploy.runtime.results.table import Provenance, Row, Table
-from naflex_deploy.runtime.results.writers import writer
+from naflex_deploy.runtime.results.vectors import VectorFile
+from naflex_deploy.runtime.results.writers import find_format
+
+FORMAT = 2
+AGAIN = "run without --resume to start again"
 
 
 @dataclass(frozen=True)
 class Done:
-    """What of an input is recorded.
+    """What is recorded of an input.
 
     Attributes:
-        frames: Numbers of those of which every image is.
-        all: Whether these are all.
+        frames: Numbers of the frames whose every image is recorded.
+        all: Whether the input has no other frames.
     """
 
     frames: frozenset[int] = frozenset()
@@ -39,54 +50,75 @@ class Journal:
     """An append-only record of rows and their vectors.
 
     Args:
-        output: The final file.
-        width: D, length of a vector.
-        provenance: What made the vectors.
-        key: What else is written beside them; a journal of another provenance or key is not resumed.
+        lock: Of the output, held by this run.
+        width: D, the length of a vector.
+        key: What decides the vectors.
+        tokens_of: The content of a file of tokens that an earlier run recorded; ``None`` where it cannot be read.
+
+    Attributes:
+        rows: What is recorded, by earlier runs too.
+        dropped: Rows of an earlier run that are damaged, and are embedded again.
 
     Raises:
         UsageError: The suffix of the output names no format.
         MissingExtraError: Its format needs a package that is not installed.
     """
 
-    def __init__(self, output: Path, width: int, provenance: Provenance, key: str = "") -> None:
-        self._write = writer(output)
-        self._output = output
+    def __init__(
+        self, lock: Lock, width: int, key: Key, tokens_of: Callable[[str], bytes | None] = lambda name: None
+    ) -> None:
+        self._format = find_format(lock.path)
+        self._lock = lock
         self._width = width
-        self._provenance = provenance
-        self._key = f"{json.dumps(asdict(provenance))} {key}"
-        self._folder = output.with_name(f".{output.name}.journal")
+        self._key = key
+        self._tokens_of = tokens_of
+        self._folder = lock.path.with_name(f".{lock.path.name}.journal")
+        self._lines = self._folder / "rows.jsonl"
+        self._vectors = self._folder / "vectors.f32"
         self.rows: list[Row] = []
+        self.dropped = 0
 
     @contextmanager
     def open(self, *, resume: bool) -> Iterator[Journal]:
-        """Append to the journal; a new one, or with ``resume`` the one that an earlier run left.
+        """Append to a new journal, or with ``resume`` to the one that an earlier run left.
 
         Raises:
-            UsageError: The earlier run used another bundle.
+            UsageError: The earlier run's key differs, or cannot be read; names what differs.
             OutputError: The journal cannot be written.
         """
         if not resume:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        with explain_os_errors(self._output):
+            self.remove()
+        with explain_os_errors(self._lock.path):
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._check_key()
             self.rows = self._recover()
-            with (
-                self._lines.open("a", encoding="utf-8") as self._row_stream,
-                self._vectors.open("ab") as self._vector_stream,
-            ):
-                yield self
+            try:
+                with (
+                    self._lines.open("a", encoding="utf-8") as self._row_stream,
+                    self._vectors.open("ab") as self._vector_stream,
+                ):
+                    yield self
+            finally:
+                if not self.rows:
+                    self.remove()  # nothing to resume
 
-    def append(self, row: Row, vector: npt.NDArray[np.float32]) -> None:
-        """Record one image. The vector first: a line vouches for the vector before it."""
-        self._vector_stream.write(vector.astype(np.float32).tobytes())
+    def append(self, row: Row, vector: npt.NDArray[np.float32], tokens: int = 0) -> None:
+        """Record one image.
+
+        Args:
+            row: Of the image.
+            vector: [D].
+            tokens: Checksum of the content of its file of tokens.
+        """
+        content = vector.astype(np.float32).tobytes()
+        self._vector_stream.write(content)
         self._vector_stream.flush()
-        self._row_stream.write(json.dumps(asdict(row)) + "\n")
+        self._row_stream.write(json.dumps(asdict(row) | {"checksums": [crc32(content), tokens]}) + "\n")
         self._row_stream.flush()
         self.rows.append(row)
 
     def done(self) -> dict[tuple[str, str], Done]:
-        """What of each input, by path and digest, is recorded."""
+        """What is recorded of each input, by its path and digest."""
         tiles: dict[tuple[str, str, int], set[int]] = {}
         ends: dict[tuple[str, str], int] = {}
         for row in self.rows:
@@ -104,14 +136,15 @@ class Journal:
             for key, numbers in frames.items()
         }
 
-    def finish(self, order: dict[tuple[str, str], int]) -> int:
-        """Write the final file and remove the journal.
+    def finish(self, order: dict[tuple[str, str], int], provenance: Provenance) -> int:
+        """Write the output, and remove the journal once the output is on disk.
 
         Args:
-            order: Place of each input, by path and digest; rows of others are left out.
+            order: Place of each input, by path and digest; rows of other inputs are left out.
+            provenance: What made the vectors.
 
         Returns:
-            Rows written.
+            Number of rows written.
         """
         latest: dict[tuple[int, int, int], int] = {}
         done = self.done()
@@ -120,47 +153,82 @@ class Journal:
             if key in order and row.frame in done.get(key, Done()).frames:
                 latest[order[key], row.frame, row.tile] = index
         chosen = [latest[place] for place in sorted(latest)]
-        with new_file(self._output) as partial:
-            self._write(partial, Table(self.rows, self._read_vectors(), chosen, self._provenance))
-        shutil.rmtree(self._folder, ignore_errors=True)
+        vectors = VectorFile(self._vectors, len(self.rows), self._width)
+        with new_file(self._lock.path, self._lock) as partial:
+            self._format.write(partial, Table(self.rows, vectors, chosen, provenance))
+        self.remove()
         return len(chosen)
 
-    @property
-    def _lines(self) -> Path:
-        return self._folder / "rows.jsonl"
+    def remove(self) -> None:
+        """Leave nothing to resume."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
-    @property
-    def _vectors(self) -> Path:
-        return self._folder / "vectors.f32"
+    def _check_key(self) -> None:
+        file = self._folder / "key.json"
+        if file.exists():
+            differ = self._key.differences(self._read_key(file))
+            if differ:
+                raise UsageError(f"{self._folder} was begun with something else: {'; '.join(differ)}", hint=AGAIN)
+        elif any(self._folder.iterdir()):
+            raise UsageError(
+                f"{self._folder} does not say what its vectors were made with: an earlier version wrote it, or its "
+                "key is lost",
+                hint=AGAIN,
+            )
+        else:
+            with new_file(file, self._lock) as partial:
+                partial.write_text(json.dumps({"format": FORMAT, "key": self._key.parts}), encoding="utf-8")
+
+    @staticmethod
+    def _read_key(file: Path) -> dict[str, object]:
+        try:
+            content = json.loads(file.read_bytes())
+            if content["format"] != FORMAT:
+                raise UsageError(
+                    f"{file}: expected a journal of format {FORMAT}, found {content['format']}", hint=AGAIN
+                )
+            return dict(content["key"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{file} is damaged: {type(error).__name__}", hint=AGAIN) from None
 
     def _recover(self) -> list[Row]:
-        """Rows that an earlier run left; a torn end is cut off both files."""
-        header = self._folder / "key"
-        if not header.exists():
-            header.write_text(self._key, encoding="utf-8")
-        elif header.read_text(encoding="utf-8") != self._key:
-            raise UsageError(
-                f"{self._folder} was begun with another bundle, variant or setting",
-                hint="run without --resume to begin anew",
-            )
+        """The sound rows that an earlier run left; whatever follows the first damaged one is cut off."""
         if not self._lines.exists():
+            self._vectors.unlink(missing_ok=True)
             return []
         rows: list[Row] = []
         kept = 0
-        available = self._vectors.stat().st_size // (4 * self._width)
-        for line in self._lines.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n") or len(rows) == available:
-                break
-            rows.append(Row.parse(line))
-            kept += len(line)
+        lines = self._lines.read_bytes().splitlines(keepends=True)
+        with self._vectors.open("a+b") as vectors:
+            vectors.seek(0)
+            for line in lines:
+                row = self._sound(line, vectors.read(4 * self._width))
+                if row is None:
+                    break
+                rows.append(row)
+                kept += len(line)
+        self.dropped = sum(line.endswith(b"\n") for line in lines[len(rows) :])
         _truncate(self._lines, kept)
         _truncate(self._vectors, 4 * self._width * len(rows))
         return rows
 
-    def _read_vectors(self) -> npt.NDArray[np.float32]:
-        if not self.rows:
-            return np.zeros((0, self._width), np.float32)
-        return np.memmap(self._vectors, np.float32, "r", shape=(len(self.rows), self._width))
+    def _sound(self, line: bytes, vector: bytes) -> Row | None:
+        """The row of a line that is whole, and whose vector and tokens have their checksums."""
+        if not line.endswith(b"\n"):
+            return None
+        try:
+            values = json.loads(line)
+            of_vector, of_tokens = values.pop("checksums")
+            row = Row.parse(values)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        if len(vector) != 4 * self._width or crc32(vector) != of_vector:
+            return None
+        if row.tokens:
+            tokens = self._tokens_of(row.tokens)
+            if tokens is None or crc32(tokens) != of_tokens:
+                return None
+        return row
 
 
 def _truncate(path: Path, size: int) -> None:

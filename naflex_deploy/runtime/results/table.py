@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from naflex_deploy.runtime.results.classes import Prediction
 from naflex_deploy.runtime.results.result import Result
+from naflex_deploy.runtime.results.vectors import Float, Vectors
 
 CHUNK = 1024
 """Rows that are held at once."""
@@ -64,10 +61,16 @@ class Row:
         )
 
     @classmethod
-    def parse(cls, line: bytes) -> Row:
-        """From a line of JSON, which has lists for tuples."""
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(line).items()}
-        return cls(**cast(dict[str, Any], values))
+    def parse(cls, values: Mapping[str, Any]) -> Row:
+        """The row of an object of JSON, which has lists for tuples.
+
+        Raises:
+            TypeError: A property is missing, or unknown.
+        """
+        found: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**found)
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,17 @@ class Provenance:
 
     Attributes:
         model: Digest of the weights.
-        variant: Of the bundle.
+        variant: Name of the bundle's variant.
         preparation: Sections image and video of the profile, as JSON.
-        tool: Name and version.
+        tool: Name and version of this package.
+        key: Digests of everything that decides the vectors, and of the inputs, as JSON.
     """
 
     model: str
     variant: str
     preparation: str
     tool: str
+    key: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,20 +97,20 @@ class Table:
     """Rows and their vectors, in the order in which they are to be written.
 
     Attributes:
-        rows: All that there are.
-        vectors: [len(rows), D] float32, mapped from disk.
-        order: Which of them, and in which order.
+        rows: All rows that there are.
+        vectors: [len(rows), D] float32.
+        order: Indices of the rows to be written, in the order of the file.
     """
 
     rows: Sequence[Row]
-    vectors: npt.NDArray[np.float32]
+    vectors: Vectors
     order: Sequence[int]
     provenance: Provenance
 
     def chosen(self) -> list[Row]:
         return [self.rows[index] for index in self.order]
 
-    def chunks(self) -> Iterator[tuple[list[Row], npt.NDArray[np.float32]]]:
+    def chunks(self) -> Iterator[tuple[list[Row], Float]]:
         """Some rows at a time."""
         for start in range(0, len(self.order), CHUNK):
             part = list(self.order[start : start + CHUNK])

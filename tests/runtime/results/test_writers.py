@@ -13,9 +13,9 @@ from pyarrow import parquet
 from naflex_deploy.core.errors import MissingExtraError, UsageError
 from naflex_deploy.runtime.results import table as table_module
 from naflex_deploy.runtime.results.table import Provenance, Row, Table
-from naflex_deploy.runtime.results.writers import writer
+from naflex_deploy.runtime.results.writers import find_format
 
-PROVENANCE = Provenance("f00d", "onnxruntime-cpu-fp32", '{"image": {}}', "naflex-deploy 0")
+PROVENANCE = Provenance("f00d", "onnxruntime-cpu-fp32", '{"image": {}}', "naflex-deploy 0", '{"model":"f00d"}')
 
 
 def row(number: int) -> Row:
@@ -46,7 +46,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
 
 def test_parquet_has_a_column_a_property_and_its_provenance(table: Table, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    writer(path)(path, table)
+    find_format(path).write(path, table)
     read = parquet.read_table(path)
     np.testing.assert_array_equal(np.stack(read["embedding"].to_pylist()), table.vectors[table.order])
     assert read.schema.field("embedding").type.list_size == 8
@@ -70,7 +70,7 @@ def test_parquet_has_a_column_a_property_and_its_provenance(table: Table, tmp_pa
 def test_npz_and_jsonl_hold_the_same(table: Table, tmp_path: Path) -> None:
     archive, lines = tmp_path / "out.npz", tmp_path / "out.jsonl"
     for path in (archive, lines):
-        writer(path)(path, table)
+        find_format(path).write(path, table)
     read = [json.loads(line) for line in lines.read_text().splitlines()]
     with np.load(archive) as arrays:
         np.testing.assert_array_equal(arrays["embeddings"], table.vectors[table.order])
@@ -87,7 +87,7 @@ def test_npz_and_jsonl_hold_the_same(table: Table, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["npz", "jsonl", "parquet"])
 def test_nothing_to_write_is_a_file_of_no_rows(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out.{suffix}"
-    writer(path)(path, Table([], np.zeros((0, 8), np.float32), [], PROVENANCE))
+    find_format(path).write(path, Table([], np.zeros((0, 8), np.float32), [], PROVENANCE))
     if suffix == "npz":
         with np.load(path) as arrays:
             assert arrays["embeddings"].shape == (0, 8)
@@ -99,9 +99,9 @@ def test_nothing_to_write_is_a_file_of_no_rows(tmp_path: Path, suffix: str) -> N
 
 def test_an_unknown_format_and_a_missing_package_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"ends in \.npz, \.jsonl or \.parquet"):
-        writer(Path("out.csv"))
+        find_format(Path("out.csv"))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingExtraError) as caught:
-        writer(Path("out.parquet"))
+        find_format(Path("out.parquet"))
     assert "naflex-deploy[parquet]" in caught.value.hint

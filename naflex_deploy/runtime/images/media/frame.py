@@ -83,7 +83,7 @@ def mark_last(frames: Iterator[Frame]) -> Iterator[Frame]:
     while frame is not None:
         try:
             following = next(frames, None)
-        except NaflexError:
+        except Exception:
             yield frame
             raise
         yield replace(frame, last=following is None)

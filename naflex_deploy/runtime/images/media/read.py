@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.profile import ImageSection, Profile
+from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.media.colours import from_array
 from naflex_deploy.runtime.images.media.dicom import read_dicom
 from naflex_deploy.runtime.images.media.frame import Frame
@@ -44,8 +44,8 @@ def read_frames(source: Source, *, name: str, profile: Profile, done: Collection
         for frame in _read(source, name, profile, done):
             yield frame
             number = frame.number + 1
-    except (ImageError, MissingExtraError) as error:
-        yield Frame(number, last=True, error=error)
+    except Exception as error:
+        yield Frame(number, last=True, error=as_input_error(name, error))
 
 
 def _read(source: Source, name: str, profile: Profile, done: Collection[int]) -> Iterator[Frame]:

@@ -12,6 +12,7 @@ from naflex_deploy.runtime.results.table import Table
 from naflex_deploy.runtime.results.writers import jsonl, npz, parquet
 
 Write = Callable[[Path, Table], None]
+ReadKey = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -20,24 +21,26 @@ class Format:
 
     Attributes:
         write: Writes a table to a path.
+        read_key: Reads the key of its provenance back from a file; empty where the file has none.
         module: What it imports beyond the package's own dependencies; empty where that is nothing.
         extra: The extra that brings the module.
     """
 
     write: Write
+    read_key: ReadKey
     module: str = ""
     extra: str = ""
 
 
 FORMATS = {
-    ".npz": Format(npz.write),
-    ".jsonl": Format(jsonl.write),
-    ".parquet": Format(parquet.write, "pyarrow.parquet", "parquet"),
+    ".npz": Format(npz.write, npz.read_key),
+    ".jsonl": Format(jsonl.write, jsonl.read_key),
+    ".parquet": Format(parquet.write, parquet.read_key, "pyarrow.parquet", "parquet"),
 }
 
 
-def writer(path: Path) -> Write:
-    """The function that writes the format named by a file's suffix.
+def find_format(path: Path) -> Format:
+    """The format named by a file's suffix.
 
     Raises:
         UsageError: The suffix names no format.
@@ -52,4 +55,4 @@ def writer(path: Path) -> Write:
     if found.module:
         with needs_extra(found.extra):
             import_module(found.module)
-    return found.write
+    return found

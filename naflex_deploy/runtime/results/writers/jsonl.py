@@ -17,3 +17,9 @@ def write(path: Path, table: Table) -> None:
         for rows, vectors in table.chunks():
             for row, vector in zip(rows, vectors, strict=True):
                 stream.write(json.dumps(asdict(row) | origin | {"embedding": vector.tolist()}) + "\n")
+
+
+def read_key(path: Path) -> str:
+    """The key of a file's provenance; empty where it has no rows."""
+    with path.open(encoding="utf-8") as stream:
+        return str(json.loads(stream.readline() or "{}").get("key", ""))

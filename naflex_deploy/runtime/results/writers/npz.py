@@ -20,6 +20,12 @@ def write(path: Path, table: Table) -> None:
                 npy.write_array(stream, np.asanyarray(values), allow_pickle=False)
 
 
+def read_key(path: Path) -> str:
+    """The key of a file's provenance; empty where it has none."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return str(arrays["key"]) if "key" in arrays else ""
+
+
 def _write_vectors(archive: ZipFile, table: Table) -> None:
     shape = (len(table.order), table.vectors.shape[1])
     header = {"descr": npy.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
@@ -48,4 +54,5 @@ def _columns(table: Table) -> dict[str, np.ndarray]:
         "variant": np.array(origin.variant),
         "preparation": np.array(origin.preparation),
         "tool": np.array(origin.tool),
+        "key": np.array(origin.key),
     }

@@ -13,12 +13,16 @@ import numpy as np
 
 from naflex_deploy.runtime.results.table import Row, Table
 
+KEY = "naflex-deploy.key"
+
 
 def write(path: Path, table: Table) -> None:
     """Write a table, a row group a chunk."""
     import pyarrow as pa
     from pyarrow import parquet
 
+    origin = asdict(table.provenance)
+    key = origin.pop("key")
     width = table.vectors.shape[1]
     name, number, real = pa.string(), pa.int32(), pa.float64()
     schema = pa.schema(
@@ -36,13 +40,14 @@ def write(path: Path, table: Table) -> None:
             "label": name,
             "score": pa.float32(),
             "tokens": name,
-            **dict.fromkeys(asdict(table.provenance), name),
+            **dict.fromkeys(origin, name),
             "embedding": pa.list_(pa.float32(), width),
-        }
+        },
+        metadata={KEY: key},
     )
     with parquet.ParquetWriter(path, schema) as stream:
         for rows, vectors in table.chunks():
-            columns = [_properties(row) | asdict(table.provenance) for row in rows]
+            columns = [_properties(row) | origin for row in rows]
             arrays = [pa.array([row[field.name] for row in columns], field.type) for field in list(schema)[:-1]]
             flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
             stream.write_batch(
@@ -50,10 +55,17 @@ def write(path: Path, table: Table) -> None:
             )
 
 
+def read_key(path: Path) -> str:
+    """The key of a file's provenance, from its metadata; empty where it has none."""
+    from pyarrow import parquet
+
+    return bytes((parquet.read_schema(path).metadata or {}).get(KEY.encode(), b"")).decode()
+
+
 def _properties(row: Row) -> dict[str, Any]:
     left, top, right, bottom = row.box
     return {
-        "path": row.path,
+        "path": _text(row.path),
         "sha256": row.digest,
         "frame": row.frame,
         "time": row.time,
@@ -72,3 +84,8 @@ def _properties(row: Row) -> dict[str, Any]:
         "score": row.score if row.label else None,
         "tokens": row.tokens or None,
     }
+
+
+def _text(path: str) -> str:
+    """A path as UTF-8, which is all that Parquet holds: bytes of it that are none are written as ``\\xNN``."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

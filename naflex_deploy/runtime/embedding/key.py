@@ -1,0 +1,46 @@
+"""The key of an engine's vectors: the digests, settings and versions that decide them."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from naflex_deploy.core.version import __version__
+from naflex_deploy.runtime.backends import executed_by
+from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.results.key import Key
+
+READERS = ("numpy", "pillow", "pypdfium2", "pydicom", "av", "tifffile", "imagecodecs", "pylibjpeg")
+"""Packages that turn files into pixels, where they are installed."""
+
+
+def key_of(engine: Engine, tokens: Path | None) -> Key:
+    """What decides the vectors of an engine, and where their tokens go."""
+    manifest, variant = engine.manifest, engine.variant
+    folder = f"{Path(variant.model).parent.as_posix()}/"
+    shares = set(variant.shares)
+    files = {name: entry.sha256 for name, entry in manifest.files.items() if name.startswith(folder) or name in shares}
+    described = {"gate", "build", "versions", "passes"}  # of how the variant was made, which its files show
+    return Key(
+        {
+            "model": manifest.model.digest,
+            "engine": files,
+            "variant": variant.model_dump(mode="json", exclude=described),
+            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+            "head": manifest.head.model_dump(mode="json") if manifest.head else None,
+            "image": manifest.config.image.model_dump(mode="json"),
+            "video": manifest.config.video.model_dump(mode="json"),
+            "packing": manifest.config.packing.model_dump(mode="json"),
+            "tokens": str(tokens) if tokens else None,
+            "naflex-deploy": __version__,
+            "backend": executed_by(variant.backend).runtime,
+            "readers": {name: found for name in READERS if (found := _version(name))},
+        }
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
