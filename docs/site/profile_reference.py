@@ -76,6 +76,10 @@ def allowed(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         return ", ".join(code(json.dumps(value)) for value in schema.get("enum", [schema.get("const")]))
     if "minimum" in schema and schema["minimum"] == schema.get("maximum"):
         return code(json.dumps(schema["minimum"]))
+    if "prefixItems" in schema:
+        return (
+            f"list of {len(schema['prefixItems'])}: {', '.join(allowed(i, definitions) for i in schema['prefixItems'])}"
+        )
     if schema["type"] == "array":
         return f"list of: {allowed(schema['items'], definitions)}"
     if schema["type"] == "object":

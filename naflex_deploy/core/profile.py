@@ -16,10 +16,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from naflex_deploy.core.backends import FOLDERS
-from naflex_deploy.core.errors import UsageError, nearest
+from naflex_deploy.core.profile_errors import explain
 from naflex_deploy.core.profile_values import (
     Backend,
     Budgets,
@@ -252,7 +251,7 @@ class Profile(Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise _explain(error, source) from None
+            raise explain(error, cls, source) from None
 
     def budgets(self, backend: str) -> tuple[int, ...]:
         """Token budgets of the packs that a backend's engine is built for, ascending."""
@@ -267,51 +266,3 @@ class Profile(Section):
         """
         largest = self.budgets(backend)[-1] - prefix
         return largest if self.image.tokens == "auto" else min(self.image.tokens, largest)
-
-
-def _explain(error: ValidationError, source: Callable[[str], str]) -> UsageError:
-    first = error.errors()[0]
-    field = _field_path(first["loc"])
-    where = f"{source(field)}: {field}" if field else source("")
-    if first["type"] == "extra_forbidden":
-        parent, _, key = field.rpartition(".")
-        return UsageError(f"{where}: unknown key", hint=nearest(key, _keys_of(parent)))
-    # A union reports each alternative that failed, so name all of them.
-    allowed = dict.fromkeys(_allowed(item) for item in error.errors() if _field_path(item["loc"]) == field)
-    found = "" if isinstance(first["input"], dict) else f", found {first['input']!r}"
-    return UsageError(
-        f"{where}: {'' if first['type'] == 'value_error' else 'expected '}{' or '.join(allowed)}{found}",
-        hint="`naflex-deploy profiles NAME` prints a complete profile",
-    )
-
-
-def _allowed(item: ErrorDetails) -> str:
-    match item["type"]:
-        case "missing":
-            return "a value, found none"
-        case "model_type":
-            return "a table"
-        case "too_short":
-            return f"a list of at least {item['ctx']['min_length']}"
-    return item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-
-
-def _field_path(location: tuple[int | str, ...]) -> str:
-    """The part of a pydantic location that names a key of the profile."""
-    model: Any = Profile
-    path: list[str] = []
-    for part in location:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            break
-        path.append(str(part))
-        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
-        model = field.annotation if field else None
-    return ".".join(path)
-
-
-def _keys_of(path: str) -> list[str]:
-    """The keys of a section of the profile."""
-    model: Any = Profile
-    for part in path.split(".") if path else []:
-        model = model.model_fields[part].annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
