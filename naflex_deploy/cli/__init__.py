@@ -9,24 +9,24 @@ import click
 from naflex_deploy import __version__
 
 COMMANDS = {
-    "build": "Checkpoint in, bundle out.",
-    "plan": "What build would do; --tune fits budgets to your images.",
-    "calibrate": "Real images in, what int8 needs to know of them out.",
-    "embed": "Images in, vectors and classes out.",
+    "build": "Build a bundle from a checkpoint.",
+    "plan": "Show what build would do, or tune budgets to images.",
+    "calibrate": "Observe a model on real images, for int8 and fp8.",
+    "embed": "Embed and classify images, documents and clips.",
     "verify": "Check digests and accuracy on this machine.",
-    "bench": "Latency, throughput, latency against load, comparisons.",
-    "inspect": "What a bundle or a checkpoint holds.",
-    "profiles": "The built-in profiles, or one in full.",
-    "doctor": "What this machine has, lacks, and how to get it.",
-    "bundle": "Make a variant again, copy it for the edge, sign it.",
-    "serve": "A bundle over HTTP.",
-    "triton-server-repo": "A model repository for NVIDIA Triton Server.",
+    "bench": "Measure latency and throughput, or compare bundles.",
+    "inspect": "Show what a bundle or a checkpoint holds.",
+    "profiles": "List the built-in profiles, or print one in full.",
+    "doctor": "Show what this machine can run, and what it lacks.",
+    "bundle": "Rebuild, strip or sign a bundle.",
+    "serve": "Serve bundles over HTTP.",
+    "triton-server-repo": "Write a model repository for NVIDIA Triton Server.",
 }
-"""Each command, and what it does in a line: the list of them needs none imported."""
+"""Each command and its summary, so that listing the commands imports none of them."""
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when that command is asked for, so that none pays for another's imports."""
+    """Imports the module of a command only when it is called, so that no command pays for another's imports."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,9 +48,9 @@ def main() -> None:
     """Compile a NaFlex vision transformer once; run any mix of image sizes in one packed call.
 
     \b
-    naflex-deploy build --profile doc-ocr --model demo   a bundle from the demo checkpoint
-    naflex-deploy embed build/doc-ocr IMAGE...           vectors and classes of images
-    naflex-deploy COMMAND --help                         what a command takes
+    naflex-deploy build --profile doc-ocr --model demo   build a bundle from the demo checkpoint
+    naflex-deploy embed build/doc-ocr IMAGE...           embed and classify images
+    naflex-deploy COMMAND --help                         explain a command and its options
 
     Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 internal, 2 usage or config, 3 accuracy gate,
     4 incompatible artifact or hardware, 5 benchmark gate, 6 done, but some inputs were rejected.

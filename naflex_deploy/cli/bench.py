@@ -34,36 +34,62 @@ from naflex_deploy.core.files import refuse_existing
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("second", metavar="[BUNDLE2]", required=False, type=click.Path(path_type=Path))
-@click.option("--mix", metavar="NAME", help=f"Made-up images: {', '.join(DISTRIBUTIONS)}. Default: photos.")
-@click.option("--sizes", type=click.Path(path_type=Path), metavar="FILE|DIR", help="A CSV of w,h lines, or images.")
-@click.option("--count", type=click.IntRange(1), metavar="N", default=32, show_default=True, help="Images of the mix.")
-@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, help="Measure this alone. Repeatable.")
+@click.option("--mix", metavar="NAME", help=f"Generate images: {', '.join(DISTRIBUTIONS)}. Default: photos.")
 @click.option(
-    "--rate", "rates", type=Amount(), metavar="R", multiple=True, help="Images/s of the open loop. Repeatable."
+    "--sizes",
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="Use the sizes in a CSV file of w,h lines, or the images in a directory.",
+)
+@click.option(
+    "--count", type=click.IntRange(1), metavar="N", default=32, show_default=True, help="Number of images in the mix."
+)
+@click.option(
+    "--mode",
+    "modes",
+    type=click.Choice(MODES),
+    multiple=True,
+    help="Measure only this. Repeatable. Default: everything, or nothing but the comparison.",
+)
+@click.option(
+    "--rate",
+    "rates",
+    type=Amount(),
+    metavar="R",
+    multiple=True,
+    help="Arrival rate of the open loop in images/s. Repeatable. Default: a range of rates around the throughput.",
 )
 @click.option(
     "--slo",
     type=Amount(),
     metavar="MS",
-    help="Milliseconds within which an answer is good. Default: 5 medians of one image.",
+    help="Latency objective of the open loop in milliseconds. Default: 5 times the median of a single image.",
 )
-@click.option("--url", help="Ask a running server of this bundle instead of loading it.")
+@click.option("--url", help="Measure a running server of this bundle instead of loading the bundle.")
 @click.option(
-    "--api-keys", type=click.Path(path_type=Path), metavar="FILE", help="File of the server's keys; the first is sent."
+    "--api-keys",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File with the server's API keys; the first one is sent. Default: no key.",
 )
 @click.option("--baseline", type=click.Choice(BASELINES), help="Compare with another way of using the same engine.")
-@click.option("--ablate", is_flag=True, help="Compare several budgets with one, and shrink-only with fill.")
+@click.option("--ablate", is_flag=True, help="Compare several budgets with a single one, and shrink-only with fill.")
 @click.option(
-    "--fail-below", type=Amount(zero=True), metavar="R", help="Exit 5 where throughput is below R times the other's."
+    "--fail-below",
+    type=Amount(zero=True),
+    metavar="R",
+    help="Exit with code 5 if the throughput is below R times that of the other.",
 )
-@click.option("--variant", metavar="NAME", help="Use this variant of the bundles.")
+@click.option(
+    "--variant", metavar="NAME", help="Use this variant of the bundles. Default: the first one that runs here."
+)
 @click.option(
     "--seconds",
     type=Amount(),
     metavar="S",
     default=10.0,
     show_default=True,
-    help="Longest time of a figure; six times of a comparison.",
+    help="Maximum seconds per figure; a comparison may take six times as long.",
 )
 @click.option(
     "--width",
@@ -71,15 +97,20 @@ from naflex_deploy.core.files import refuse_existing
     metavar="SHARE",
     default=0.05,
     show_default=True,
-    help="Relative width of an interval at which to stop.",
+    help="Stop once the confidence interval is this narrow, relative to the median.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Of sizes, order and arrivals."
+    "--seed",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Seed of sizes, order and arrivals.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML file."
 )
-@click.option("--force", is_flag=True, help="Replace the output.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
 @wait_option
 @json_option
 @reports_errors
@@ -92,17 +123,17 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Measure a bundle: latency, throughput, latency against load, where tokens and time go.
+    """Measure a bundle: latency, throughput, latency under load, and where tokens and time go.
 
     \b
     naflex-deploy bench build/photo --sizes photos/
     naflex-deploy bench build/photo build/photo-before --fail-below 0.98
 
-    With BUNDLE2, --baseline or --ablate, compare instead: both take turns, and ratios come with an interval.
+    With BUNDLE2, --baseline or --ablate, it compares instead: both run in turns, and ratios come with intervals.
     """
     options = Options(slo=slo / 1e3 if slo else None, api_key=_key(api_keys) if api_keys else "", **values)
     if fail_below is not None and not (options.second or options.baseline):
-        raise UsageError("--fail-below compares with nothing", hint="name a second bundle, or pass --baseline")
+        raise UsageError("--fail-below has nothing to compare with", hint="name a second bundle, or pass --baseline")
     if output is not None:
         refuse_existing(output, force=force)
     with steps() as step:
@@ -133,7 +164,7 @@ def _print(document: dict[str, Any]) -> None:
     if provenance["machine_was_busy"]:
         load = provenance["load_average"]
         err.print(
-            f"[bold yellow]warning:[/] other programs are running (load average {load:.1f}): do not trust figures"
+            f"[bold yellow]warning:[/] figures are not reliable, because other programs run (load average {load:.1f})"
         )
     for table in tables(document):
         print_table(table.title, list(table.columns), [list(row) for row in table.rows])
@@ -145,7 +176,7 @@ def _key(path: Path) -> str:
     try:
         keys = path.read_text(encoding="utf-8").split()
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file with one key a line") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file with one key per line") from None
     if not keys:
-        raise UsageError(f"{path}: expected a key, found none", hint="give a file with one key a line")
+        raise UsageError(f"{path}: expected a key, found none", hint="give a file with one key per line")
     return keys[0]

@@ -29,25 +29,29 @@ from naflex_deploy.core.manifest import Manifest
     "--labels",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Texts that become classes, one a line: NAME or NAME<TAB>TEXT.",
+    help="File with one class per line: NAME or NAME<TAB>TEXT. Default: the model's own classes.",
 )
-@click.option("--text", is_flag=True, help="Put the text tower into the bundle too, for embed --text.")
+@click.option("--text", is_flag=True, help="Include the text tower in the bundle, for embed --text.")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What `naflex-deploy calibrate` wrote. int8 and fp8 need it.",
+    help="File that `naflex-deploy calibrate` wrote; int8 and fp8 need it.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="The bundle. Default: build/PROFILE."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory of the bundle. Default: build/PROFILE.",
 )
 @click.option(
     "--into",
     type=click.Path(path_type=Path),
     metavar="BUNDLE",
-    help="Add the variant to this bundle of the same model.",
+    help="Add the variant to this bundle of the same model, instead of writing a new one.",
 )
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @wait_option
 @json_option
 @reports_errors
@@ -69,7 +73,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Build a bundle: read a checkpoint, export it, lower it, measure it against its reference.
+    """Build a bundle: read a checkpoint, export it, lower it, and measure it against its reference.
 
     \b
     naflex-deploy build --profile doc-ocr --model demo
@@ -77,8 +81,8 @@ def command(
     """
     if into is not None and (output is not None or force or text):
         raise UsageError(
-            "--into adds a variant alone, and takes none of --output, --force and --text",
-            hint="it replaces the variant of the same name",
+            "--into only adds a variant, so it cannot be used with --output, --force or --text",
+            hint="leave these out; --into replaces a variant of the same name by itself",
         )
     resolved = resolve_options(profile, config, settings, backend, precision, target)
     path = into or output or Path("build") / resolved.profile.name
@@ -112,7 +116,7 @@ def command(
         err.print(f"[bold yellow]warning:[/] {variant.build['warning']}")
     if gate.executed is None:
         out.print(f"  gate     {gate.status}: {gate.reason}")
-        out.print(f"  next     naflex-deploy verify {path}, where it shall run")
+        out.print(f"  next     naflex-deploy verify {path}, on the machine where it will run")
         return
     out.print(
         f"  gate     {gate.status} on {gate.executed.gpu or gate.executed.cpu}: "

@@ -15,7 +15,11 @@ from naflex_deploy.core.profile import Profile
 
 @click.group()
 def command() -> None:
-    """Change a bundle: make a variant again, copy it for the edge, sign it."""
+    """Rebuild a variant of a bundle, copy a bundle for the edge, or sign it.
+
+    \b
+    naflex-deploy bundle strip build/photo --variant onnxruntime-cpu-fp32 -o edge/photo
+    """
 
 
 @command.command()
@@ -25,7 +29,7 @@ def command() -> None:
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="For int8 and fp8. Default: the bundle's own.",
+    help="Calibration for int8 and fp8. Default: that in the bundle.",
 )
 @wait_option
 @json_option
@@ -38,7 +42,13 @@ def rebuild(
     calibration: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a variant on this machine from the bundle's portable graph, replacing its like."""
+    """Build a variant from the portable graph, on this machine.
+
+    \b
+    naflex-deploy bundle rebuild build/photo --backend tensorrt --precision bf16
+
+    A variant of the same name is replaced.
+    """
     with needs_extra("build"):
         from naflex_deploy.compiler import rebuild as rebuilding
     from naflex_deploy.runtime.bundle.bundle import Bundle
@@ -48,7 +58,7 @@ def rebuild(
     engine["backends"] = [backend] if backend else engine["backends"]
     engine["precision"] = precision or engine["precision"]
     engine["tensorrt"]["targets"] = split_targets(target) or engine["tensorrt"]["targets"]
-    profile = Profile.parse(values, source=lambda path: f"{bundle}, with these options")
+    profile = Profile.parse(values, source=lambda path: f"{bundle} with these options")
     with steps() as report:
         variant = rebuilding.rebuild(bundle, profile, report, calibration=calibration)
     if as_json:
@@ -60,14 +70,22 @@ def rebuild(
 
 @command.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--variant", required=True, metavar="NAME", help="The one to keep, as `naflex-deploy inspect` names it.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The copy.")
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--variant", required=True, metavar="NAME", help="Variant to keep, as `naflex-deploy inspect` names it.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Directory of the copy."
+)
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @wait_option
 @json_option
 @reports_errors
 def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) -> None:
-    """Copy a bundle for the edge: one variant, without what only building needs."""
+    """Copy a bundle with a single variant, for edge machines.
+
+    \b
+    naflex-deploy bundle strip build/photo --variant onnxruntime-cpu-fp32 -o edge/photo
+
+    The copy has no files that only a build needs.
+    """
     from naflex_deploy.runtime.bundle import strip as stripping
 
     manifest = stripping.strip(bundle, variant, output, force=force)
@@ -85,7 +103,13 @@ def strip(bundle: Path, variant: str, output: Path, force: bool, as_json: bool) 
 @json_option
 @reports_errors
 def sign(bundle: Path, key: Path, as_json: bool) -> None:
-    """Sign a bundle. Whoever has the public key can check it: verify --signature PUBLIC_KEY."""
+    """Sign a bundle with a private key.
+
+    \b
+    naflex-deploy bundle sign build/photo --key key.pem
+
+    `naflex-deploy verify BUNDLE --signature PUBLIC_KEY` checks the signature.
+    """
     from naflex_deploy.runtime.bundle import signature
 
     path = signature.sign(bundle, key)

@@ -24,32 +24,43 @@ if TYPE_CHECKING:
     from naflex_deploy.compiler.quantize.sensitivity import Sensitivity
 
 SHOWN = 5
-"""Rejected files that are printed; all of them are in the JSON document."""
+"""Maximum number of rejected files that are printed; the JSON document lists all of them."""
 
 
 @click.command()
 @source_options
 @model_options
 @click.option(
-    "--images", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Images of the kind to be served."
+    "--images",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory of images like those that will be embedded.",
 )
 @click.option(
     "--method",
     type=click.Choice(get_args(Method)),
-    help="How ranges follow from what was seen. Default: the profile's, mostly percentile.",
+    help="How ranges are computed from the observed values. Default: as in the profile, usually percentile.",
 )
 @click.option(
-    "--samples", type=click.IntRange(1), metavar="N", help="Images to observe. Default: the profile's, mostly 256."
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of images to observe. Default: as in the profile, usually 256.",
 )
-@click.option("--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Chooses the images.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Seed of the choice of images."
+)
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Lines of PATH,CLASS: the gate measures accuracy too.",
+    help="CSV file of PATH,CLASS lines, so that the gate also measures accuracy.",
 )
 @click.option(
-    "--sensitivity", is_flag=True, help="Measure what each activation costs in int8; keep float what must be."
+    "--sensitivity",
+    is_flag=True,
+    help="Measure the loss of each activation in int8, and keep in float those that need it.",
 )
 @click.option(
     "-o",
@@ -58,10 +69,10 @@ SHOWN = 5
     metavar="FILE",
     default=Path("calibration.json"),
     show_default=True,
-    help="For build --calibration.",
+    help="Calibration file to write, for build --calibration.",
 )
-@click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
-@click.option("--force", is_flag=True, help="Replace the output.")
+@click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
 @wait_option
 @json_option
 @reports_errors
@@ -85,7 +96,10 @@ def command(
 ) -> None:
     """Observe a model on real images, so that build can quantise it for any target.
 
-    A bad image is reported and another one takes its place; the exit code is then 6.
+    \b
+    naflex-deploy calibrate --profile photo --model hf:google/siglip2-base-patch16-naflex --images photos/
+
+    A bad image is reported and replaced by another one; the exit code is then 6.
     """
     if resume and output.exists() and not force:
         err.print(f"{output} is complete already")
@@ -121,7 +135,7 @@ def command(
 
 @contextmanager
 def _counter() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, which starts when the first images were observed."""
+    """A progress bar, which appears once the first images have been observed."""
     columns = (TextColumn("observing"), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task("observe", total=None, visible=False)
@@ -129,7 +143,7 @@ def _counter() -> Iterator[Callable[[int, int], None]]:
 
 
 def _keep(found: Sensitivity, output: Path) -> None:
-    """What a sensitivity analysis found, in numbers and as a picture, beside the calibration."""
+    """Write the result of a sensitivity analysis next to the calibration, as JSON and as a heat map."""
     from naflex_deploy.compiler.quantize.heat_map import heat_map
 
     beside = output.with_name(f"{output.stem}-sensitivity.json")
@@ -186,12 +200,12 @@ def _print(found: Calibrated, output: Path, as_json: bool) -> None:
 
 
 def _print_costs(found: Sensitivity) -> None:
-    """Each part alone in int8, the worst first, and what stays float."""
+    """Print the loss of each part alone in int8, the worst first, and the activations that stay float."""
     print_table(
         "",
         ["in int8 alone", *(f"{measure} lost" for measure in found.costs[0].losses)],
         [[cost.name, *(f"{loss:.1e}" for loss in cost.losses.values())] for cost in found.costs],
     )
-    out.print(f"  float    {', '.join(found.float_sites) or 'nothing has to stay float'}")
+    out.print(f"  float    {', '.join(found.float_sites) or 'no activation has to stay float'}")
     if found.missed:
-        err.print(f"warning: even so the gate is missed: {'; '.join(found.missed)}", markup=False)
+        err.print(f"warning: the gate is still missed: {'; '.join(found.missed)}", markup=False)

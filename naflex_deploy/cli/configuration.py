@@ -1,4 +1,4 @@
-"""The options that several commands share: where a profile, an engine and a model come from."""
+"""Options that several commands share: the profile, the engine and the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _together(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
-    """Several options as one decorator, in the order in which help lists them."""
+    """Combine several options into one decorator. Help lists them in this order."""
 
     def declare(function: Function) -> Function:
         for option in reversed(options):
@@ -35,15 +35,20 @@ source_options = _together(
         "--profile",
         required=True,
         metavar="NAME|FILE",
-        help="A built-in profile, as `naflex-deploy profiles` lists them, or a TOML file.",
+        help="Built-in profile, as `naflex-deploy profiles` lists them, or a TOML file.",
     ),
-    click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML laid over the profile."),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="TOML file whose values override the profile's.",
+    ),
     click.option(
         "--set",
         "settings",
         multiple=True,
         metavar="A.B=VALUE",
-        help="Set one value of the profile, such as image.tokens=576. Repeatable.",
+        help="Set one value of the profile, for example image.tokens=576. Repeatable.",
     ),
 )
 """--profile, --config, --set."""
@@ -52,10 +57,18 @@ engine_options = _together(
     click.option(
         "--backend",
         type=click.Choice(list(FOLDERS)),
-        help="Build for this one. Default: the first of the profile's that runs here.",
+        help="Build for this backend. Default: the first one of the profile that runs here.",
     ),
-    click.option("--precision", type=click.Choice(get_args(Precision)), help="Default: the profile's, mostly auto."),
-    click.option("--target", metavar="SM,…", help="GPUs to build for, such as sm86,sm89. TensorRT-RTX alone."),
+    click.option(
+        "--precision",
+        type=click.Choice(get_args(Precision)),
+        help="Precision of the engine. Default: as in the profile, usually auto.",
+    ),
+    click.option(
+        "--target",
+        metavar="SM,…",
+        help="GPU architectures to build for with TensorRT-RTX, for example sm86,sm89. Default: as in the profile.",
+    ),
 )
 """--backend, --precision, --target."""
 
@@ -66,7 +79,7 @@ def model_option(default: str = "Default: demo.") -> Callable[[Function], Functi
     """--model.
 
     Args:
-        default: Sentence of its help that says what becomes of a command without it.
+        default: Sentence for the help text that says what the command does without the option.
     """
     return click.option(
         "--model",
@@ -79,31 +92,34 @@ def model_option(default: str = "Default: demo.") -> Callable[[Function], Functi
 model_options = _together(
     model_option(),
     click.option(
-        "--patch-size", type=click.IntRange(1), metavar="N", help="Resize the patch projection, as FlexiViT does."
+        "--patch-size",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Resize the patch projection to N pixels a side, as FlexiViT does. Default: as in the checkpoint.",
     ),
     click.option(
         "--lora",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Merge a LoRA adapter, as peft saves it, first.",
+        help="Directory of a LoRA adapter, as peft saves it, to merge into the weights. Default: none.",
     ),
 )
 """--model, --patch-size, --lora."""
 
 
 def model_or_demo(model: str | None) -> str:
-    """The model named, or the demo, which is said where nobody can miss it."""
+    """The model that was named, or the demo model, which prints a notice that nobody can miss."""
     if model is not None and model != DEMO:
         return model
     err.print(
-        "[bold black on yellow] DEMO MODEL [/] a tiny classifier of synthetic documents, to try the tool with. "
+        "[bold black on yellow] DEMO MODEL [/] a tiny classifier of synthetic documents for trying the tool. "
         f"For real use pass --model, for example --model {EXAMPLE}",
     )
     return DEMO
 
 
 def split_targets(target: str | None) -> list[str] | None:
-    """The GPUs that --target lists, ``None`` without it."""
+    """The GPU architectures that --target lists; ``None`` without the option."""
     return [name.strip() for name in target.split(",")] if target else None
 
 
@@ -115,7 +131,7 @@ def resolve_options(
     precision: str | None,
     target: str | None,
 ) -> Config:
-    """The resolved profile of `profile_options`."""
+    """Resolve the profile with the values of `profile_options`."""
     overrides = {
         "engine.backends": [backend] if backend else None,
         "engine.precision": precision,

@@ -21,7 +21,7 @@ from naflex_deploy.runtime.images.versions import pixel_versions
 PACKAGE = "naflex-deploy"
 
 REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*\bextra == ["']([\w-]+)["']""")
-"""A package of an extra, as the metadata of an installed package has them."""
+"""Matches a requirement of an extra in the metadata of an installed package."""
 
 
 @click.command()
@@ -29,9 +29,13 @@ REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*\bextra == ["']([\w-]+)["']""")
 @json_option
 @reports_errors
 def command(bundle: Path | None, as_json: bool) -> None:
-    """Show what this machine can do: versions, hardware, engines, and what to do about what is missing.
+    """Show what this machine can run, and how to install what is missing.
 
-    With a BUNDLE, also which of its variants are sound and run here.
+    \b
+    naflex-deploy doctor
+    naflex-deploy doctor build/photo
+
+    With BUNDLE, it also shows which of its variants are intact and run here.
     """
     rows = [*_system(), *_runtime(), *_pixels(), *_extras(), *(_variants(bundle) if bundle else [])]
     if as_json:
@@ -54,8 +58,8 @@ def _system() -> list[Check]:
 
 def _gpu_remedy(gpu: cuda_device.Device | str) -> str:
     if isinstance(gpu, str):
-        return "engines for TensorRT-RTX and graphs for ONNX Runtime on a GPU can be built here, not run"
-    return "it has no bf16: --precision fp16" if gpu.sm == "sm75" else ""
+        return "engines for TensorRT-RTX and GPU graphs for ONNX Runtime can be built here, but not run"
+    return "this GPU has no bf16: use --precision fp16" if gpu.sm == "sm75" else ""
 
 
 def _runtime() -> list[Check]:
@@ -93,7 +97,7 @@ def _extras() -> list[Check]:
 
 
 def extras() -> dict[str, list[str]]:
-    """The packages that each extra for users brings by itself."""
+    """The packages that each extra for users installs, without those of other extras that it includes."""
     found: dict[str, list[str]] = {}
     for match in filter(None, map(REQUIREMENT.match, requires(PACKAGE) or ())):
         package, extra = match.groups()

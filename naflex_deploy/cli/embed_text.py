@@ -1,4 +1,4 @@
-"""naflex-deploy embed --text: texts into the space of the image vectors."""
+"""naflex-deploy embed --text: embed texts in the space of the image vectors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORMATS = (".npz", ".jsonl")
 
 
 def embed_texts(bundle: Path, texts: Sequence[str], output: Path | None, *, force: bool, as_json: bool) -> None:
-    """Embed texts, and write them beside their vectors.
+    """Embed texts, and write them with their vectors.
 
     Raises:
-        UsageError: The bundle has no text tower, or the output is of no known format.
-        OutputError: The output exists, or cannot be written.
+        UsageError: The bundle has no text tower, or the format of the output is unknown.
+        OutputError: The output exists or cannot be written.
     """
     if output is not None:
         if output.suffix not in FORMATS:

@@ -23,9 +23,13 @@ from naflex_deploy.runtime.bundle.bundle import Bundle
 @json_option
 @reports_errors
 def command(target: str, as_json: bool) -> None:
-    """Show what a bundle holds and which of its variants this machine accepts, or what a checkpoint is.
+    """Show what a bundle holds and which of its variants run here, or whether a checkpoint can be built.
 
-    SPEC is what `build --model` takes: its options, and whether it can be built, are shown without building.
+    \b
+    naflex-deploy inspect build/photo
+    naflex-deploy inspect hf:google/siglip2-base-patch16-naflex
+
+    SPEC is a checkpoint as `build --model` takes it; its options are shown without building it.
     """
     path = Path(target)
     if (path / FILE_NAME).exists() or not (path.is_dir() or ":" in target or target == DEMO):
@@ -86,7 +90,7 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     if manifest.head:
         _print_labels(manifest.head.labels)
         least = min(manifest.head.thresholds, default=0.0)
-        named = f"; named from a score of {least:g} on" if manifest.head.thresholds else ""
+        named = f"; reported from a score of {least:g} on" if manifest.head.thresholds else ""
         out.print(f"scored by {manifest.head.scores}{named}")
     if manifest.text:
         out.print("with its text tower: embed --text")
@@ -115,7 +119,7 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
 
 
 def _print_graph(variant: Variant) -> None:
-    """What each pass did, the operators before and after all of them, and what a builder told of its engine."""
+    """Print what each pass did, the operators before and after, and what the builder logged about its engine."""
     print_table(f"passes of {variant.name}", ["pass", "changed", "refused"], [_pass(done) for done in variant.passes])
     operators = variant.build.get("operators")
     if operators:

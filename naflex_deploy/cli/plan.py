@@ -32,32 +32,42 @@ from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.core.profile import Profile
 
 RELIABLE = 0.10
-"""Largest error of predictions on budgets that were left out, as a share, which needs no warning."""
+"""Maximum relative error of predictions, on budgets held out of the fit, that needs no warning."""
 
 
 @click.command()
 @profile_options
-@model_option("Without it, memory is unknown; --tune takes demo then.")
-@click.option("--tune", "tuning", is_flag=True, help="Choose budgets for --sizes by what packs cost on this machine.")
-@click.option("--sizes", type=click.Path(path_type=Path), metavar="FILE|DIR", help="A CSV of w,h lines, or images.")
+@model_option("Default: none, so memory is unknown; --tune then uses demo.")
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), metavar="DIR", help="Tune on this bundle instead of building one."
+    "--tune", "tuning", is_flag=True, help="Choose budgets for --sizes from measured costs of packs on this machine."
+)
+@click.option(
+    "--sizes",
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="CSV file of w,h lines, or a directory of images, to tune for.",
+)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Tune on this bundle. Default: build one in a temporary directory.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The tuned profile. Default: PROFILE-tuned.toml.",
+    help="Tuned profile to write. Default: PROFILE-tuned.toml.",
 )
-@click.option("--force", is_flag=True, help="Replace the output.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option(
     "--seconds",
     type=Amount(),
     metavar="S",
     default=20.0,
     show_default=True,
-    help="Time for packs; three times as long for the gain.",
+    help="Seconds to measure packs; measuring the gain takes three times as long.",
 )
 @wait_option
 @json_option
@@ -78,9 +88,13 @@ def command(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Show what build would do: tokens, budgets, variants, memory, and where each value comes from.
+    """Show what build would do: tokens, budgets, variants, memory, and the origin of each value.
 
-    With --tune, choose budgets and images a pack for a distribution of sizes, and write a profile.
+    \b
+    naflex-deploy plan --profile doc-ocr --model hf:google/siglip2-base-patch16-naflex
+    naflex-deploy plan --profile photo --tune --sizes photos/
+
+    With --tune, it chooses budgets and images per pack for a distribution of sizes, and writes a profile.
     """
     resolved = resolve_options(profile, config, settings, backend, precision, target)
     if tuning != (sizes is not None):
@@ -139,15 +153,18 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
     )
     model = found.cost.model
     out.print(
-        f"a pack costs {1e3 * model.call:.3f} ms, {1e3 * model.image:.3f} ms an image, {1e6 * model.token:.3f} us a "
-        f"token, {1e9 * model.score:.3f} ns for each of Σ L²; within {found.cost.error:.1%} on budgets left out"
+        f"a pack costs {1e3 * model.call:.3f} ms, plus {1e3 * model.image:.3f} ms per image, "
+        f"{1e6 * model.token:.3f} us per token and {1e9 * model.score:.3f} ns per unit of Σ L²; "
+        f"the predictions are off by up to {found.cost.error:.1%} on held-out budgets"
     )
     if found.cost.error > RELIABLE:
-        err.print("[bold yellow]warning:[/] packs are predicted badly: tune on a machine on which nothing else runs")
+        err.print(
+            "[bold yellow]warning:[/] the predictions are unreliable: tune on a machine on which nothing else runs"
+        )
     if found.rejected:
-        out.print(f"{found.rejected} sizes are refused by the profile and were left out")
+        out.print(f"the profile refuses {found.rejected} of the sizes, which were left out")
     if found.measured is None:
-        out.print("nothing to change: the profile's packing is within 2 % of the fastest")
+        out.print("nothing changed: the profile's packing is within 2 % of the fastest")
     else:
         speeds = {ratio.workload: ratio.speed for ratio in found.measured.ratios}
         print_table(
@@ -156,7 +173,9 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
             [[name, number(ratio), spread(asdict(speeds[name]))] for name, ratio in found.predicted.items()],
         )
         if found.measured.throughput.speed.high < 1:
-            err.print("[bold yellow]warning:[/] measured, the tuned profile is slower here: keep the one you have")
+            err.print(
+                "[bold yellow]warning:[/] in the measurement the tuned profile is slower: keep the one that you have"
+            )
     out.print(f"[bold green]wrote[/] {path}")
 
 
@@ -178,7 +197,7 @@ def _plan(config: Config, model: str | None, as_json: bool) -> None:
     if planned.weights_bytes is None:
         out.print("memory is unknown without --model")
     else:
-        out.print(f"weights {_megabytes(planned.weights_bytes)}; memory is weights and estimated activations")
+        out.print(f"weights take {_megabytes(planned.weights_bytes)}; memory is weights plus estimated activations")
     print_table(
         "pages scanned at 300 dpi",
         ["page", "images", "tokens", "seen at"],
@@ -187,12 +206,12 @@ def _plan(config: Config, model: str | None, as_json: bool) -> None:
     coarse = [page.paper for page in planned.pages if page.images and not page.readable]
     if coarse:
         out.print(
-            f"[bold yellow]warning:[/] {', '.join(coarse)}: below 100 dpi small print cannot be read; "
-            'for text, image.oversize = "tiles"'
+            f"[bold yellow]warning:[/] {', '.join(coarse)}: small print cannot be read below 100 dpi; "
+            'for text, set image.oversize = "tiles"'
         )
     limit = config.profile.engine.memory_limit
     if limit and any((b.memory_bytes or 0) > limit for b in planned.budgets):
-        out.print(f"[bold yellow]warning:[/] above engine.memory_limit = {_megabytes(limit)}")
+        out.print(f"[bold yellow]warning:[/] memory is above engine.memory_limit = {_megabytes(limit)}")
     values = leaves(config.profile.model_dump(by_alias=True))
     print_table(
         "settings",

@@ -14,7 +14,12 @@ from naflex_deploy.core.config import builtin_profiles, resolve
 @json_option
 @reports_errors
 def command(name: str | None, as_json: bool) -> None:
-    """List the built-in profiles, or print one in full, defaults included, as TOML."""
+    """List the built-in profiles, or print one in full as TOML, defaults included.
+
+    \b
+    naflex-deploy profiles
+    naflex-deploy profiles doc-ocr
+    """
     if name is None:
         known = {key: resolve(key).profile for key in builtin_profiles()}
         if as_json:

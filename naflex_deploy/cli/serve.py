@@ -22,15 +22,20 @@ _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click
     show_default=True,
     type=click.IntRange(0, 65535),
     metavar="N",
-    help="Port to listen on, 0 for a free one.",
+    help="Port to listen on; 0 selects a free one.",
 )
-@click.option("--api-keys", type=click.Path(path_type=Path), metavar="FILE", help="File of accepted keys, one a line.")
+@click.option(
+    "--api-keys",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File of accepted API keys, one per line. Default: no key is required.",
+)
 @click.option(
     "--queue-tokens",
     default=0,
     type=_NOT_NEGATIVE,
     metavar="N",
-    help="Tokens admitted before 429. Default: 32 packs of the largest budget.",
+    help="Tokens admitted before requests get 429. Default: 32 packs of the largest budget.",
 )
 @click.option(
     "--max-wait",
@@ -38,7 +43,7 @@ _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click
     show_default=True,
     type=_SECONDS,
     metavar="MS",
-    help="Milliseconds an idle engine waits for a fuller pack.",
+    help="Milliseconds that an idle engine waits for a pack to fill up.",
 )
 @click.option(
     "--deadline",
@@ -46,17 +51,31 @@ _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click
     show_default=True,
     type=_SECONDS,
     metavar="S",
-    help="Seconds in which a request is answered.",
+    help="Seconds within which a request must be answered.",
 )
-@click.option("--max-body", default=32, show_default=True, type=_POSITIVE, metavar="N", help="MiB of a request's body.")
-@click.option("--max-items", default=64, show_default=True, type=_POSITIVE, metavar="N", help="Images of a request.")
+@click.option(
+    "--max-body",
+    default=32,
+    show_default=True,
+    type=_POSITIVE,
+    metavar="N",
+    help="Maximum size of a request's body in MiB.",
+)
+@click.option(
+    "--max-items",
+    default=64,
+    show_default=True,
+    type=_POSITIVE,
+    metavar="N",
+    help="Maximum number of images per request.",
+)
 @click.option(
     "--notice",
     default=1.0,
     show_default=True,
     type=_SECONDS,
     metavar="S",
-    help="Seconds between SIGTERM and closing the socket.",
+    help="Seconds from SIGTERM to closing the socket, so that load balancers notice.",
 )
 @reports_errors
 def command(
@@ -71,13 +90,13 @@ def command(
     max_items: int,
     notice: float,
 ) -> None:
-    """Serve bundles over HTTP: Open Inference Protocol v2, /v1/embeddings, /v1/classify, a page at /.
+    """Serve bundles over HTTP: Open Inference Protocol v2, /v1/embeddings, /v1/classify, and a page at /.
 
     \b
     naflex-deploy serve build/photo
     curl -F image=@photo.jpg http://127.0.0.1:8000/v1/embeddings
 
-    Each bundle is a model, named by its directory or by NAME=. SIGHUP loads them again, SIGTERM drains.
+    Each bundle becomes a model, named after its directory or by NAME=. SIGHUP reloads the bundles, SIGTERM drains.
     """
     with needs_extra("serve"):
         from naflex_deploy.runtime.scheduling.queue import Policy
@@ -107,7 +126,7 @@ def _named(bundles: tuple[str, ...]) -> dict[str, Path]:
         if not separator:
             name, path = Path(bundle).resolve().name, bundle
         if name in paths:
-            raise UsageError(f"two bundles are named '{name}'", hint="name one of them: NAME=BUNDLE")
+            raise UsageError(f"two bundles are named '{name}'", hint="give one of them another name: NAME=BUNDLE")
         paths[name] = Path(path)
     return paths
 
@@ -116,7 +135,7 @@ def _keys(path: Path) -> list[str]:
     try:
         keys = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file with one key a line") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file with one key per line") from None
     if not keys:
-        raise UsageError(f"{path}: expected keys, found none", hint="write one key a line")
+        raise UsageError(f"{path}: expected keys, found none", hint="write one key per line")
     return keys

@@ -1,4 +1,4 @@
-"""What every command shares: results on stdout, progress and errors on stderr, errors as one line and a code."""
+"""Output of every command: results on stdout, progress and errors on stderr, and an exit code for each error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ wait_option = click.option(
 
 
 class Amount(click.FloatRange):
-    """A finite number of at least 0, or above 0; a range alone takes ``nan`` for within it."""
+    """A finite number above 0, or from 0 on. click's own range accepts ``nan``."""
 
     def __init__(self, *, zero: bool = False) -> None:
         super().__init__(0, min_open=not zero)
@@ -58,7 +58,7 @@ class Amount(click.FloatRange):
 
 
 def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn our errors into a line on stderr, a hint, and the error's exit code."""
+    """Print a `NaflexError` with its hint on stderr, and exit with its code."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -72,21 +72,21 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def print_error(error: NaflexError) -> None:
-    """One line for what happened, one for what to do."""
+    """Print one line that says what happened, and one that says what to do."""
     err.print(f"[bold red]error:[/] {_plain(error.message)}")
     if error.hint:
         err.print(f"[bold]hint:[/]  {_plain(error.hint)}")
 
 
 def print_json(command: str, **content: Any) -> None:
-    """The one document of ``--json``."""
+    """Print the document of ``--json``."""
     click.echo(json.dumps({"schema": JSON_SCHEMA, "command": command, **content}, indent=2))
 
 
 def print_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """A table, numbers to the right, behind a blank line where it has a title.
+    """Print a table with numbers aligned to the right. A table with a title follows a blank line.
 
-    As wide as its content where stdout is no terminal, so that nothing is cut in a file or pipe.
+    Where stdout is not a terminal, the table is as wide as its content, so that nothing is cut in a file or pipe.
     """
     if title:
         out.print()
@@ -100,19 +100,19 @@ def print_table(title: str, columns: list[str], rows: list[list[object]]) -> Non
 
 
 def listed(value: object) -> str:
-    """A value for a table: a list without its brackets, ``-`` for none."""
+    """Format a value for a table: a list without brackets, ``None`` as ``-``."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "-" if value is None else str(value)
 
 
 def _numbers(cells: Iterable[str]) -> bool:
-    """Whether a column holds numbers alone: ``1,024``, ``97.5%``, ``382 MB``; ``-`` for none."""
+    """Whether a column holds only numbers such as ``1,024``, ``97.5%`` or ``382 MB``, or ``-``."""
     return all(re.fullmatch(r"-|-?[\d,]+(\.\d+)?(e[+-]?\d+)?( ?(%|MB|dpi))?", cell) for cell in cells)
 
 
 def describe_decisions(gate: Gate) -> str:
-    """What becomes of decisions, beside float32; empty where the golden packs hold no real images."""
+    """How decisions compare with float32; empty where the golden packs hold no real images."""
     f = gate.figures
     if "images" not in f:
         return ""
@@ -125,7 +125,7 @@ def describe_decisions(gate: Gate) -> str:
 
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """Report the steps of a long command: a spinner in a terminal, lines elsewhere."""
+    """Report the steps of a long command: by a spinner in a terminal, by lines elsewhere."""
     if not err.is_terminal:
         yield lambda step: err.print(_plain(step))
         return
@@ -134,5 +134,5 @@ def steps() -> Iterator[Callable[[str], None]]:
 
 
 def _plain(text: str) -> str:
-    """Text as it is: square brackets are no markup."""
+    """Escape square brackets, which would be markup."""
     return text.replace("[", r"\[")

@@ -13,20 +13,33 @@ from naflex_deploy.serving.triton_server.repository import write_repository
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The repository's directory."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Directory of the repository."
 )
-@click.option("--variant", metavar="NAME", help="Use this variant of the bundle; it need not run on this machine.")
-@click.option("--set", "settings", multiple=True, metavar="A.B=VALUE", help="Read images in another way. Repeatable.")
-@click.option("--force", is_flag=True, help="Replace a repository that is there.")
+@click.option(
+    "--variant",
+    metavar="NAME",
+    help="Use this variant, which need not run here. Default: the first for ONNX Runtime or TensorRT.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="A.B=VALUE",
+    help="Change how images are read, for example image.oversize=shrink. Repeatable.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing repository.")
 @wait_option
 @json_option
 @reports_errors
 def command(
     bundle: Path, output: Path, variant: str | None, settings: tuple[str, ...], force: bool, as_json: bool
 ) -> None:
-    """Write a model repository for NVIDIA Triton Server: preprocessing, the engine, an ensemble of both.
+    """Write a model repository for NVIDIA Triton Server: preprocessing, the engine, and an ensemble of both.
 
-    Its Python model needs naflex-deploy installed in the server's Python, without extras.
+    \b
+    naflex-deploy triton-server-repo build/photo -o models
+
+    The repository's Python model needs naflex-deploy, without extras, in the server's Python.
     """
     models = write_repository(bundle, output, variant=variant, settings=settings, force=force)
     if as_json:

@@ -49,16 +49,20 @@ def print_pixels(pixels: PixelCheck | None) -> None:
     "--signature",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="First check that the owner of this public key signed it.",
+    help="Public key in PEM; first check that its owner signed the bundle. Default: no check.",
 )
 @wait_option
 @json_option
 @reports_errors
 def command(bundle: Path, signature: Path | None, as_json: bool) -> None:
-    """Check a bundle on this machine: every digest, its golden images, and every engine on the golden packs.
+    """Check a bundle on this machine: every digest, its golden images, and the accuracy of every engine.
 
-    Needs no torch and no network. Exits 3 where an engine misses its gate or images give other pixels than when the
-    bundle was built, 4 where no engine can run.
+    \b
+    naflex-deploy verify build/photo
+    naflex-deploy verify build/photo --signature public.pem
+
+    It needs neither torch nor network. The exit code is 3 if an engine misses its gate or if images give other pixels
+    than when the bundle was built, and 4 if no engine can run here.
     """
     from naflex_deploy.runtime.bundle.verify import verify
 

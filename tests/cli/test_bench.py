@@ -154,7 +154,7 @@ def test_damaged_images_are_left_out_and_said(run: Run, sums: Path, tmp_path: Pa
         (("--mix", "photos", "--sizes", "x.csv"), "--mix and --sizes cannot be used together"),
         (("SUMS", "--baseline", "padded"), "a second bundle and --baseline cannot be used together"),
         (("--url", "http://127.0.0.1:1", "--ablate"), "--url and a comparison cannot be used together"),
-        (("--fail-below", "1"), "--fail-below compares with nothing"),
+        (("--fail-below", "1"), "--fail-below has nothing to compare with"),
         (("--mix", "photo"), "did you mean 'photos'"),
         (("--sizes", "none.csv"), "cannot read none.csv"),
         (("--url", "nowhere", "--mode", "single"), "expected the URL of a server"),
@@ -198,8 +198,8 @@ def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_p
     printed = run("plan", *arguments, "--force")
     assert printed.exit_code == 0, printed.output
     assert "a pack costs" in printed.stdout
-    badly = float(printed.stdout.split("; within ")[1].split("%")[0]) > 10
-    assert ("packs are predicted badly" in printed.stderr) == badly
+    badly = float(printed.stdout.split("the predictions are off by up to ")[1].split("%")[0]) > 10
+    assert ("the predictions are unreliable" in printed.stderr) == badly
     assert run("plan", "--profile", output, "--backend", "onnxruntime").exit_code == 0
 
 

@@ -26,8 +26,14 @@ from tests.cli.conftest import Run
 def test_every_command_has_help(run: Run, name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
+    assert f"  naflex-deploy {name} " in result.stdout, "the help of a command gives an example"
     # A server prints no result, and a group prints the results of its commands.
     assert name in ("serve", "bundle") or "--json" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["rebuild", "strip", "sign"])
+def test_every_command_on_bundles_has_an_example(run: Run, name: str) -> None:
+    assert f"  naflex-deploy bundle {name} build/photo" in run("bundle", name, "--help").stdout
 
 
 def test_help_lists_every_command_in_full_and_imports_none(run: Run) -> None:
@@ -147,8 +153,8 @@ def test_a_variant_is_built_into_a_bundle_of_its_model_alone(
     for more, expected in (
         (("--model", other), "found " + str(other)),
         (("--model", checkpoint, "--set", "image.tokens=99"), "was built with image.tokens = 256, found 99"),
-        (("--model", checkpoint, "-o", tmp_path / "b"), "--into adds a variant alone"),
-        (("--model", checkpoint, "--force"), "--into adds a variant alone"),
+        (("--model", checkpoint, "-o", tmp_path / "b"), "--into only adds a variant"),
+        (("--model", checkpoint, "--force"), "--into only adds a variant"),
     ):
         result = run(*arguments, *more)
         assert result.exit_code == 2

@@ -49,7 +49,7 @@ def test_doctor_without_a_driver(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(tensorrt_library, "installed", {"tensorrt-rtx": "1.7.1.116"}.get)
     found = rows(run)
     assert found["gpu"][0] == NO_DRIVER
-    assert "can be built here, not run" in found["gpu"][1]
+    assert "can be built here, but not run" in found["gpu"][1]
     assert found["tensorrt"] == ("not installed", "pip install 'naflex-deploy[tensorrt]'")
     assert found["tensorrt-rtx"] == ("1.7.1.116", f"it runs no engine here: {NO_DRIVER}")
     assert found["onnxruntime-cuda"] == ("unavailable", f"it runs no engine here: {NO_DRIVER}")
@@ -141,4 +141,4 @@ def test_doctor_on_a_gpu_that_not_everything_runs_on(run: Run, monkeypatch: pyte
     assert "the installed ONNX Runtime has no CUDA provider" in found["onnxruntime-cuda"][1]
     assert found["plugins for tensorrt"] == ("triton 3.5.0, tensorrt 11.4.0", "")
     monkeypatch.setattr(cuda_device, "find", lambda: Device("T4", "sm75", 10**10, "13.0"))
-    assert rows(run)["gpu"][1] == "it has no bf16: --precision fp16"
+    assert rows(run)["gpu"][1] == "this GPU has no bf16: use --precision fp16"
