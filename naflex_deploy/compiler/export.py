@@ -47,13 +47,16 @@ def export(model: PackedNaFlexViT, path: Path) -> None:
     _export(model, inputs, model.outputs, [axes[DYNAMIC_AXES[role]] for role in model.roles], path)
 
 
-def export_text(tower: TextTransformer, path: Path) -> None:
+def export_text(tower: TextTransformer, path: Path, *, masked: bool = False) -> None:
     """Write a text tower as ONNX, with its weights in ``<name>.data`` beside it.
 
-    The graph takes ``ids`` [texts, length] int64 and returns ``vectors`` [texts, D] float32.
+    The graph takes ``ids`` [texts, length] int64, and ``mask`` [texts, length] bool where ``masked``, and returns
+    ``vectors`` [texts, D] float32.
     """
-    ids = torch.zeros(2, tower.length, dtype=torch.int64)
-    _export(tower, {"ids": ids}, ["vectors"], [torch.export.Dim(TEXTS)], path)
+    inputs = {"ids": torch.zeros(2, tower.length, dtype=torch.int64)}
+    if masked:
+        inputs["mask"] = torch.ones(2, tower.length, dtype=torch.bool)
+    _export(tower, inputs, ["vectors"], [torch.export.Dim(TEXTS)] * len(inputs), path)
 
 
 def _export(

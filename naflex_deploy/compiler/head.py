@@ -12,7 +12,7 @@ def make_head(section: HeadSection, checkpoint: Checkpoint) -> Head | None:
     """The head of a checkpoint under a profile; ``None`` if the checkpoint has no classifier.
 
     Raises:
-        UsageError: The profile names a class that the model does not have.
+        UsageError: The profile names a class that the model does not have, or a softmax of one output.
     """
     classes = checkpoint.architecture.classes
     if not classes:
@@ -21,9 +21,15 @@ def make_head(section: HeadSection, checkpoint: Checkpoint) -> Head | None:
     for name in section.thresholds:
         if name not in labels:
             raise UsageError(f"head.thresholds: {checkpoint.source} has no class '{name}'", hint=nearest(name, labels))
+    scores = checkpoint.scores if section.scores == "auto" else section.scores
+    if scores == "softmax" and classes == 1:
+        raise UsageError(
+            f"head.scores = 'softmax': {checkpoint.source} has one output, whose softmax is 1 for every image",
+            hint="'sigmoid' or 'raw'",
+        )
     return Head(
         labels=labels,
-        scores=checkpoint.scores if section.scores == "auto" else section.scores,
+        scores=scores,
         thresholds=[section.thresholds.get(name, section.threshold) for name in labels]
         if section.threshold or section.thresholds
         else [],

@@ -26,7 +26,7 @@ from naflex_deploy.compiler.head import make_head
 from naflex_deploy.compiler.quantize.spec import QuantSpec, numbered
 from naflex_deploy.compiler.quantize.subject import subject_of
 from naflex_deploy.compiler.text_tower import add_text
-from naflex_deploy.compiler.zero_shot import read_labels, with_labels
+from naflex_deploy.compiler.zero_shot import cut_texts, read_labels, with_labels
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import GateError, UsageError
 from naflex_deploy.core.files import new_directory, sync_tree
@@ -145,7 +145,10 @@ def read_checkpoint(
         checkpoint = with_patch_size(checkpoint, patch_size)
     if named:
         report(f"embedding {len(named)} labels")
-        checkpoint = with_labels(checkpoint, read_text(model, lora), named)
+        tower = read_text(model, lora)
+        for cut in cut_texts(tower, named):
+            report(f"a text is cut after {tower.tokens.length} tokens: {cut}")
+        checkpoint = with_labels(checkpoint, tower, named)
     return checkpoint
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,13 +35,15 @@ def add_text(text: Text, bundle: Path) -> TextTower:
     folder = bundle / FOLDER
     folder.mkdir()
     tower, path = text.model(), folder / "model.onnx"
-    export_text(tower, path)
+    export_text(tower, path, masked=text.tokens.mask)
     shutil.copyfile(text.tokenizer_file, folder / TOKENIZER)
     a = text.architecture
-    ids = np.random.default_rng(0).integers(0, a.vocabulary, (3, a.length))
+    feeds: dict[str, np.ndarray[Any, Any]] = {"ids": np.random.default_rng(0).integers(0, a.vocabulary, (3, a.length))}
+    if text.tokens.mask:
+        feeds["mask"] = np.arange(a.length) < np.array([[1], [a.length // 2], [a.length]])
     with torch.inference_mode():
-        reference = tower(torch.from_numpy(ids)).numpy()
-    (found,) = open_tower(path).run(None, {"ids": ids})
+        reference = tower(*map(torch.from_numpy, feeds.values())).numpy()
+    (found,) = open_tower(path).run(None, feeds)
     error = float(np.abs(found - reference).max() / np.abs(reference).max())
     if not error <= TOLERANCE:
         raise GateError(f"the exported text tower is off by {error:.1e} of the largest value, expected {TOLERANCE:g}")

@@ -16,17 +16,19 @@ from naflex_deploy.core.errors import CheckpointError, UsageError
 
 @dataclass(frozen=True)
 class Label:
-    """A class: its name, and the text that describes it."""
+    """A class: its name, and the texts that describe it."""
 
     name: str
-    text: str
+    texts: tuple[str, ...]
 
 
 def read_labels(path: Path) -> list[Label]:
     """Read one label per line: its text, or its name, a tab and its text. Empty lines are skipped.
 
+    A name in several lines is a label with several texts.
+
     Raises:
-        UsageError: The file cannot be read, holds no label, or holds a label twice.
+        UsageError: The file cannot be read, holds no label, or holds a text of a label twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -36,24 +38,38 @@ def read_labels(path: Path) -> list[Label]:
         ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
-    labels: dict[str, tuple[int, Label]] = {}
+    labels: dict[str, dict[str, int]] = {}
     for number, line in enumerate(lines, 1):
         name, _, text = (part.strip() for part in line.partition("\t"))
         if not name and not text:
             continue
         if not name:
             raise UsageError(f"{path}: line {number}: a text has no name", hint="write a line as NAME or NAME<TAB>TEXT")
-        if name in labels:
-            raise UsageError(f"{path}: line {number}: '{name}' is already in line {labels[name][0]}")
-        labels[name] = number, Label(name, text or name)
+        texts = labels.setdefault(name, {})
+        if (text or name) in texts:
+            raise UsageError(
+                f"{path}: line {number}: '{name}' is already in line {texts[text or name]}, with the same text",
+                hint="remove one of the two lines",
+            )
+        texts[text or name] = number
     if not labels:
-        raise UsageError(f"{path}: expected one label per line, found none")
-    return [label for _, label in labels.values()]
+        raise UsageError(
+            f"{path}: expected one label per line, found none", hint="write a line as NAME or NAME<TAB>TEXT"
+        )
+    return [Label(name, tuple(texts)) for name, texts in labels.items()]
+
+
+def cut_texts(text: Text, labels: Sequence[Label]) -> list[str]:
+    """The texts of labels that are longer than the model reads."""
+    every = [one for label in labels for one in label.texts]
+    return [one for one, cut in zip(every, text.cut(every), strict=True) if cut]
 
 
 @torch.no_grad()
 def with_labels(checkpoint: Checkpoint, text: Text, labels: Sequence[Label]) -> Checkpoint:
-    """A checkpoint with a classifier whose logit of each label is ``scale · cos(image, text) + bias``.
+    """A checkpoint with a classifier whose logit of each label is ``scale · cos(image, label) + bias``.
+
+    The vector of a label is the mean of the normalised vectors of its texts, as in SigLIP's own evaluation.
 
     Raises:
         CheckpointError: The checkpoint already has a classifier, or its image vectors do not live in the text space.
@@ -65,9 +81,10 @@ def with_labels(checkpoint: Checkpoint, text: Text, labels: Sequence[Label]) -> 
             f"attention head, found {a.pooled_width} from pooling '{a.pooling}' and {a.classes} classes",
             hint="pass the two-tower checkpoint that was not fine-tuned for classification",
         )
-    vectors = F.normalize(text.model()(text.tokenize([label.text for label in labels])), dim=-1)
+    every = F.normalize(text.vectors([one for label in labels for one in label.texts]), dim=-1)
+    means = [vectors.mean(0) for vectors in torch.split(every, [len(label.texts) for label in labels])]
     classifier = {
-        "classifier.weight": text.scale * vectors,
+        "classifier.weight": text.scale * F.normalize(torch.stack(means), dim=-1),
         "classifier.bias": torch.full((len(labels),), text.bias),
     }
     return replace(

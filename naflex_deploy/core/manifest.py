@@ -140,14 +140,12 @@ class Tokenization(Entry):
     """How texts become rows of token ids: all of one length, padded with one token on one side.
 
     Attributes:
-        lowercase: Texts are put into lower case first, as SigLIP2 was trained.
         mask: The text tower leaves padding out of attention.
     """
 
     length: int
     pad_token: str
     side: Literal["left", "right"]
-    lowercase: bool = True
     mask: bool = False
 
 

@@ -154,12 +154,13 @@ class HeadSection(Section):
     """How classes are scored.
 
     Attributes:
-        scores: ``softmax``: one of the classes; ``sigmoid``: each by itself; ``auto``: as the checkpoint says.
+        scores: ``softmax``: one of the classes; ``sigmoid``: each by itself; ``raw``: the outputs themselves, as of a
+            regression; ``auto``: as the checkpoint says.
         threshold: Minimum score at which a class is reported.
         thresholds: Thresholds of single classes, by name.
     """
 
-    scores: Literal["auto", "softmax", "sigmoid"] = "auto"
+    scores: Literal["auto", "softmax", "sigmoid", "raw"] = "auto"
     threshold: Score = 0.0
     thresholds: dict[str, Score] = {}
 

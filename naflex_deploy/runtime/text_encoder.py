@@ -51,9 +51,22 @@ class Tokenizer:
         self._length = spec.length
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Token ids of the texts: [N, length] int64."""
-        encoded = self._tokenizer.encode_batch([self._lowercase.normalize_str(text) for text in texts])
-        return np.array([row.ids for row in encoded], np.int64).reshape(-1, self._length)
+        """Token ids [N, length] int64."""
+        return self.encode(texts)[0]
+
+    def encode(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Token ids [N, length] int64, and which of them are no padding [N, length] bool."""
+        rows = self._rows(texts)
+        ids = np.array([row.ids for row in rows], np.int64).reshape(-1, self._length)
+        return ids, np.array([row.attention_mask for row in rows], np.bool_).reshape(-1, self._length)
+
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the length, so that its end is lost."""
+        return [bool(row.overflowing) for row in self._rows(texts)]
+
+    def _rows(self, texts: Sequence[str]) -> list[Any]:
+        found: list[Any] = self._tokenizer.encode_batch([self._lowercase.normalize_str(text) for text in texts])
+        return found
 
 
 class TextEncoder:
@@ -81,7 +94,8 @@ class TextEncoder:
         width = int(self._session.get_outputs()[0].shape[-1])
         rows = [np.zeros((0, width), np.float32)]
         for start in range(0, len(texts), BATCH):
-            rows += self._session.run(None, {"ids": self._tokenize(texts[start : start + BATCH])})
+            ids, mask = self._tokenize.encode(texts[start : start + BATCH])
+            rows += self._session.run(None, {"ids": ids} | ({"mask": mask} if self.spec.tokens.mask else {}))
         return np.concatenate(rows)
 
     def logits(self, images: Float, texts: Float) -> Float:
@@ -102,6 +116,8 @@ class TextEncoder:
 
 def open_tower(path: Path) -> Any:
     """Load a text tower's graph into ONNX Runtime: ``ids`` [N, length] int64 → ``vectors`` [N, D] float32.
+
+    Where padding is masked it takes ``mask`` [N, length] bool as well.
 
     Raises:
         IncompatibleError: ONNX Runtime cannot load the graph.

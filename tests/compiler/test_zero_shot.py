@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import Siglip2Model, Siglip2VisionModel
+from transformers import AutoTokenizer, Siglip2Model, Siglip2VisionModel
 
 import naflex_deploy as nd
 from naflex_deploy.compiler import text_tower as building
 from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.compiler.checkpoints.text_checkpoint import read_text
-from naflex_deploy.compiler.zero_shot import Label, read_labels, with_labels
+from naflex_deploy.compiler.zero_shot import Label, cut_texts, read_labels, with_labels
 from naflex_deploy.core.errors import BundleError, CheckpointError, GateError, MissingExtraError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.manifest import Manifest, Tokenization
@@ -40,10 +40,10 @@ def images() -> list[np.ndarray]:
     return [generator.integers(0, 256, (8 * h, 8 * w, 3), np.uint8) for h, w in ((3, 5), (1, 7), (6, 6))]
 
 
-def ids(texts: list[str], side: str = "right") -> torch.Tensor:
-    """As the model's own processor lays texts out."""
-    rows = tokenizer(side)(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
-    return rows["input_ids"]
+def rows(texts: list[str], side: str = "right") -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` as the model's own processor lays texts out."""
+    found = tokenizer(side)(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
+    return {name: found[name] for name in ("input_ids", "attention_mask")}
 
 
 def texts_of_labels() -> list[str]:
@@ -52,41 +52,96 @@ def texts_of_labels() -> list[str]:
 
 def expected(original: Siglip2Model, images: list[np.ndarray], texts: list[str]) -> np.ndarray:
     """[N, M] logits, image by image, on pixels of -1…1."""
-    rows = []
+    found_rows = []
     for image in images:
         h, w = image.shape[0] // 8, image.shape[1] // 8
         patches = image.reshape(h, 8, w, 8, 3).transpose(0, 2, 1, 3, 4).reshape(1, h * w, 192)
         with torch.inference_mode():
             found = original(
-                input_ids=ids(texts),
+                **rows(texts),
                 pixel_values=torch.from_numpy(patches.astype(np.float32)) / 127.5 - 1,
                 pixel_attention_mask=torch.ones(1, h * w, dtype=torch.int64),
                 spatial_shapes=torch.tensor([[h, w]]),
             )
-        rows.append(found.logits_per_image.numpy()[0])
-    return np.stack(rows)
+        found_rows.append(found.logits_per_image.numpy()[0])
+    return np.stack(found_rows)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_texts_are_laid_out_as_transformers_does(side: str, tmp_path: Path) -> None:
     tokenizer(side).save_pretrained(tmp_path)
     own = Tokenizer(tmp_path / "tokenizer.json", Tokenization(length=LENGTH, pad_token="<pad>", side=side))
-    np.testing.assert_array_equal(own(TEXTS), ids(TEXTS, side).numpy())
+    expected_ids, expected_mask = rows(TEXTS, side).values()
+    found_ids, found_mask = own.encode(TEXTS)
+    np.testing.assert_array_equal(found_ids, expected_ids.numpy())
+    np.testing.assert_array_equal(found_mask, expected_mask.bool().numpy())
     assert own([]).shape == (0, LENGTH)
 
 
 def test_the_directory_says_how_texts_are_laid_out(directory: Path, tmp_path: Path) -> None:
-    assert read_text(directory).tokens == Tokenization(length=LENGTH, pad_token="<pad>", side="right")
+    expected_layout = Tokenization(length=LENGTH, pad_token="<pad>", side="right", mask=True)
+    assert read_text(directory).tokens == expected_layout
     other = shutil.copytree(directory, tmp_path / "other")
     tokenizer("left").save_pretrained(other)
     assert read_text(other).tokens.side == "left"
 
 
+TOKENIZER_CONFIGS: dict[str, dict[str, object]] = {
+    "as it is": {},
+    "left": {"padding_side": "left"},
+    "no side": {"padding_side": None},
+    "no side, another class": {"padding_side": None, "tokenizer_class": "GemmaTokenizer"},
+    "no mask": {"model_input_names": ["input_ids"]},
+    "no mask, no side": {"model_input_names": ["input_ids"], "padding_side": None},
+    "another padding token": {"pad_token": "<eos>"},
+    "padding token as an object": {"pad_token": {"content": "<pad>", "__type": "AddedToken", "special": True}},
+}
+
+
+@pytest.mark.parametrize("changes", TOKENIZER_CONFIGS.values(), ids=TOKENIZER_CONFIGS)
+def test_vectors_are_those_of_transformers_whatever_the_tokenizer_says(
+    changes: dict[str, object], directory: Path, original: Siglip2Model, tmp_path: Path
+) -> None:
+    other = edited(directory, tmp_path, changes)
+    own = AutoTokenizer.from_pretrained(other)
+    laid_out = own(TEXTS, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
+    with torch.inference_mode():
+        reference = original.get_text_features(**laid_out).pooler_output.numpy()
+    found = read_text(other).vectors(TEXTS).numpy()
+    assert np.abs(found - reference).max() <= 1e-5 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"padding_side": "middle"},
+        {"truncation_side": "left"},
+        {"pad_token": 3},
+        {"model_input_names": "input_ids"},
+    ],
+    ids=str,
+)
+def test_what_the_tokenizer_cannot_say(changes: dict[str, object], directory: Path, tmp_path: Path) -> None:
+    ((name, value),) = changes.items()
+    with pytest.raises(CheckpointError, match=f"tokenizer_config.json: {name} = {value!r} is not supported"):
+        read_text(edited(directory, tmp_path, changes))
+
+
+def edited(directory: Path, tmp_path: Path, changes: dict[str, object]) -> Path:
+    """A copy whose tokenizer_config.json is changed; ``None`` removes a key."""
+    other = shutil.copytree(directory, tmp_path / "other")
+    path = other / "tokenizer_config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return other
+
+
 def test_text_vectors_are_those_of_transformers(directory: Path, original: Siglip2Model, bundle: Path) -> None:
     with torch.inference_mode():
-        reference = original.get_text_features(ids(TEXTS)).pooler_output.numpy()
+        reference = original.get_text_features(**rows(TEXTS)).pooler_output.numpy()
     encoder = nd.load(bundle).text
-    for found in (read_text(directory).model()(ids(TEXTS)).numpy(), encoder.embed(TEXTS)):
+    assert encoder.spec.tokens.mask
+    for found in (read_text(directory).vectors(TEXTS).numpy(), encoder.embed(TEXTS)):
         assert np.abs(found - reference).max() <= 1e-5 * np.abs(reference).max()
     assert encoder.embed([]).shape == (0, reference.shape[1])
     many = encoder.embed(TEXTS * 30)
@@ -149,7 +204,9 @@ def test_an_exported_tower_that_differs_is_refused(
     text = read_text(directory)
     other = replace(text, weights=text.weights | {"head.bias": text.weights["head.bias"] + 0.01})
     monkeypatch.setattr(
-        building, "export_text", lambda tower, path: shutil.copytree(bundle / "text", path.parent, dirs_exist_ok=True)
+        building,
+        "export_text",
+        lambda tower, path, masked: shutil.copytree(bundle / "text", path.parent, dirs_exist_ok=True),
     )
     with pytest.raises(GateError, match="text tower is off by"):
         building.add_text(other, tmp_path)
@@ -168,7 +225,7 @@ def test_a_module_in_memory_reads_texts_where_there_is_a_tokenizer(original: Sig
         (b"", "expected one label per line, found none"),
         (b"\n  \n\t\n", "expected one label per line, found none"),
         (b"cat\ndog\n cat \n", "line 3: 'cat' is already in line 1"),
-        (b"cat\ta photo of a cat\ncat\ta drawing\n", "line 2: 'cat' is already in line 1"),
+        (b"cat\tx\ndog\ncat\ty\ncat\tx\n", "line 4: 'cat' is already in line 1, with the same text"),
         (b"\ta text without a name\n", "line 1: a text has no name"),
         (b"caf\xe9\n", "is not UTF-8 text"),
         (None, "cannot read"),
@@ -185,16 +242,35 @@ def test_label_files_that_name_no_classes(tmp_path: Path, content: bytes | None,
 
 
 def test_label_files(tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_bytes("\ufeffcat\r\nred car\ta photo of a red car\r\n\r\n東京\n".encode())
+    (tmp_path / "labels.txt").write_bytes(
+        "\ufeffcat\r\nred car\ta photo of a red car\r\n\r\n東京\nred car\ta drawing\n".encode()
+    )
     assert read_labels(tmp_path / "labels.txt") == [
-        Label("cat", "cat"),
-        Label("red car", "a photo of a red car"),
-        Label("東京", "東京"),
+        Label("cat", ("cat",)),
+        Label("red car", ("a photo of a red car", "a drawing")),
+        Label("東京", ("東京",)),
     ]
 
 
+def test_several_texts_of_a_label_are_averaged_as_siglip_does(directory: Path, original: Siglip2Model) -> None:
+    labels = [Label("cat", ("a cat", "a photo of a cat", "cat")), Label("x", ("x",))]
+    checkpoint = with_labels(read(directory), read_text(directory), labels)
+    with torch.inference_mode():
+        every = original.get_text_features(**rows([text for label in labels for text in label.texts])).pooler_output
+    unit = torch.nn.functional.normalize(every, dim=-1)
+    mean = torch.nn.functional.normalize(unit[:3].mean(0), dim=-1)
+    expected_rows = original.logit_scale.detach().exp() * torch.stack([mean, unit[3]])
+    torch.testing.assert_close(checkpoint.weights["classifier.weight"], expected_rows, rtol=1e-5, atol=1e-3)
+    assert checkpoint.labels == ("cat", "x")
+
+
+def test_texts_that_are_cut_are_named(directory: Path) -> None:
+    labels = [Label("long", (TEXTS[4], "a cat")), Label("x", ("x",))]
+    assert cut_texts(read_text(directory), labels) == [TEXTS[4]]
+
+
 def test_what_cannot_have_labels_says_why(directory: Path, tmp_path: Path) -> None:
-    labels = [Label("cat", "cat")]
+    labels = [Label("cat", ("cat",))]
     text = read_text(directory)
     bare = small(Siglip2VisionModel, num_hidden_layers=1)
     with pytest.raises(CheckpointError, match="Siglip2VisionModel has no text tower"):

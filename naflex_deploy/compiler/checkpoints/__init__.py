@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.compiler.checkpoints.tensors import unwrapped_module
 from naflex_deploy.core.errors import CheckpointError, NoCheckpointError, nearest
 
 # prefix of SPEC → module:function, imported when used
@@ -29,8 +30,6 @@ MODULE_READERS = {
     "Siglip2Model": "hf.reader:read_module",
     "Siglip2VisionModel": "hf.reader:read_module",
 }
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-"""Class of a wrapper → where it keeps the model."""
 
 
 def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
@@ -65,8 +64,7 @@ def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
 
 def _read_module(model: nn.Module) -> Checkpoint:
     """A module, or what torch.compile or data parallel wraps, of one of the classes known or derived from one."""
-    while type(model).__name__ in WRAPPERS:
-        model = getattr(model, WRAPPERS[type(model).__name__])
+    model = unwrapped_module(model)
     for kind in type(model).__mro__:
         if kind.__name__ in MODULE_READERS:
             return _reader(MODULE_READERS[kind.__name__])(model)

@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from naflex_deploy.compiler.checkpoints.files.choice import ADAPTER, ADAPTER_CONFIG
 from naflex_deploy.compiler.checkpoints.files.load import load_json, load_safetensors
+from naflex_deploy.compiler.checkpoints.tensors import bare_name
 from naflex_deploy.core.errors import CheckpointError
 
 ROOT = "base_model.model."
@@ -18,45 +20,54 @@ ROOT = "base_model.model."
 
 PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(\.weight)?")
 
-UNSUPPORTED = (
-    "use_dora",
-    "use_qalora",
-    "fan_in_fan_out",
-    "lora_bias",
-    "layer_replication",
-    "trainable_token_indices",
-    "alora_invocation_tokens",
-    "target_parameters",
+HARMLESS = {
+    *(
+        "peft_type",
+        "task_type",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "peft_version",
+    ),
+    *("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "modules_to_save"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "init_lora_weights"),
+    *("eva_config", "corda_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core"),
+    *("qalora_group_size", "runtime_config", "ensure_weight_tying", "peft_version"),
+}
+"""Options that the formula takes into account, or that act in training alone. Any other that is set is refused."""
+
+INITS: tuple[object, ...] = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Values of ``init_lora_weights`` that leave the base as it is. PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take a part out
+of the base's weights, which peft takes out again when it loads the adapter."""
+
+MERGE = "merge it with peft (merge_and_unload), save the model, and give that"
+CONVERT = (
+    "save it from training with path_initial_model_for_weight_conversion, which makes it a plain LoRA adapter, or "
+    "merge it with peft (merge_and_unload), save the model, and give that"
 )
-"""Options under which merging is not the formula above."""
 
 
 def merge(tensors: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor]:
-    """Merge an adapter: its pairs are added, modules that were trained whole replace their like.
+    """Merge an adapter: its pairs are added to weights, and modules that were trained whole replace those of the model.
 
     The formula is that of Hu et al., LoRA, 2021: ``s = α/r``; with ``use_rslora``, ``s = α/√r``.
 
     Args:
-        tensors: Of the base model, by its own names.
+        tensors: The base model's, by its own names.
         adapter: A directory with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
         CheckpointError: It is of another kind, changes a tensor that the model does not have, or has other shapes.
     """
     source = str(adapter)
-    config = load_json(adapter / "adapter_config.json", source)
-    if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{source}: peft_type is {config.get('peft_type')!r}, expected 'LORA'")
-    for option in UNSUPPORTED:
-        if config.get(option):
-            raise CheckpointError(
-                f"{source}: {option} = {config[option]!r} is not supported",
-                hint="merge it with peft (merge_and_unload), save the model, and give that",
-            )
+    config = load_json(adapter / ADAPTER_CONFIG, source)
+    _check(config, source)
     pairs, whole = _parse(_load(adapter, source), source)
+    names = _Names(tensors)
     merged = dict(tensors)
     for module, (embedding, halves) in pairs.items():
-        name = _own_name(f"{module}.weight", tensors)
+        name = names.own(f"{module}.weight")
         if name is None or set(halves) != {"A", "B"}:
             raise CheckpointError(
                 f"{source}: expected a weight and both halves for '{module}', found "
@@ -75,7 +86,7 @@ def merge(tensors: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor]:
         change = b @ a
         merged[name] = weight + _scale(config, module, len(a)) * (change.T if embedding else change)
     for module, tensor in whole.items():
-        name = _own_name(module, tensors) or module
+        name = names.own(module) or bare_name(module)
         if name in tensors and tensors[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{source}: '{module}': expected shape {list(tensors[name].shape)}, found {list(tensor.shape)}",
@@ -86,7 +97,7 @@ def merge(tensors: Mapping[str, Tensor], adapter: Path) -> dict[str, Tensor]:
 
 
 def _load(adapter: Path, source: str) -> dict[str, Tensor]:
-    names = ("adapter_model.safetensors", "adapter_model.bin")
+    names = (ADAPTER, "adapter_model.bin")
     return load_safetensors(
         next((adapter / name for name in names if (adapter / name).exists()), adapter / names[0]), source
     )
@@ -107,7 +118,7 @@ def _parse(
         elif "lora_" in name:
             raise CheckpointError(
                 f"{source}: tensor '{key}' is not supported",
-                hint="merge it with peft (merge_and_unload), save the model, and give that",
+                hint=MERGE,
             )
         else:
             whole[name] = tensor
@@ -122,8 +133,47 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _own_name(name: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """A name as the file has it: a vision model alone is stored with or without its prefix."""
-    prefix = "vision_model."
-    spellings = (name, f"{prefix}{name}", name.removeprefix(prefix))
-    return next((spelling for spelling in spellings if spelling in tensors), None)
+def _check(config: Mapping[str, Any], source: str) -> None:
+    if config.get("peft_type") != "LORA":
+        raise CheckpointError(f"{source}: peft_type is {config.get('peft_type')!r}, expected 'LORA'", hint=MERGE)
+    init = config.get("init_lora_weights", True)
+    if not any(init is known or (isinstance(init, str) and init == known) for known in INITS):
+        raise CheckpointError(
+            f"{source}: init_lora_weights = {init!r} is not supported: such an adapter is relative to a base that peft "
+            "changes when it loads it",
+            hint=CONVERT,
+        )
+    for option, value in config.items():
+        if option not in HARMLESS and value:
+            raise CheckpointError(f"{source}: {option} = {value!r} is not supported", hint=MERGE)
+    alphas = config.get("alpha_pattern") or {}
+    numbers = [config.get("lora_alpha", 8), *(alphas.values() if isinstance(alphas, dict) else ["?"])]
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        raise CheckpointError(
+            f"{source}: lora_alpha = {config.get('lora_alpha')!r} with alpha_pattern = {alphas!r} is not supported",
+            hint="expected numbers",
+        )
+
+
+class _Names:
+    """Names in a file, found by names of an adapter: either may have ``vision_model.`` where the other has not, as
+    versions of transformers differ in that, and either may have what wrappers put before names.
+
+    Args:
+        tensors: By their names in the file.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._exact = tensors.keys()
+        for name in tensors:
+            self._names.setdefault(_without_part(name), []).append(name)
+
+    def own(self, name: str) -> str | None:
+        """The one name in the file that is meant; ``None`` where there is none, or several may be."""
+        found = [name] if name in self._exact else self._names.get(_without_part(name), [])
+        return found[0] if len(found) == 1 else None
+
+
+def _without_part(name: str) -> str:
+    return ".".join(part for part in bare_name(name).split(".") if part != "vision_model")

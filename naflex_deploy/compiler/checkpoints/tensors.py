@@ -1,4 +1,4 @@
-"""Taking tensors out of a checkpoint so that none is missed, left over or of another shape."""
+"""A checkpoint's tensors, taken out so that none is missing, left over, quantised or of another shape."""
 
 from __future__ import annotations
 
@@ -6,11 +6,32 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from naflex_deploy.core.errors import CheckpointError
 
+ANYWHERE = ("_orig_mod", "module")
+"""Parts of a name that ``torch.compile`` and (distributed) data parallel put before whatever they wrap."""
+LEADING = ("model", "ema_model", "ema")
+"""Parts that training loops put before the names of the model that they hold."""
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+"""Class of a wrapper → where it keeps the model."""
 DEQUANTISE = "load it where it was made, dequantise it (model.dequantize() in transformers), and save it in bfloat16"
+
+
+def bare_name(name: str) -> str:
+    """The name of a tensor in the model itself, without what wrappers put into it when it was saved."""
+    parts = [part for part in name.split(".") if part not in ANYWHERE]
+    while len(parts) > 1 and parts[0] in LEADING:
+        del parts[0]
+    return ".".join(parts)
+
+
+def unwrapped_module(module: nn.Module) -> nn.Module:
+    """The model itself, which ``torch.compile`` or data parallel may have wrapped."""
+    while type(module).__name__ in WRAPPERS:
+        module = getattr(module, WRAPPERS[type(module).__name__])
+    return module
 
 
 def refuse_quantised(config: Mapping[str, Any], source: str) -> None:

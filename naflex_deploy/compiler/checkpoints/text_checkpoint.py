@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from naflex_deploy.compiler.checkpoints.files.choice import TEXT_SETTINGS
 from naflex_deploy.compiler.checkpoints.files.hub import download
 from naflex_deploy.compiler.checkpoints.files.load import load_json
 from naflex_deploy.compiler.checkpoints.hf import reader as hf
-from naflex_deploy.compiler.checkpoints.tensors import Tensors
-from naflex_deploy.compiler.checkpoints.weights import load_weights
+from naflex_deploy.compiler.checkpoints.tensors import Tensors, refuse_quantised, unwrapped_module
+from naflex_deploy.compiler.checkpoints.values import Values
+from naflex_deploy.compiler.checkpoints.weights import load_weights, unwrapped
 from naflex_deploy.compiler.model.text_transformer import TextArchitecture, TextTransformer
 from naflex_deploy.core.errors import CheckpointError
 from naflex_deploy.core.manifest import Tokenization
 from naflex_deploy.runtime.text_encoder import Tokenizer
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, TOKENIZER_CONFIG = TEXT_SETTINGS
 
 # What transformers assumes where config.json leaves a key out.
 DEFAULTS: dict[str, Any] = {
@@ -77,21 +79,36 @@ class Text:
             )
         return self.tokenizer
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """[N, length] int64.
+    def vectors(self, texts: Sequence[str]) -> Tensor:
+        """[N, D] float32, not normalised.
+
+        Raises:
+            CheckpointError, MissingExtraError: See `tokenize`.
+        """
+        ids, mask = self.tokenize(texts)
+        with torch.inference_mode():
+            found: Tensor = self.model()(ids, mask if self.tokens.mask else None)
+        return found
+
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text is longer than the model takes, so that its end is lost."""
+        return Tokenizer(self.tokenizer_file, self.tokens).cut(texts)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids [N, length] int64, and which of them are no padding [N, length] bool.
 
         Raises:
             CheckpointError: There is no tokenizer, or it belongs to another model.
             MissingExtraError: The package ``tokenizers`` is not installed.
         """
-        ids = torch.from_numpy(Tokenizer(self.tokenizer_file, self.tokens)(texts))
+        ids, mask = (torch.from_numpy(rows) for rows in Tokenizer(self.tokenizer_file, self.tokens).encode(texts))
         if len(ids) and int(ids.max()) >= self.architecture.vocabulary:
             raise CheckpointError(
                 f"{self.source}: {TOKENIZER} gives token {int(ids.max())}, expected below "
                 f"{self.architecture.vocabulary}",
                 hint="the tokenizer and the weights belong to different models",
             )
-        return ids
+        return ids, mask
 
 
 def read_text(model: str | Path | nn.Module, lora: Path | None = None) -> Text:
@@ -105,10 +122,11 @@ def read_text(model: str | Path | nn.Module, lora: Path | None = None) -> Text:
         CheckpointError: The model has no text tower, or it cannot be read.
     """
     if isinstance(model, nn.Module):
+        model = unwrapped_module(model)
         source = type(model).__name__
-        if source == "Siglip2Model":
+        if any(kind.__name__ == "Siglip2Model" for kind in type(model).__mro__):
             config: dict[str, Any] = model.config.to_dict()  # type: ignore[union-attr, operator]
-            return _convert(config, Tensors(model.state_dict(), source), source, None)
+            return _convert(config, Tensors(unwrapped(model.state_dict(), source), source), source, None)
         raise _without(source)
     spec = str(model)
     if not spec.startswith("hf:") and not Path(spec).is_dir():
@@ -117,6 +135,7 @@ def read_text(model: str | Path | nn.Module, lora: Path | None = None) -> Text:
     config = load_json(path / "config.json", spec)
     if config.get("model_type") != "siglip2":
         raise _without(spec)
+    refuse_quantised(config, spec)
     return _convert(config, Tensors(load_weights(path, spec, lora), spec), spec, path)
 
 
@@ -170,11 +189,22 @@ def _convert(config: dict[str, Any], tensors: Tensors, source: str, directory: P
 
 
 def _tokenization(directory: Path | None, length: int, source: str) -> Tokenization:
-    stated = load_json(directory / "tokenizer_config.json", source, required=False) if directory else {}
-    pad = stated.get("pad_token") or "<pad>"
-    # config.json names a padding token too, and in published checkpoints it is another model's.
-    return Tokenization(
-        length=length,
-        pad_token=pad["content"] if isinstance(pad, dict) else pad,
-        side=stated.get("padding_side") or "right",
-    )
+    """How transformers lays texts out: with `Siglip2Tokenizer`, whichever class the file names, which pads left where
+    the file does not say, and gives a mask of padding, which the model applies, where the file does not leave it out.
+    """
+    stated = load_json(directory / TOKENIZER_CONFIG, source, required=False) if directory else {}
+    values = Values(stated, source, TOKENIZER_CONFIG, "Siglip2Tokenizer")
+    pad = stated.get("pad_token", "<pad>")
+    pad = pad.get("content") if isinstance(pad, dict) else pad
+    if not isinstance(pad, str):
+        raise values.wrong("pad_token", "a token")
+    side = stated.get("padding_side", "left")
+    if side not in ("left", "right"):
+        raise values.wrong("padding_side", "'left' or 'right'")
+    if stated.get("truncation_side", "right") != "right":
+        raise values.wrong("truncation_side", "'right'")
+    names = stated.get("model_input_names", ["input_ids", "attention_mask"])
+    if not isinstance(names, list) or "input_ids" not in names:
+        raise values.wrong("model_input_names", "a list with 'input_ids'")
+    # config.json names a padding token, too, and in published checkpoints that is another model's.
+    return Tokenization(length=length, pad_token=pad, side=side, mask="attention_mask" in names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -10,12 +10,8 @@ from torch import Tensor
 from naflex_deploy.compiler.checkpoints.files.choice import INDEX, choose_local
 from naflex_deploy.compiler.checkpoints.files.load import load_safetensors
 from naflex_deploy.compiler.checkpoints.lora import merge
+from naflex_deploy.compiler.checkpoints.tensors import bare_name
 from naflex_deploy.core.errors import CheckpointError
-
-ANYWHERE = ("_orig_mod", "module")
-"""Parts of a name that ``torch.compile`` and (distributed) data parallel put before whatever they wrap."""
-LEADING = ("model", "ema_model", "ema")
-"""Parts that training loops put before the names of the model that they hold."""
 
 
 def load_weights(path: Path, source: str, lora: Path | None = None) -> dict[str, Tensor]:
@@ -35,28 +31,15 @@ def unwrapped(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         CheckpointError: Two tensors have the same name then, as where a file holds the model and its averaged copy.
     """
     plain: dict[str, str] = {}
-    names = bare_names(tensors)
     for name in tensors:
-        other = plain.setdefault(names[name], name)
+        bare = bare_name(name)
+        other = plain.setdefault(bare, name)
         if other != name:
             raise CheckpointError(
-                f"{source}: '{other}' and '{name}' both stand for the tensor '{names[name]}': the file holds the model "
-                f"twice",
+                f"{source}: '{other}' and '{name}' both stand for the tensor '{bare}': the file holds the model twice",
                 hint="save the one that you mean alone",
             )
     return {name: tensors[wrapped] for name, wrapped in plain.items()}
-
-
-def bare_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name without what wrappers put into it."""
-    return {name: _bare(name) for name in names}
-
-
-def _bare(name: str) -> str:
-    parts = [part for part in name.split(".") if part not in ANYWHERE]
-    while len(parts) > 1 and parts[0] in LEADING:
-        del parts[0]
-    return ".".join(parts)
 
 
 def _load_directory(directory: Path, source: str) -> dict[str, Tensor]:

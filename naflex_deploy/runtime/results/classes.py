@@ -21,7 +21,9 @@ class Prediction:
 
 
 def score(logits: Float, head: Head) -> Float:
-    """Scores of 0…1 from [classes] logits: one distribution by softmax, or each class for itself by sigmoid."""
+    """Scores from [classes] logits: one distribution by softmax, each class on its own by sigmoid, or as they are."""
+    if head.scores == "raw":
+        return logits
     if head.scores == "sigmoid":
         # e^-|x| does not overflow, and σ(x) = 1 - σ(-x).
         small = np.exp(-np.abs(logits))

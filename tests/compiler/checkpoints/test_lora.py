@@ -59,6 +59,10 @@ def equal(found: object, expected: object) -> None:
         {"bias": "all"},
         {"bias": "lora_only"},
         {"target_modules": ["position_embedding", "patch_embedding"]},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "orthogonal", "r": 4},
+        {"exclude_modules": r".*layers\.0.*", "target_modules": r".*\.(q_proj|fc1)"},
+        {"layers_to_transform": [1]},
     ],
     ids=str,
 )
@@ -111,6 +115,44 @@ def test_a_classifier_trained_beside_the_adapter_is_added_to_a_model_without_one
     found = read(tmp_path / "base", tmp_path / "adapter")
     equal(found, read(merged))
     assert found.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_2", "olora"])
+def test_adapters_that_change_the_base_are_refused_and_their_conversion_is_read(init: str, tmp_path: Path) -> None:
+    base = small(Siglip2VisionModel, **FEW)
+    base.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=3, lora_alpha=3, target_modules=["q_proj", "fc1"], init_lora_weights=init)
+    adapted = get_peft_model(base, config)
+    adapted.peft_config["default"].init_lora_weights = True
+    adapted.save_pretrained(str(tmp_path / "before"))
+    adapted.peft_config["default"].init_lora_weights = init
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    adapted.save_pretrained(str(tmp_path / "trained"))
+    refused(tmp_path / "base", tmp_path / "trained", f"init_lora_weights = '{init}' is not supported: .*conversion")
+    converted = {"path_initial_model_for_weight_conversion": str(tmp_path / "before")}
+    adapted.save_pretrained(str(tmp_path / "converted"), **converted)
+    found = read(tmp_path / "base", tmp_path / "converted")
+    for name, tensor in read(adapted.merge_and_unload().eval()).weights.items():
+        torch.testing.assert_close(found.weights[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("base_part", ["", "vision_model."])
+@pytest.mark.parametrize("adapter_part", ["", "vision_model."])
+@pytest.mark.parametrize("outer", ["", "model.vision_tower."])
+def test_names_match_in_either_direction(outer: str, adapter_part: str, base_part: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 1}))
+    module = f"base_model.model.{outer}{adapter_part}encoder.q_proj"
+    save_file(
+        {f"{module}.lora_A.weight": torch.ones(1, 3), f"{module}.lora_B.weight": torch.ones(2, 1)},
+        tmp_path / "adapter_model.safetensors",
+    )
+    own = f"{outer}{base_part}encoder.q_proj.weight"
+    found = merge({own: torch.zeros(2, 3), "text_model.encoder.q_proj.weight": torch.zeros(2, 3)}, tmp_path)
+    assert found[own].tolist() == [[1.0] * 3] * 2
+    assert not found["text_model.encoder.q_proj.weight"].any()
 
 
 def test_names_without_the_prefix(tmp_path: Path) -> None:
@@ -205,6 +247,15 @@ def test_damaged_tensors_are_refused(base: Path, adapter: Path, changes: dict, m
         ({"use_dora": True}, "use_dora = True is not supported"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out = True is not supported"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights = 'corda' is not supported"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights = 'loftq' is not supported"),
+        ({"init_lora_weights": "lora_ga"}, "init_lora_weights = 'lora_ga' is not supported"),
+        ({"init_lora_weights": "of next year"}, "init_lora_weights = 'of next year' is not supported"),
+        ({"init_lora_weights": [1]}, r"init_lora_weights = \[1\] is not supported"),
+        ({"velora_config": {"a": 1}}, "velora_config = {'a': 1} is not supported"),
+        ({"of_next_year": 3}, "of_next_year = 3 is not supported"),
+        ({"lora_alpha": "7"}, "lora_alpha = '7' with"),
+        ({"alpha_pattern": [3]}, r"alpha_pattern = \[3\] is not supported"),
     ],
 )
 def test_other_kinds_of_adapters_are_refused(base: Path, adapter: Path, values: dict, match: str) -> None:

@@ -21,7 +21,7 @@ def read_head(config: Mapping[str, Any], outputs: int, source: str) -> tuple[tup
     """Names and scores of a classifier with so many outputs, as transformers' pipeline gives them.
 
     Raises:
-        CheckpointError: ``id2label`` leaves a class out, or ``problem_type`` is unknown.
+        CheckpointError: ``id2label`` leaves a class out, or ``problem_type`` is unknown or does not fit.
     """
     problem = config.get("problem_type")
     if not isinstance(problem, str | None) or problem not in PROBLEMS:
@@ -30,6 +30,11 @@ def read_head(config: Mapping[str, Any], outputs: int, source: str) -> tuple[tup
             hint=f"supported: {', '.join(str(known) for known in PROBLEMS if known)}",
         )
     scores = PROBLEMS[problem]
+    if outputs == 1 and problem == "single_label_classification":
+        raise CheckpointError(
+            f"{source}: config.json: problem_type = '{problem}' with one output is not supported",
+            hint="'regression' gives the value itself; without problem_type it is a sigmoid",
+        )
     if outputs == 1 and scores == "softmax":
         scores = "sigmoid"  # the softmax of one value is 1, whatever the image
     return _labels(config.get("id2label"), outputs, source), scores
