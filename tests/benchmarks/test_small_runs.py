@@ -48,7 +48,7 @@ def test_peers(run: Run, tmp_path: Path) -> None:
 
 
 def test_overhead(run: Run, tmp_path: Path) -> None:
-    """The benchmark itself holds every pack's result to that of the plain transformer."""
+    """The benchmark itself compares every pack's result with that of the plain transformer."""
     arguments = ("--tokens", "36", "--images", "1", "2", "--threads", "1", "--seconds", "0.1")
     report = run(overhead.main, tmp_path / "overhead.json", tmp_path / "overhead.json", *arguments)
     assert [(row["tokens"], row["images"]) for row in report["rows"]] == [

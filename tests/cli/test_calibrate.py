@@ -17,7 +17,7 @@ from tests.cli.conftest import Run
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-four pieces of a page, and a file that is none."""
+    """Twenty-four pieces of a page, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("pages") / "images"
     folder.mkdir()
     page = draw_page(3, "form").image.resize((300, 300))

@@ -92,7 +92,7 @@ def test_golden_packs_cover_what_goes_wrong_in_ports(bundle: Path) -> None:
 
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_builds_differ_in_time_alone(bundle: Path, tmp_path: Path, seed: str) -> None:
-    """Neither in another process, where sets have another order. Threads, one here, are the same: they add in turns."""
+    """Also in another process, where sets have another order. A single thread keeps the order of sums the same."""
     command = [sys.executable, "-c", BUILD, str(tmp_path / "again"), str(bundle), "never"]
     subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}, check=True)
     assert Manifest.read(tmp_path / "again").files == Manifest.read(bundle).files
@@ -176,7 +176,7 @@ def test_a_killed_build_leaves_no_bundle_and_the_next_sweeps(bundle: Path, tmp_p
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """As a full disk does, but real and without mounting one: every write beyond it fails."""
+    """Limit the size of files, so that every further write fails as on a full disk, without mounting one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -63,7 +63,7 @@ def test_seeds_choose_all_kinds():
 
 
 def test_aspect_ratios_of_any_two_kinds_overlap():
-    """Within the middle four fifths of each kind lie pages of every other kind."""
+    """The middle four fifths of the aspect ratios of each kind contain pages of every other kind."""
     aspects = {
         kind: np.array([image.height / image.width for image in (draw_page((5, i), kind).image for i in range(16))])
         for kind in KINDS

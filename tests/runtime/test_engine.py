@@ -152,7 +152,7 @@ def test_an_unknown_output_is_refused_with_those_there_are(engine: Engine) -> No
 
 @pytest.mark.parametrize("form", ["path", "text", "bytes", "array", "grey", "picture", "file", "patches", "none"])
 def test_one_image_is_not_taken_for_several(engine: Engine, tmp_path: Path, form: str) -> None:
-    """An array would give a vector a row, a path one a letter."""
+    """An array would give one vector per row, and a path one per letter."""
     path = tmp_path / "a.png"
     Image.fromarray(photo(2)).save(path)
     with path.open("rb") as file:

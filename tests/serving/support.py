@@ -103,7 +103,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def vector(image: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """[8]: what the server must answer for an image that is not resized."""
+    """The answer that the server must give for an image that is not resized, [8]."""
     result = expected(patchify(image, PATCH), scale)
     assert result.shape == (WIDTH,)
     return result

@@ -89,12 +89,12 @@ def projection(scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected(image: Patches, scale: float = 1.0) -> np.ndarray:
-    """[8]: ``pooled`` of an image."""
+    """The ``pooled`` output of an image, [8]."""
     return (image.pixels.astype(np.float64) @ projection(scale)[0].astype(np.float64)).sum(0).astype(np.float32)
 
 
 def write_summing_bundle(path: Path, *, scale: float = 1.0) -> Path:
-    """Write such a bundle, its engine an ONNX graph."""
+    """Write such a bundle, whose engine is an ONNX graph."""
     manifest = summing_manifest(scale=scale)
     variant = manifest.variants[0]
     weights, head = projection(scale)

@@ -15,7 +15,7 @@ from naflex_deploy.core.profile import Method
 def observed(
     portable: Path, images: Sequence[Patches], prefix: int = 0, method: Method = "percentile", held_out: int = 0
 ) -> QuantSpec:
-    """What these images say of every linear layer; the last ``held_out`` are kept for measuring."""
+    """A calibration from these images, of which the last ``held_out`` are kept for measuring."""
     seen, kept = images[: len(images) - held_out], images[len(images) - held_out :]
     observer = Observer(portable)
     sites: dict[str, SiteObservation] = {}

@@ -36,7 +36,7 @@ ANSWERS = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 
 
 def without_kernel(graph: onnx.GraphProto) -> Iterator[str]:
-    """Nodes that no CUDA kernel computes, each with the type that it has."""
+    """Nodes without a CUDA kernel, each with its type."""
     kinds = {value.name: value.type.tensor_type.elem_type for value in graph.input}
     kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     for node in graph.node:

@@ -35,7 +35,7 @@ def shared_exports() -> Iterator[None]:
 
 @contextmanager
 def exporting_anew() -> Iterator[None]:
-    """For tests of the export itself: it runs whether or not the same was exported before."""
+    """For tests of the export itself, which then always runs."""
     with patch.object(export, "_export", _REAL):
         yield
 
@@ -43,7 +43,7 @@ def exporting_anew() -> Iterator[None]:
 def _shared(
     model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], first_axes: Sequence[Any], path: Path
 ) -> None:
-    """In the place of `export._export`: a copy, where this or another process exported the same before."""
+    """Replaces `export._export`: copies the graph if this or another process exported the same before."""
     try:
         key = _digest(model, inputs, outputs, first_axes)
     except (pickle.PicklingError, AttributeError):  # It contains an anonymous function.
@@ -65,7 +65,7 @@ def _shared(
 
 
 def _digest(model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], first_axes: Sequence[Any]) -> str:
-    """Of all that an export depends on: classes, attributes and tensors of the model, and what goes in and out."""
+    """Digest of all that an export depends on: classes, attributes and tensors of the model, and inputs and outputs."""
     digest = hashlib.sha256()
 
     def add(*values: object) -> None:

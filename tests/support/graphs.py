@@ -81,7 +81,7 @@ def renamed(source: Path, folder: Path) -> Path:
 
 @cache
 def optimised(source: Path, level: str = "BASIC") -> Path:
-    """What ONNX Runtime's offline optimiser makes of it, beside it, as it shares its weights."""
+    """The graph after ONNX Runtime's offline optimiser, written beside the original, whose weights it shares."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")

@@ -32,7 +32,7 @@ def a_variant(name: str = "onnxruntime-cpu-fp32", backend: str = "onnxruntime", 
 
 
 def a_manifest(*variants: Variant) -> Manifest:
-    """Of a model of patch size 4 and width 3, images of at most 64 tokens, packs of at most 5 images."""
+    """The manifest of a model with patch size 4 and width 3, at most 64 tokens per image and 5 images per pack."""
     config = resolve(
         "photo",
         settings=["image.tokens=64", "engine.onnxruntime.budgets=[16, 64]", "packing.max_images=5"],

@@ -15,7 +15,7 @@ POISON = 255
 
 
 def formula(image: Patches) -> np.ndarray:
-    """[4]: what a `FormulaSession` returns for an image."""
+    """The result of a `FormulaSession` for an image, [4]."""
     h, w = image.grid_hw
     total = float(image.pixels.astype(np.float64).sum())
     return np.array([total % 9973, h, w, float(image.pixels[0, 0])], np.float32)

@@ -52,7 +52,7 @@ def build_tiny(output: Path, *, force: bool = False, report: Callable[[str], Non
 
 
 def copied(bundle: Path) -> Callable[[PackedNaFlexViT, Path], None]:
-    """In the place of `export`: the portable graph of a bundle, as exporting it again takes seconds."""
+    """Replaces `export` by the portable graph of a bundle, because exporting it again takes seconds."""
 
     def export(model: PackedNaFlexViT, path: Path) -> None:
         for name in ("portable.onnx", "portable.onnx.data"):

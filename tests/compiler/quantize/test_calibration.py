@@ -107,7 +107,7 @@ def prepared(path: Path) -> Patches:
 
 
 def test_histograms_are_those_of_what_the_reference_model_reads(drawn: Path, tmp_path: Path) -> None:
-    """Of true tokens alone, every one of them."""
+    """Only real tokens are observed, and all of them."""
     spec = run(drawn, tmp_path / "out.json").spec
     by_digest = digests(drawn)
     observed = [prepared(by_digest[digest]) for digest in spec.samples]

@@ -19,7 +19,7 @@ from tests.support.packs import inputs
 
 @contextmanager
 def reading(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
-    """What every linear layer reads while the block runs, by site."""
+    """Record the inputs of every linear layer, by site, while the block runs."""
     found: dict[str, np.ndarray] = {}
 
     def hook(site: str) -> object:

@@ -34,7 +34,7 @@ SHAPES = {name: values.astype(np.float32).reshape(-1, 4) for name, values in dis
 
 
 def rounded(values: np.ndarray, low: float, high: float, steps: int) -> np.ndarray:
-    """What integers make of values: zero is a level."""
+    """Round values to integer levels, one of which is zero."""
     scale = (high - low) / steps
     zero = round(-low / scale)
     return (np.clip(np.round(values.astype(np.float64) / scale) + zero, 0, steps) - zero) * scale
@@ -117,7 +117,7 @@ def test_least_squares_gives_outliers_up_where_that_loses_less() -> None:
 
 
 def divergence(counts: list[int], bins: int, levels: int) -> float:
-    """Kullback-Leibler, of the clipped histogram from the quantised one, as the talk has it: one bin after another."""
+    """Kullback-Leibler divergence of the clipped from the quantised histogram, bin by bin as in the talk."""
     middle = len(counts) // 2
     inside = counts[middle - bins : middle + bins]
     reference = [float(count) for count in inside]

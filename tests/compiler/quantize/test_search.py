@@ -23,7 +23,7 @@ def found(x: Float32, weight: Float32, kind: Kind = "u8", *, free: bool = True, 
 
 
 def error(x: Float32, weight: Float32, choice: Choice) -> float:
-    """Of outputs, up to a constant, over their variance, of rounding activations alone: by formula."""
+    """Error of outputs from rounding only activations, up to a constant and relative to their variance, by formula."""
     smooth = choice.smoothing.applied(x) if choice.smoothing else x
     read = weight * choice.smoothing.scale[:, None] if choice.smoothing else weight
     return float(((choice.levels.nearest(smooth) - smooth) @ read).var(0).sum() / (x @ weight).var(0).sum())
@@ -64,7 +64,7 @@ def test_an_operation_more_has_to_be_worth_it() -> None:
 
 
 def test_a_channel_that_never_changes_does_not_widen_the_range() -> None:
-    """Its error is a constant, which the bias takes in."""
+    """Its error is a constant, which the bias corrects."""
     x, weight = drawn()
     x[:, 5] = 300
     assert error(x, weight, found(x, weight, free=False, shifts=False)) < 1e-3
@@ -80,7 +80,7 @@ def test_channels_that_cancel_do_not_either() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 40, 400])
 @pytest.mark.parametrize("kind", ["u8", "s8"])
 def test_what_fits_a_few_images_alone_is_not_taken(kind: Kind, rows: int) -> None:
-    """Channels of different sizes share a range that is wide for most; of one size, each exceeds its own."""
+    """Unsmoothed channels share a range with room for most; smoothed to one size, each exceeds its own on other images."""
     ratios = []
     for seed in range(20):
         x, weight = drawn(seed, rows)
@@ -100,7 +100,7 @@ def test_large_values_that_matter_keep_their_range() -> None:
 
 
 def test_a_range_that_cuts_off_is_not_taken_for_a_little() -> None:
-    """What lies outside in these images may matter in others."""
+    """Values outside the range in these images may matter in others."""
     x, weight = drawn()
     low, high = found(x, weight, free=False, shifts=False).levels.range
     assert low <= x.min() * 0.99

@@ -17,7 +17,7 @@ from tests.support.graphs import FAMILIES, assert_equal, pack, portable
 
 
 def absorbing(model: Model) -> dict[str, bool]:
-    """Sites of blocks that are smoothed without an operation more, and whether they can be shifted."""
+    """Sites of blocks that can be smoothed without an additional operation, and whether they can be shifted."""
     found = {group.site: absorber(model, group) for group in groups(model) if group.site.startswith("blocks.")}
     return {site: one.shifts for site, one in found.items() if one is not None}
 

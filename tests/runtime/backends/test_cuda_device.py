@@ -12,7 +12,7 @@ from naflex_deploy.runtime.backends.cuda_device import Device
 
 
 class Driver:
-    """libcuda, as far as it is asked."""
+    """The functions of libcuda that the code calls."""
 
     def __init__(self, error: int = 0, count: int = 1) -> None:
         self.error, self.count = error, count

@@ -22,7 +22,7 @@ def image(seed: int, poison: bool = False) -> Patches:
 
 
 class Killed(FormulaSession):
-    """Its worker dies in some of its runs, and is there again in the next."""
+    """A session whose worker dies in some of its runs, and is back in the next."""
 
     def __init__(self, dies_in: set[int]) -> None:
         super().__init__(poison=True)
@@ -36,7 +36,7 @@ class Killed(FormulaSession):
 
 
 class Picky(FormulaSession):
-    """Raises where a poisoned image is in the pack."""
+    """A session that raises an error if a poisoned image is in the pack."""
 
     def run(self, pack, outputs):
         self.packs.append(pack.images)

@@ -18,7 +18,7 @@ IMAGES = [pixels(seed, 4 * (1 + seed % 3), 4 * (1 + seed % 4)) for seed in range
 
 
 class Noted(SummingSession):
-    """A session of one's own: nothing but `run`."""
+    """A user's own session, which has only `run`."""
 
     def __init__(self, path, variant) -> None:
         super().__init__(scale=3.0)

@@ -54,7 +54,7 @@ def variant(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Variant]:
 
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The provider, and the memory that is bound, are the CPU's."""
+    """The provider and the bound memory are those of the CPU."""
     monkeypatch.setattr(cuda_provider, "no_machine", lambda: None)
     monkeypatch.setattr(cuda_device, "find", lambda: HERE)
     monkeypatch.setattr(onnxruntime_cuda, "PROVIDER", "CPUExecutionProvider")
