@@ -80,7 +80,7 @@ def test_channels_that_cancel_do_not_either() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 40, 400])
 @pytest.mark.parametrize("kind", ["u8", "s8"])
 def test_what_fits_a_few_images_alone_is_not_taken(kind: Kind, rows: int) -> None:
-    """Unsmoothed channels share a range with room for most; smoothed to one size, each exceeds its own on other images."""
+    """A range shared by channels of different sizes has room for most; of one size, each exceeds it on other images."""
     ratios = []
     for seed in range(20):
         x, weight = drawn(seed, rows)
