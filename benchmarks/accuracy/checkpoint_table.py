@@ -75,6 +75,11 @@ TEXT = """# Checkpoints
 A checkpoint is refused, with the name and value of the cause, if an option has no counterpart, a tensor is missing,
 left over or of another shape, a file is a pickle or holds Python objects, or a position table is larger than 128x128.
 
+A directory may hold more weights than those of the model, such as averaged copies and backups. The files are chosen as
+transformers and timm choose them: the one that `config.json` names, else `model.safetensors`, else the shards of its
+index, else the only safetensors file. `naflex-deploy inspect` lists the files that were left out, and the origin of
+each setting of the preprocessing.
+
 ## Options of timm that are limited
 
 Every other option of `NaFlexVitCfg` is supported at any value that timm accepts. Two combinations are refused: tables
