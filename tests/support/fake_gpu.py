@@ -45,7 +45,9 @@ class Machine:
         self.free_memory = 10**9
         self.host_code_allowed: bool | None = None
         self.capturing: dict[int, Any] = {}
-        self.session = ort.InferenceSession(str(graph)) if graph else None
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = ort.InferenceSession(str(graph), options) if graph else None
         self.default_stream = _Stream(self)
 
     def tensorrt(self) -> ModuleType:

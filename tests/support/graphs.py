@@ -84,6 +84,7 @@ def optimised(source: Path, level: str = "BASIC") -> Path:
     """The graph after ONNX Runtime's offline optimiser, written beside the original, whose weights it shares."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     path = source.with_name(f"optimised-{level}.onnx")
     options.optimized_model_filepath = str(path)
@@ -101,6 +102,7 @@ def run(path: Path, pack: Pack, root: Path | None = None) -> dict[str, np.ndarra
     """Outputs for a pack, those of tokens without the tail."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     folder = str(root or path.parent)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])

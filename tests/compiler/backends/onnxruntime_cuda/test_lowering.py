@@ -41,6 +41,7 @@ def lowered(folder: Path, name: str, form: str, precision: str) -> Path:
 def run(path: Path, one: Pack) -> dict[str, np.ndarray]:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     graph = contrib.with_functions(path, contrib.FUNCTIONS)
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -40,6 +40,7 @@ def run(
     path: Path, pack: Pack, functions: Mapping[str, onnx.FunctionProto] = MappingProxyType({})
 ) -> dict[str, np.ndarray]:
     options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     graph = contrib.with_functions(path, functions)
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
