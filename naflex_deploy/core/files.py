@@ -24,6 +24,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+Identity = tuple[int, int, int, int]
+"""Of a file on disk: device, inode, bytes, time of its last change in nanoseconds."""
+
+
+def identity(path: Path) -> Identity | None:
+    """What tells a file or directory from another one, or from itself after a change; ``None`` where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Refuse to write over something.
 

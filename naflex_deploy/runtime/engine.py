@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.config import adjust
-from naflex_deploy.core.errors import NaflexError, UsageError
+from naflex_deploy.core.errors import BundleError, NaflexError, UsageError
+from naflex_deploy.core.files import identity
+from naflex_deploy.core.locks import standing
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.runtime.backends import open_session
@@ -30,6 +32,9 @@ from naflex_deploy.runtime.text_encoder import TextEncoder
 
 Float = npt.NDArray[np.float32]
 T = TypeVar("T")
+
+ATTEMPTS = 20
+"""Times that a bundle is loaded, where another process replaces it each time."""
 
 
 class Engine:
@@ -219,14 +224,35 @@ def load_engine(
 ) -> Engine:
     """Open a bundle, choose a variant, check its files and load its engine, in this order.
 
+    A bundle that is replaced meanwhile is loaded again, so that an engine is never of two bundles.
+
     Args:
         path: Directory of the bundle.
         variant: Name of a variant. Default: the first one that this machine can run.
         session: Opens the engine; a server may pass its own function.
         settings: How inputs are read; see `adjust`.
     """
-    bundle = Bundle.open(path)
+    for _ in range(ATTEMPTS):
+        stands = standing(path)
+        before = identity(stands)
+        try:
+            engine = _open_engine(Bundle.open(stands), variant, session, settings)
+        except NaflexError:
+            if identity(standing(path)) == before:
+                raise
+        else:
+            if identity(standing(path)) == before:
+                return engine
+    raise BundleError(f"{path} was replaced {ATTEMPTS} times while it was loaded", hint="load it again")
+
+
+def _open_engine(
+    bundle: Bundle, variant: str | None, session: Callable[[Path, Variant], Session], settings: str | Sequence[str]
+) -> Engine:
     manifest = bundle.manifest.model_copy(update={"config": adjust(bundle.manifest.config, settings)})
     chosen = bundle.choose(variant)
-    bundle.check(bundle.files_of(chosen))
-    return Engine(session(path, chosen), manifest, chosen, partial(TextEncoder, bundle))
+    files = bundle.files_of(chosen)
+    bundle.check(files)
+    opened = session(bundle.path, chosen)
+    bundle.refuse_changed(files)
+    return Engine(opened, manifest, chosen, partial(TextEncoder, bundle))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from naflex_deploy.core.errors import IncompatibleError, MissingExtraError, UsageError
 from naflex_deploy.core.manifest import TextTower, Tokenization
+from naflex_deploy.runtime.backends.memory import detached
 from naflex_deploy.runtime.bundle.bundle import Bundle
 
 Float = npt.NDArray[np.float32]
@@ -127,7 +128,8 @@ def open_tower(path: Path) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with detached(path.parent):
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises bare exceptions of its own
         raise IncompatibleError(
             f"ONNX Runtime {ort.__version__} cannot load {path}: {str(error).splitlines()[0]}",

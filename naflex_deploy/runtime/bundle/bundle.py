@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputError, nearest
-from naflex_deploy.core.files import refuse_existing, sha256
+from naflex_deploy.core.files import Identity, identity, refuse_existing, sha256
 from naflex_deploy.core.manifest import FILE_NAME, Manifest, Variant
 from naflex_deploy.runtime.backends import cannot_run
 
@@ -27,6 +27,8 @@ class Bundle:
     path: Path
     manifest: Manifest
 
+    identities: Mapping[str, Identity | None] = field(default_factory=dict, repr=False)
+
     @classmethod
     def open(cls, path: Path) -> Bundle:
         """Read the manifest.
@@ -34,7 +36,18 @@ class Bundle:
         Raises:
             BundleError, IncompatibleError: See `Manifest.read`.
         """
-        return cls(path, Manifest.read(path))
+        manifest = Manifest.read(path)
+        return cls(path, manifest, {name: identity(path / name) for name in manifest.files})
+
+    def refuse_changed(self, names: Iterable[str]) -> None:
+        """Refuse files that were replaced or changed since the bundle was opened, whatever was read of them.
+
+        Raises:
+            BundleError: One was; the first one is named.
+        """
+        for name in names:
+            if identity(self.path / name) != self.identities.get(name):
+                raise BundleError(f"{self.path / name} was replaced while it was read", hint="run the command again")
 
     def candidates(self) -> list[Candidate]:
         """Every variant, accepted or rejected, in the profile's order of backends."""

@@ -42,5 +42,6 @@ def strip(path: Path, variant: str, output: Path, *, force: bool = False) -> Man
     manifest: Manifest = bundle.manifest.model_copy(update={"variants": [chosen], "files": files})
     with new_directory(output, force=force) as partial:
         copy_files(path, partial, files)
+        bundle.refuse_changed(files)
         (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest

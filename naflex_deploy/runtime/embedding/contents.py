@@ -7,18 +7,15 @@ twice, and stays what it was: its identity on disk is compared before its digest
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from naflex_deploy.core.errors import ImageError
-from naflex_deploy.core.files import sha256
+from naflex_deploy.core.files import Identity, identity, sha256
 from naflex_deploy.runtime.images.inputs import Input
 
 IN_MEMORY = 16 * 2**20
 """Bytes of the largest file that is read into memory: a few are, while their predecessors are decoded."""
-
-Identity = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Content:
             ImageError: It was.
         """
         source = self.input.source
-        if self.identity is not None and isinstance(source, Path) and _identity(source) != self.identity:
+        if self.identity is not None and isinstance(source, Path) and identity(source) != self.identity:
             raise ImageError(
                 f"{self.input.name} was changed while it was read", hint="embed it again once it is written completely"
             )
@@ -62,18 +59,10 @@ def read_once(item: Input) -> Content:
     try:
         if not source.is_file():
             return Content(item, "")
-        identity = _identity(source)
-        if identity is not None and identity[2] > IN_MEMORY:
-            return Content(item, sha256(source), identity)
+        before = identity(source)
+        if before is not None and before[2] > IN_MEMORY:
+            return Content(item, sha256(source), before)
         content = source.read_bytes()
     except OSError:
         return Content(item, "")
     return Content(Input(item.name, content), hashlib.sha256(content).hexdigest())
-
-
-def _identity(path: Path) -> Identity | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -81,6 +81,7 @@ def write_repository(
         _write_engine(folder / f"{name}_engine", opened, chosen)
         _write_preprocess(folder / f"{name}_preprocess", manifest, chosen)
         _write_ensemble(folder / name, name, manifest, chosen)
+        opened.refuse_changed(opened.files_of(chosen))
     return [name, f"{name}_preprocess", f"{name}_engine"]
 
 

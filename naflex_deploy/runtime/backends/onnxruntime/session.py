@@ -9,9 +9,11 @@ from threading import Lock
 import onnxruntime as ort
 
 from naflex_deploy.core.errors import IncompatibleError
+from naflex_deploy.core.files import Identity, identity
 from naflex_deploy.core.machine import cores, has_vnni
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack
+from naflex_deploy.runtime.backends.memory import detached
 from naflex_deploy.runtime.backends.session import Outputs
 
 SETTINGS = {
@@ -38,7 +40,9 @@ def session_options(weights: Path) -> ort.SessionOptions:
 
 
 class OnnxRuntimeSession:
-    """A graph loaded into ONNX Runtime, its weights mapped from disk. Safe to run from several threads.
+    """A graph loaded into ONNX Runtime, its weights in memory. Safe to run from several threads.
+
+    Its files may be replaced, changed or removed afterwards.
 
     Args:
         model: Path of the graph.
@@ -52,8 +56,10 @@ class OnnxRuntimeSession:
         self._threads = threads or cores()
         options = session_options(self._weights)
         options.intra_op_num_threads = self._threads
+        self._identities = self._identify()
         try:
-            self._session = ort.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
+            with detached(self._weights):
+                self._session = ort.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises bare exceptions of its own
             raise IncompatibleError(
                 f"ONNX Runtime {ort.__version__} cannot load variant '{variant.name}': {str(error).splitlines()[0]}",
@@ -69,13 +75,30 @@ class OnnxRuntimeSession:
         return self._threads
 
     def worker(self) -> OnnxRuntimeSession:
-        """The same graph with one thread per call, so that packs side by side do not wait for each other's threads."""
+        """The same graph with one thread per call, so that packs side by side do not wait for each other's threads.
+
+        Where its files are no longer those that were loaded, this session itself.
+        """
         if self._threads == 1:
             return self
         with self._loading:
             if self._worker is None:
-                self._worker = OnnxRuntimeSession(self._model, self._variant, 1, self._weights)
+                self._worker = self._load_worker()
         return self._worker
+
+    def _load_worker(self) -> OnnxRuntimeSession:
+        try:
+            worker = OnnxRuntimeSession(self._model, self._variant, 1, self._weights)
+        except (IncompatibleError, OSError):
+            if self._identify() == self._identities:
+                raise
+            return self
+        return worker if worker._identities == self._identify() == self._identities else self
+
+    def _identify(self) -> list[Identity | None]:
+        """What tells whether a file of the graph is the one that was loaded."""
+        files = [*sorted(self._model.parent.glob("*")), *(self._weights / name for name in self._variant.shares)]
+        return [identity(file) for file in files]
 
     @property
     def worker_is_loaded(self) -> bool:
