@@ -30,7 +30,7 @@ SHOWN = 40
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--text", "texts", multiple=True, metavar="TEXT", help="Embed this text, not images. Repeatable.")
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="Embed this text instead of images. Repeatable.")
 @click.option(
     "-o",
     "--output",
@@ -50,15 +50,15 @@ SHOWN = 40
     metavar="DIR",
     help="Draw each frame with its tiles, its packs and its tokens into DIR.",
 )
-@click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
-@click.option("--force", is_flag=True, help="Replace the output.")
-@click.option("--variant", metavar="NAME", help="Use this variant of the bundle. Default: the first that runs here.")
+@click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--variant", metavar="NAME", help="Use this variant. Default: the first one that runs here.")
 @click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="A.B=VALUE",
-    help="Read inputs in another way: image.dpi=200, image.fit=tiles, video.rate=5, video.frames=scenes. Repeatable.",
+    help="Change how inputs are read: image.dpi=200, image.fit=tiles, video.rate=5, video.frames=scenes. Repeatable.",
 )
 @wait_option
 @json_option

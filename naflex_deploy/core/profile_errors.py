@@ -1,4 +1,4 @@
-"""Errors of profiles in words: where a value came from, what is allowed there, and what was found."""
+"""Explain errors in a profile: where a value came from, what is allowed there, and what was found."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from naflex_deploy.core.errors import UsageError, nearest
 
 
 def explain(error: ValidationError, model: type[BaseModel], source: Callable[[str], str]) -> UsageError:
-    """The first problem of a mapping, with its path, what is allowed and what was found.
+    """Describe the first problem of a mapping, with its path, what is allowed and what was found.
 
     Args:
-        error: Of validating the mapping.
-        model: Of the whole mapping.
+        error: The error that validating the mapping raised.
+        model: The model of the whole mapping.
         source: Gives the origin of the value at a dotted path.
     """
     first = error.errors()[0]

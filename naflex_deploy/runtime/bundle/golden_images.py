@@ -49,14 +49,14 @@ class GoldenImage:
 
 @dataclass(frozen=True)
 class PixelCheck:
-    """What the machine at hand makes of the golden images.
+    """How the machine at hand decodes and fits the golden images.
 
     Attributes:
-        images: How many there are.
-        worst: The greatest difference of a pixel, in levels of 255; 255 where a picture cannot be read or has
-            another grid.
-        changed: The names of those that differ, with by how much or why.
-        versions: Of the libraries here; and ``made_with``, of those that the bundle was made with.
+        images: Number of golden images.
+        worst: Largest difference of a pixel, in levels of 255; 255 where an image cannot be read or has another grid.
+        changed: For the name of each image that differs, the size of the difference or the reason.
+        versions: Versions of the libraries on this machine.
+        made_with: Versions of the libraries with which the bundle was built.
     """
 
     images: int
