@@ -226,7 +226,7 @@ def test_outputs_that_the_model_does_not_have_are_refused() -> None:
     assert requested("logits", "tokens:-2") == ("logits", "tokens:-2")
     assert requested("tokens", classes=0) == ("tokens",)
     for missing, options in (("logits", {"classes": 0}), ("tokens:-3", {}), ("tokens:-3:norm", {})):
-        with pytest.raises(UsageError, match=f"found '{missing}'"):
+        with pytest.raises(UsageError, match=f"the model has no output '{missing}'"):
             requested(missing, **options)
     with pytest.raises(UsageError, match="found 'pooled'"):
         requested("pooled", pooling="none", classes=0)

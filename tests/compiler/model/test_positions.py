@@ -119,7 +119,7 @@ def test_learned_mechanisms_train():
 
 def test_an_output_the_model_lacks_is_refused():
     checkpoint = random_checkpoint(Architecture(16, 2, 2, 32, 2, None, pooling="none"))
-    with pytest.raises(UsageError, match="found 'pooled'"):
+    with pytest.raises(UsageError, match="the model has no output 'pooled'"):
         checkpoint.model(("tokens", "pooled"))
     with pytest.raises(UsageError, match="found 'tokens:-3'"):
         checkpoint.model(("tokens:-3",))
