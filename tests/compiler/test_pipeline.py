@@ -228,8 +228,8 @@ def test_outputs_that_the_model_does_not_have_are_refused() -> None:
     for missing, options in (("logits", {"classes": 0}), ("tokens:-3", {}), ("tokens:-3:norm", {})):
         with pytest.raises(UsageError, match=f"the model has no output '{missing}'"):
             requested(missing, **options)
-    with pytest.raises(UsageError, match="found 'pooled'"):
+    with pytest.raises(UsageError, match="the model has no output 'pooled'"):
         requested("pooled", pooling="none", classes=0)
     assert requested("tokens:-2:norm") == ("tokens:-2:norm", "logits")
-    with pytest.raises(UsageError, match="found 'tokens:-2:norm'"):
+    with pytest.raises(UsageError, match="the model has no output 'tokens:-2:norm'"):
         requested("tokens:-2:norm", final_norm="pooled")

@@ -267,7 +267,9 @@ def test_a_backend_that_runs_here_comes_before_one_that_is_only_built(monkeypatc
     here = cuda_device.Device("H200", "sm90", 10**11, "13.0")
     monkeypatch.setattr(cuda_device, "find", lambda: here)
     assert find("tensorrt").cannot_run() is None
-    assert "has no sm90 (H200)" in (find("tensorrt-rtx").cannot_run() or "")
+    assert "supports sm75, sm80, sm86, sm89, sm120, sm121, found sm90 (H200)" in (
+        find("tensorrt-rtx").cannot_run() or ""
+    )
     assert tensorrt.choose_targets("tensorrt", profile('engine.tensorrt.targets=["sm90"]')) == ("sm90",)
     with pytest.raises(UsageError, match="expected target sm90, found sm89, sm86"):
         tensorrt.choose_targets("tensorrt", profile())
