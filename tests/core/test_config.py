@@ -152,7 +152,7 @@ def refusal(*settings: str, profile: str | Path = "doc-ocr") -> UsageError:
         ("image.fit=fil", "'fill', 'shrink-only', 'pad-to-patch' or 'tiles'", "'fil'"),
         ("image.oversize=drop", "'error', 'shrink' or 'tiles'", "'drop'"),
         ("image.multiple=0", "greater than 0", "0"),
-        ("head.scores=logits", "'auto', 'softmax' or 'sigmoid'", "'logits'"),
+        ("head.scores=logits", "'auto', 'softmax', 'sigmoid' or 'raw'", "'logits'"),
         ("head.threshold=1.5", "less than or equal to 1", "1.5"),
         ("head.thresholds={cat = -1.0}", "greater than or equal to 0", "-1.0"),
         ("image.max_pixels=1.5", "a valid integer", "1.5"),

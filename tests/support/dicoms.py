@@ -26,7 +26,7 @@ def dataset(pixels: np.ndarray | None, **elements: object) -> Dataset:
     found.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     found.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     found.SOPClassUID, found.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    found.PatientName, found.PatientID, found.PatientBirthDate = PATIENT, "ID-0815", BIRTH
+    found.PatientName, found.PatientID, found.PatientBirthDate = PATIENT, "ID-QUARTZ", BIRTH
     if pixels is not None:
         colour = pixels.ndim == 3 and pixels.shape[2] == 3
         found.Rows, found.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]
