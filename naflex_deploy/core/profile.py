@@ -28,6 +28,7 @@ from naflex_deploy.core.profile_values import (
     Range,
     Score,
     Target,
+    Window,
     once,
 )
 
@@ -96,6 +97,17 @@ class VideoSection(Section):
     frames: Literal["rate", "scenes"] = "rate"
     rate: Annotated[float, Field(gt=0, le=1000)] = 1.0
     scene: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+
+class DicomSection(Section):
+    """How slices of DICOM files are windowed.
+
+    Attributes:
+        window: ``file`` applies the first window or table of the file, else the range of its values; ``lung``,
+            ``soft`` and ``bone`` are windows for CT; ``[centre, width]`` is one for all, in the units of the modality.
+    """
+
+    window: Window = "file"
 
 
 class PackingSection(Section):
@@ -211,6 +223,7 @@ class Profile(Section):
     outputs: Annotated[list[Output], Field(min_length=1), AfterValidator(once)] = ["pooled"]
     image: ImageSection = ImageSection()
     video: VideoSection = VideoSection()
+    dicom: DicomSection = DicomSection()
     packing: PackingSection = PackingSection()
     engine: EngineSection = EngineSection()
     head: HeadSection = HeadSection()

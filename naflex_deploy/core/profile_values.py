@@ -59,6 +59,16 @@ def _interval(value: object) -> object:
     return value
 
 
+def _window(value: object) -> object:
+    """[centre, width] of TOML as a tuple of floats; names pass through."""
+    if isinstance(value, list | tuple) and len(value) == 2 and all(type(side) in (int, float) for side in value):
+        centre, width = float(value[0]), float(value[1])
+        if not (math.isfinite(centre) and math.isfinite(width) and width >= 1):
+            raise ValueError("expected [centre, width] with a width of at least 1")
+        return centre, width
+    return value
+
+
 def _named(pattern: str, expected: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -73,5 +83,6 @@ Output = Annotated[str, AfterValidator(_output)]
 ProfileName = Annotated[str, _named(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")]
 Target = Annotated[str, _named(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]
 Range = Annotated[Literal["file", "full", "frame"] | tuple[float, float], BeforeValidator(_interval)]
+Window = Annotated[Literal["file", "lung", "soft", "bone"] | tuple[float, float], BeforeValidator(_window)]
 Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_ascending)]
 Score = Annotated[float, Field(ge=0, le=1)]

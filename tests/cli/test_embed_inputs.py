@@ -162,4 +162,4 @@ def test_settings_say_how_inputs_are_read(run: Run, bundle: Path, tmp_path: Path
         assert json.loads(str(arrays["preparation"]))["video"]["rate"] == 5
     result = run("embed", bundle, path, "--set", "packing.max_images=3")
     assert result.exit_code == 2
-    assert "expected a key of image or video" in result.stderr
+    assert "expected a key of image or video or dicom" in result.stderr

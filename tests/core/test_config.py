@@ -250,7 +250,7 @@ def test_how_inputs_are_read_can_be_adjusted_after_the_build() -> None:
     assert adjusted.model_copy(update={"image": built.image, "video": built.video}) == built
     assert adjust(built, []) == built
     for setting, message in (
-        ("engine.precision=int8", "expected a key of image or video"),
+        ("engine.precision=int8", "expected a key of image or video or dicom"),
         ("image.dpi=0", "image.dpi"),
         ("image.dip=200", "image.dip: unknown key"),
         ("image.tokens=99999", "exceeds the largest"),

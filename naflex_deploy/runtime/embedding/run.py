@@ -160,7 +160,7 @@ def output_width(engine: Engine) -> int:
 def provenance(engine: Engine, key: Key, inputs: Iterable[tuple[str, str]]) -> Provenance:
     """What made the vectors of an engine, of inputs given by name and digest."""
     manifest = engine.manifest
-    preparation = manifest.config.model_dump_json(include={"image", "video"})
+    preparation = manifest.config.model_dump_json(include={"image", "video", "dicom"})
     digests = json.dumps(key.digests() | {"inputs": digest_of_inputs(inputs)}, separators=(",", ":"))
     return Provenance(manifest.model.digest, engine.variant.name, preparation, TOOL, digests)
 

@@ -15,6 +15,7 @@ from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.images.boundary import as_input_error
+from naflex_deploy.runtime.images.media.dicom_series import in_slice_order, is_dicom_file
 from naflex_deploy.runtime.images.shards import read_parquet, read_tar
 from naflex_deploy.runtime.images.source import Source, describe
 
@@ -71,11 +72,12 @@ def require_list(images: Iterable[T]) -> Iterable[T]:
 def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path: None) -> Iterator[Path]:
     """Every file meant, in order: files as they are, the matches of patterns such as ``scans/**/*.pdf``, sorted.
 
-    A directory gives its files of known suffixes and those below it, sorted; shards and tables are to be named.
+    A directory gives its files of known suffixes and those below it, sorted, and DICOM files whatever their names, the
+    slices of a series in the order of the body. Shards and tables are to be named.
 
     Args:
         paths: Files, directories and patterns.
-        left_out: Called with each file of a directory that has no known suffix.
+        left_out: Called with each file of a directory that has no known suffix and is no DICOM file.
 
     Raises:
         UsageError: A path does not exist, a pattern matches nothing, or a directory holds no image.
@@ -84,7 +86,9 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
         if path.is_dir():
             found = []
             for file in sorted(filter(Path.is_file, path.rglob("*"))):
-                if file.suffix.lower() in SUFFIXES:
+                if file.name.startswith("._"):
+                    left_out(file)  # what macOS keeps of a file's attributes
+                elif file.suffix.lower() in SUFFIXES or is_dicom_file(file):
                     found.append(file)
                 else:
                     left_out(file)
@@ -93,7 +97,7 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
                     f"{path}: expected images, found none",
                     hint=f"looked for {' '.join(sorted(SUFFIXES))} in it and below",
                 )
-            yield from found
+            yield from in_slice_order(found)
         elif path.exists():
             yield path
         elif glob.has_magic(str(path)):

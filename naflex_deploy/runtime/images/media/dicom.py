@@ -1,4 +1,4 @@
-"""Slices of DICOM files as a viewer shows them. Elements that name a patient are never read."""
+"""Frames of DICOM files as a viewer shows them. Elements that name a patient are never read."""
 
 from __future__ import annotations
 
@@ -11,25 +11,35 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from naflex_deploy.core.errors import ImageError, needs_extra
-from naflex_deploy.core.profile import ImageSection
+from naflex_deploy.core.errors import ImageError, MissingExtraError, needs_extra
+from naflex_deploy.core.profile import ImageSection, VideoSection
+from naflex_deploy.core.profile_values import Window
+from naflex_deploy.runtime.images.media import density
+from naflex_deploy.runtime.images.media.dicom_values import Limits, limits_of, needs_limits, show
 from naflex_deploy.runtime.images.media.frame import Frame
+from naflex_deploy.runtime.images.media.video import read_video
 from naflex_deploy.runtime.images.source import check_size
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-Values = npt.NDArray[np.float64]
-Bytes = npt.NDArray[np.uint8]
-
+_COLOURS = ("Red", "Green", "Blue")
 ELEMENTS = [
+    "Modality",
     "Rows",
     "Columns",
     "NumberOfFrames",
     "SamplesPerPixel",
     "PhotometricInterpretation",
+    "BitsAllocated",
     "BitsStored",
+    "HighBit",
     "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "PixelSpacing",
+    "PixelAspectRatio",
+    "ImagerPixelSpacing",
     "RescaleSlope",
     "RescaleIntercept",
     "ModalityLUTSequence",
@@ -37,30 +47,59 @@ ELEMENTS = [
     "WindowWidth",
     "VOILUTFunction",
     "VOILUTSequence",
-    "RedPaletteColorLookupTableDescriptor",
-    "GreenPaletteColorLookupTableDescriptor",
-    "BluePaletteColorLookupTableDescriptor",
-    "RedPaletteColorLookupTableData",
-    "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData",
+    "PresentationLUTShape",
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in _COLOURS),
+    *(f"{colour}PaletteColorLookupTableData" for colour in _COLOURS),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in _COLOURS),
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]
 """All that is read of a file besides its pixels."""
 
-GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
-"""Where enhanced multi-frame files keep rescale and window, for all frames or for each."""
+_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence")
+"""Where enhanced multi-frame files keep rescale, window and spacing, for all frames or for each."""
+
+_MPEG = "1.2.840.10008.1.2.4.1"
+"""Transfer syntaxes that begin so and have 00 to 08 after it hold a clip."""
+
+_BY_PILLOW = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+"""JPEG and JPEG 2000, decoded by the same library whatever else is installed."""
 
 
-def read_dicom(source: Path | bytes, *, name: str, image: ImageSection, done: Collection[int] = ()) -> Iterator[Frame]:
-    """The frames of a file as 8-bit RGB: rescaled, windowed, MONOCHROME1 inverted.
+def is_dicom(start: bytes) -> bool:
+    """Whether a file with these first bytes is DICOM: by its preamble, or by a data set that begins at once.
 
-    Without a window, 8-bit values stay as they are, and others are spread from the least to the greatest of the frame.
+    Some archives and planning systems leave preamble and file meta information out.
+    """
+    if start[128:132] == b"DICM":
+        return True
+    if len(start) < 12 or start[:2] not in (b"\x02\0", b"\x08\0"):
+        return False
+    element, kind = int.from_bytes(start[2:4], "little"), start[4:6]
+    explicit = kind in (b"UL", b"CS", b"UI", b"DA", b"TM", b"OB", b"LO", b"SH", b"DT")
+    return element in (0x0000, 0x0001, 0x0002, 0x0005, 0x0008, 0x0012, 0x0016, 0x0018) and (
+        explicit or int.from_bytes(start[4:8], "little") <= 128
+    )
+
+
+def read_dicom(
+    source: Path | bytes,
+    *,
+    name: str,
+    image: ImageSection,
+    video: VideoSection = VideoSection(),  # noqa: B008  # frozen
+    window: Window = "file",
+    done: Collection[int] = (),
+) -> Iterator[Frame]:
+    """The frames of a file as 8-bit RGB: rescaled, windowed, padding black, low values white where it says so.
+
+    Without a window, 8-bit values stay as they are, and others are spread from the least to the greatest of the file.
 
     Args:
         source: Path, or content.
         name: In messages.
-        image: Of the profile.
+        image, video: Of the profile; the latter for clips inside DICOM.
+        window: ``dicom.window`` of the profile.
         done: Numbers of frames that are left out.
 
     Raises:
@@ -70,28 +109,23 @@ def read_dicom(source: Path | bytes, *, name: str, image: ImageSection, done: Co
     """
     with needs_extra("dicom"):
         import pydicom
-        from pydicom.pixels.utils import iter_pixels
     try:
         with _open(source) as stream:
-            header = pydicom.dcmread(stream, specific_tags=ELEMENTS, stop_before_pixels=True)
-            if "Rows" not in header:
-                raise ImageError(f"{name}: expected pixels, found a DICOM file without any", hint="leave it out")
-            check_size(int(header.Columns), int(header.Rows), name, image.max_pixels)
-            count = int(header.get("NumberOfFrames", None) or 1)
-            wanted = [number for number in range(count) if number not in done]
-            stream.seek(0)
-            for number, pixels in zip(wanted, iter_pixels(stream, indices=wanted), strict=True):
-                shown = show(pixels, _describe(header, number))
-                yield Frame(number, Image.fromarray(shown).convert("RGB"), last=number == count - 1)
-    except ImageError:
+            header = pydicom.dcmread(stream, specific_tags=ELEMENTS, stop_before_pixels=True, force=True)
+            _check(header, name, image)
+            syntax = str(header.file_meta.get("TransferSyntaxUID", "")) if hasattr(header, "file_meta") else ""
+            if syntax.startswith(_MPEG) and "00" <= syntax[len(_MPEG) : len(_MPEG) + 2] <= "08":
+                stream.seek(0)
+                yield from read_video(_clip(pydicom.dcmread(stream)), name=name, image=image, video=video, done=done)
+                return
+            yield from _frames(stream, header, syntax, name, image, window, done)
+    except (ImageError, MissingExtraError):
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file", hint="check the path") from None
     except Exception as error:
         raise ImageError(
-            f"{name}: pixels that are missing, damaged, or in a transfer syntax that cannot be decoded "
-            f"({type(error).__name__})",
-            hint="replace the file, or install pydicom's decoders: pip install 'pylibjpeg[all]'",
+            f"{name}: the pixels are missing or damaged ({type(error).__name__})", hint="replace the file"
         ) from None
 
 
@@ -99,69 +133,107 @@ def _open(source: Path | bytes) -> Any:
     return BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
+def _check(header: Dataset, name: str, image: ImageSection) -> None:
+    """Refuse what cannot be shown rightly, before pixels are decoded."""
+    if "Rows" not in header:
+        raise ImageError(f"{name}: expected pixels, found a DICOM file without any", hint="leave it out")
+    check_size(int(header.Columns), int(header.Rows), name, image.max_pixels)
+    stored, allocated = header.get("BitsStored", None), header.get("BitsAllocated", None)
+    if stored is None or allocated is None:
+        return
+    if not 1 <= int(stored) <= int(allocated):
+        raise ImageError(f"{name}: {stored} bits stored in {allocated} allocated", hint="correct the file")
+    high = header.get("HighBit", None)
+    if high is not None and int(high) != int(stored) - 1:
+        raise ImageError(
+            f"{name}: expected the highest bit to be {int(stored) - 1} with {stored} bits stored, found {high}",
+            hint="shift the values to the lowest bits",
+        )
+
+
+def _frames(
+    stream: Any, header: Dataset, syntax: str, name: str, image: ImageSection, window: Window, done: Collection[int]
+) -> Iterator[Frame]:
+    count = int(header.get("NumberOfFrames", None) or 1)
+    wanted = [number for number in range(count) if number not in done]
+    limits: Limits | None = None
+    if count > 1 and window == "file" and needs_limits(_describe(header, 0)):
+        found = [
+            limits_of(pixels, _describe(header, number))
+            for number, pixels in enumerate(_pixels(stream, header, syntax, name, list(range(count))))
+        ]
+        known = [item for item in found if item is not None]
+        limits = (min(low for low, _ in known), max(high for _, high in known)) if known else None
+    for number, pixels in zip(wanted, _pixels(stream, header, syntax, name, wanted), strict=True):
+        described = _describe(header, number)
+        shown, decisions = show(pixels, described, window, limits)
+        aspect, _, ratio = density.resolve(_spacing(described), image)
+        picture = Image.fromarray(shown).convert("RGB")
+        last = number == count - 1
+        yield Frame(number, picture, aspect=aspect, last=last, decisions=(*decisions, *ratio))
+
+
+def _pixels(stream: Any, header: Dataset, syntax: str, name: str, wanted: list[int]) -> Iterator[npt.NDArray[Any]]:
+    """The stored values of some frames, each [h, w] or [h, w, 3]."""
+    import pydicom
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import iter_pixels, pixel_array
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    stream.seek(0)
+    whole = not syntax or syntax == DeflatedExplicitVRLittleEndian or int(header.get("BitsAllocated", 0)) == 1
+    if not whole:
+        decoder = get_decoder(syntax)
+        if not decoder.is_available:
+            raise ImageError(
+                f"{name}: no decoder for the transfer syntax {decoder.UID.name} is installed",
+                hint="pip install 'naflex-deploy[dicom]', or save it uncompressed",
+            )
+        plugin = "pillow" if syntax in _BY_PILLOW and int(header.get("BitsStored", 8)) <= 8 else ""
+        yield from iter_pixels(stream, indices=wanted, decoding_plugin=plugin)
+        return
+    # pydicom steps frame by frame neither through deflated files nor through single bits, and wants a transfer syntax.
+    data = pydicom.dcmread(stream, force=True)
+    if not syntax:
+        implicit = data.original_encoding[0]
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    values = pixel_array(data)
+    several = int(header.get("NumberOfFrames", None) or 1) > 1
+    for number in wanted:
+        yield values[number] if several else values
+
+
+def _clip(data: Dataset) -> bytes:
+    from pydicom.encaps import generate_fragments
+
+    return b"".join(generate_fragments(data.PixelData))
+
+
 def _describe(header: Dataset, number: int) -> Dataset:
     """What holds for one frame: the elements of the file, and over them those of its functional groups."""
     found = header.group_dataset(0x0028)
+    for element in ("Modality", "ImagerPixelSpacing", "PresentationLUTShape"):
+        if element in header:
+            found[element] = header[element]
     shared = list(header.get("SharedFunctionalGroupsSequence", None) or [])
     own = list(header.get("PerFrameFunctionalGroupsSequence", None) or [])
     for group in (*shared[:1], *own[number : number + 1]):
-        for sequence in GROUPS:
+        for sequence in _GROUPS:
             for item in group.get(sequence, None) or []:
                 found.update(item)
     return found
 
 
-def show(pixels: npt.NDArray[Any], header: Dataset) -> Bytes:
-    """Stored values as they are meant to be seen.
+def _spacing(header: Dataset) -> density.Density | None:
+    """The distances between pixels (DICOM PS3.3 10.7.1.3): rows first, columns then, as in PixelAspectRatio.
 
-    Args:
-        pixels: [h, w] or [h, w, 3] of any type.
-        header: Of the frame.
-
-    Returns:
-        [h, w] or [h, w, 3] uint8.
+    Pixels along a row are as many per millimetre as the distance between columns is small, so the ratio of the two
+    distances, exchanged, is that of the densities.
     """
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-
-    interpretation = header.PhotometricInterpretation
-    bits = int(header.get("BitsStored", 8))
-    if interpretation == "PALETTE COLOR":
-        pixels, bits = apply_color_lut(pixels, header), int(header.RedPaletteColorLookupTableDescriptor[2])
-    if pixels.ndim == 3:
-        return _scale(pixels.astype(np.float64), 0, 2**bits - 1)
-    values: Values = np.asarray(apply_modality_lut(pixels, header), np.float64)
-    shown = _window(values, header, bits)
-    return 255 - shown if interpretation == "MONOCHROME1" else shown
-
-
-def _window(values: Values, header: Dataset, bits: int) -> Bytes:
-    """The first window of the file (DICOM PS3.3 C.11.2.1.2), or its table, or the range of the values."""
-    from pydicom.pixels.processing import apply_voi
-
-    centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
-    if centre is not None and width is not None:
-        match str(header.get("VOILUTFunction", "LINEAR")):
-            case "SIGMOID":
-                return _scale(1 / (1 + np.exp(-4 * (values - centre) / width)), 0, 1)
-            case "LINEAR_EXACT":
-                return _scale(values, centre - width / 2, centre + width / 2)
-        return _scale(values, centre - width / 2, centre + width / 2 - 1)
-    if header.get("VOILUTSequence", None):
-        table = header.VOILUTSequence[0]
-        return _scale(apply_voi(values.astype(np.int64), header).astype(np.float64), 0, 2 ** table.LUTDescriptor[2] - 1)
-    if bits <= 8 and "RescaleSlope" not in header and not int(header.get("PixelRepresentation", 0)):
-        return _scale(values, 0, 2**bits - 1)
-    return _scale(values, float(values.min()), float(values.max()))
-
-
-def _first(header: Dataset, element: str) -> float | None:
-    """Of an element that may have several values, or none."""
-    value = header.get(element, None)
-    return None if value is None or value == "" else float(np.ravel(value)[0])
-
-
-def _scale(values: Values, low: float, high: float) -> Bytes:
-    """Low … high to 0 … 255, what is beyond cut off; a single value splits below from above."""
-    if high <= low:
-        return np.where(values > low, 255, 0).astype(np.uint8)
-    return np.rint((np.clip(values, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    for element in ("PixelSpacing", "PixelAspectRatio", "ImagerPixelSpacing"):
+        value = header.get(element, None)
+        if value is not None and np.size(value) == 2:
+            rows, columns = (float(side) for side in value)
+            return density.Density(rows, columns, False, element)
+    return None

@@ -12,7 +12,7 @@ from PIL import Image
 from naflex_deploy.core.profile import ImageSection, Profile
 from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.media.colours import from_array
-from naflex_deploy.runtime.images.media.dicom import read_dicom
+from naflex_deploy.runtime.images.media.dicom import is_dicom, read_dicom
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.pdf import read_pdf
 from naflex_deploy.runtime.images.media.stills import read_image, read_still
@@ -56,8 +56,9 @@ def _read(source: Source, name: str, profile: Profile, done: Collection[int]) ->
     start = _start(file)
     if b"%PDF-" in start:
         return read_pdf(file, name=name, image=image, done=done)
-    if start[128:132] == b"DICM":
-        return read_dicom(file, name=name, image=image, done=done)
+    if is_dicom(start):
+        window = profile.dicom.window
+        return read_dicom(file, name=name, image=image, video=profile.video, window=window, done=done)
     if _is_video(start):
         return read_video(file, name=name, image=image, video=profile.video, done=done)
     return read_pictures(file, name, image, done)
