@@ -59,7 +59,8 @@ def _read(source: Source, name: str, profile: Profile, done: Collection[int]) ->
     if is_dicom(start):
         window = profile.dicom.window
         return read_dicom(file, name=name, image=image, video=profile.video, window=window, done=done)
-    if _is_video(start):
+    motion_jpeg = isinstance(file, Path) and file.suffix.lower() in (".mjpeg", ".mjpg")
+    if _is_video(start) or motion_jpeg:
         return read_video(file, name=name, image=image, video=profile.video, done=done)
     return read_pictures(file, name, image, done)
 
@@ -80,8 +81,19 @@ def _start(file: Path | bytes) -> bytes:
 def _is_video(start: bytes) -> bool:
     if start[4:8] == b"ftyp":
         return start[8:12] not in STILLS
-    transport = start[:1] == start[188:189] == start[376:377] == b"G"
-    return start.startswith(VIDEOS) or (start[:4] == b"RIFF" and start[8:12] == b"AVI ") or transport
+    # Packets of 188 bytes, or of 192 where camcorders put a time of 4 bytes before each.
+    transport = any(start[at : at + 3 * step : step] == b"GGG" for at, step in ((0, 188), (4, 192)))
+    return start.startswith(VIDEOS) or (start[:4] == b"RIFF" and start[8:12] == b"AVI ") or transport or _is_raw(start)
+
+
+def _is_raw(start: bytes) -> bool:
+    """A stream of H.264 or HEVC without a container: it begins with a delimiter or a parameter set."""
+    for mark in (b"\0\0\0\1", b"\0\0\1"):
+        if start.startswith(mark) and len(start) > len(mark) + 1:
+            kind, following = start[len(mark)], start[len(mark) + 1]
+            h264 = kind & 0x80 == 0 and kind & 31 in (7, 9) and (kind & 31 == 9 or kind >> 5 in (1, 2, 3))
+            return h264 or (kind >> 1 in (32, 33, 35) and following == 1)
+    return False
 
 
 def read_pictures(source: Source, name: str, image: ImageSection, done: Collection[int] = ()) -> Iterator[Frame]:

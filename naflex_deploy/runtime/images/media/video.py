@@ -11,11 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection, VideoSection
+from naflex_deploy.runtime.images.media import density
 from naflex_deploy.runtime.images.media.frame import Frame, mark_last
+from naflex_deploy.runtime.images.media.video_picture import picture_of
 from naflex_deploy.runtime.images.source import check_size
 
 if TYPE_CHECKING:
@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+_UNTIMED = ("avi", "h264", "hevc", "mjpeg", "m4v")
+"""Formats without timestamps of their own: FFmpeg gives frames those of packets, which are in another order."""
+
+Timed = tuple["VideoFrame", Fraction]
+
 
 def read_video(
     source: Path | bytes, *, name: str, image: ImageSection, video: VideoSection, done: Collection[int] = ()
 ) -> Iterator[Frame]:
     """The chosen frames of a clip, numbered from 0. The clip is decoded once, from its beginning.
+
+    Of several streams the one that a player shows is taken; a cover is none. Interlaced clips are deinterlaced.
 
     Args:
         source: Path, or content.
@@ -41,53 +48,115 @@ def read_video(
     """
     with needs_extra("video"):
         import av
+    form = "mjpeg" if isinstance(source, Path) and source.suffix.lower() in (".mjpeg", ".mjpg") else None
     try:
-        with av.open(BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
-            if not container.streams.video:
-                raise ImageError(f"{name}: expected a video, found a clip without one", hint="leave it out")
-            stream = container.streams.video[0]
+        opened = BytesIO(source) if isinstance(source, bytes) else str(source)
+        with av.open(opened, "r", format=form) as container:
+            stream = _shown_stream(container, name)
             check_size(stream.width, stream.height, name, image.max_pixels)
-            yield from mark_last(_frames(container, stream, video, done))
+            yield from mark_last(_frames(container, stream, image, video, done))
     except av.FFmpegError as error:
         raise ImageError(f"{name}: damaged video: {error.strerror}", hint="replace the file") from None
 
 
+def _shown_stream(container: InputContainer, name: str) -> VideoStream:
+    from av.stream import Disposition
+
+    films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not films:
+        raise ImageError(f"{name}: expected a video, found a clip without one", hint="leave it out")
+    best = container.streams.best("video")
+    return next((stream for stream in films if best is not None and stream.index == best.index), films[0])
+
+
 def _frames(
-    container: InputContainer, stream: VideoStream, video: VideoSection, done: Collection[int]
+    container: InputContainer, stream: VideoStream, image: ImageSection, video: VideoSection, done: Collection[int]
 ) -> Iterator[Frame]:
     stream.thread_type = "AUTO"
-    decoded = container.decode(stream)
-    chosen = _at_scenes(decoded, stream, video.scene) if video.frames == "scenes" else _at_rate(decoded, video.rate)
-    for number, frame in enumerate(chosen):
+    aspect = stream.sample_aspect_ratio
+    said = None
+    if aspect is not None and aspect.numerator:
+        said = density.Density(aspect.denominator, aspect.numerator, False, "the sample aspect ratio")
+    timed = _timed(_deinterlaced(container.decode(stream), stream), container, stream)
+    chosen = _at_scenes(timed, stream, video.scene) if video.frames == "scenes" else _at_rate(timed, video.rate)
+    for number, (frame, time) in enumerate(chosen):
         if number not in done:
-            yield Frame(number, _upright(frame), time=float(_time(frame)))
+            picture, swapped, decisions = picture_of(frame)
+            ratio, _, told = density.resolve(said.turned() if said and swapped else said, image)
+            yield Frame(number, picture, aspect=ratio, time=float(time), decisions=(*decisions, *told))
 
 
-def _time(frame: VideoFrame) -> Fraction:
-    """In seconds, exactly as the container has it."""
-    if frame.pts is None or frame.time_base is None:
-        raise ImageError("expected a timestamp with every frame", hint="put the video into a container, such as MP4")
-    return frame.pts * frame.time_base
+def _deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:
+    """Frames whose two fields were taken at different times, made whole; others as they are."""
+    first = next(frames, None)
+    if first is None:
+        return
+    every = chain([first], frames)
+    if not first.interlaced_frame:
+        yield from every
+        return
+    yield from _filtered(every, stream, "bwdif", "mode=send_frame:deint=interlaced")
 
 
-def _at_rate(frames: Iterable[VideoFrame], rate: float) -> Iterator[VideoFrame]:
+def _filtered(frames: Iterable[VideoFrame], stream: VideoStream, name: str, options: str) -> Iterator[VideoFrame]:
+    import av
+    from av.filter import Graph
+
+    graph = Graph()
+    graph.link_nodes(
+        graph.add_buffer(template=stream, time_base=stream.time_base), graph.add(name, options), graph.add("buffersink")
+    ).configure()
+    for frame in chain(frames, [None]):
+        graph.vpush(frame)
+        with suppress(av.BlockingIOError, av.EOFError):
+            while True:
+                yield graph.vpull()
+
+
+def _timed(frames: Iterable[VideoFrame], container: InputContainer, stream: VideoStream) -> Iterator[Timed]:
+    """Frames with their times in seconds, exactly as the container has them, and always increasing.
+
+    Where a format has no times, frames are as far apart as its rate says.
+    """
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    untimed = container.format.name in _UNTIMED
+    start = Fraction(0)
+    if untimed and stream.start_time is not None and stream.time_base is not None:
+        start = stream.start_time * stream.time_base
+    before: Fraction | None = None
+    for number, frame in enumerate(frames):
+        if untimed:
+            time = start + number / Fraction(rate)
+        elif frame.pts is None or frame.time_base is None:
+            time = Fraction(0) if before is None else before + 1 / Fraction(rate)
+        else:
+            time = frame.pts * frame.time_base
+        if before is not None and time <= before:
+            time = before + 1 / Fraction(rate)
+        before = time
+        yield frame, time
+
+
+def _at_rate(frames: Iterable[Timed], rate: float) -> Iterator[Timed]:
     """The first frame, and from there the first frame in each interval of 1 / rate seconds.
 
     Containers round timestamps to their time base, so a frame may be half a tick early.
     """
     start: Fraction | None = None
     due = Fraction(0)
-    for frame in frames:
-        time = _time(frame)
+    for frame, time in frames:
         start = time if start is None else start
         passed = time - start + (frame.time_base or 0) / 2
         if passed >= due:
-            yield frame
+            yield frame, time
             due = (math.floor(passed * Fraction(rate)) + 1) / Fraction(rate)
 
 
-def _at_scenes(frames: Iterable[VideoFrame], stream: VideoStream, score: float) -> Iterator[VideoFrame]:
-    """The first frame, and those of which FFmpeg's scene score is above ``score``."""
+def _at_scenes(frames: Iterable[Timed], stream: VideoStream, score: float) -> Iterator[Timed]:
+    """The first frame, and those of which FFmpeg's scene score is above ``score``.
+
+    The filter says which frames these are. The pictures are those decoded, as it hands back its own, in 4:2:0.
+    """
     import av
     from av.filter import Graph
 
@@ -97,13 +166,9 @@ def _at_scenes(frames: Iterable[VideoFrame], stream: VideoStream, score: float) 
         graph.add("select", f"eq(n,0)+gt(scene,{score})"),
         graph.add("buffersink"),
     ).configure()
-    for frame in chain(frames, [None]):
+    for frame, time in frames:
         graph.vpush(frame)
         with suppress(av.BlockingIOError, av.EOFError):
             while True:
-                yield graph.vpull()
-
-
-def _upright(frame: VideoFrame) -> Image.Image:
-    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+                graph.vpull()
+                yield frame, time
