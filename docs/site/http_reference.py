@@ -61,7 +61,8 @@ def _section(title: str, operation: Json, definitions: Json) -> str:
 def _fields(schema: Json, definitions: Json) -> str:
     schema = _resolved(schema, definitions)
     required = schema.get("required", [])
-    return table(
+    fields = schema.get("properties", {})
+    found = table(
         ("Field", "Type", "Default", "Meaning"),
         [
             (
@@ -70,9 +71,14 @@ def _fields(schema: Json, definitions: Json) -> str:
                 "required" if name in required else code(json.dumps(field["default"])) if "default" in field else "",
                 field.get("description", ""),
             )
-            for name, field in schema.get("properties", {}).items()
+            for name, field in fields.items()
         ],
     )
+    for name, field in fields.items():
+        for part in (field.get("items", {}), *field.get("anyOf", [])):
+            if inner := _fields(part, definitions):
+                found += f"{'Each of ' if part is field.get('items') else ''}`{name}`:\n\n{inner}"
+    return found
 
 
 def _resolved(schema: Json, definitions: Json) -> Json:
@@ -85,8 +91,12 @@ def _type(schema: Json) -> str:
         return " or ".join(dict.fromkeys(_type(one) for one in schema["anyOf"]))
     if "enum" in schema or "const" in schema:
         return ", ".join(code(json.dumps(value)) for value in schema.get("enum", [schema.get("const")]))
+    if "$ref" in schema:
+        return "object"
+    if "prefixItems" in schema:
+        return f"array of {len(schema['prefixItems'])} {_type(schema['prefixItems'][0])}s"
     if schema.get("type") == "array":
         return f"array of {_type(schema.get('items', {}))}"
     if schema.get("format") == "binary":
         return "file"
-    return str(schema.get("type", schema.get("$ref", "any").rpartition("/")[2]))
+    return str(schema.get("type", "any"))

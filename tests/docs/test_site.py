@@ -129,6 +129,9 @@ def test_the_reference_has_every_route_of_a_running_server(pages):
     body = section(text, "POST /v1/embeddings")
     assert "`multipart/form-data`" in body
     assert "| `encoding_format` |" in body
+    assert re.search(
+        r"^Each of `data`:\n\n(\|.*\n)+\| `embedding` \| array of number or string \| required \|", body, re.MULTILINE
+    )
 
 
 def write(path: Path, text: str) -> Path:
