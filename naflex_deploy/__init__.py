@@ -36,6 +36,7 @@ def build(
     labels: str | PathLike[str] | None = None,
     text: bool = False,
     calibration: str | PathLike[str] | None = None,
+    witness: bool = True,
     force: bool = False,
     report: Callable[[str], None] = lambda step: None,
 ) -> Manifest:
@@ -52,6 +53,7 @@ def build(
         labels: A file with one text per line; the texts become the classes of a two-tower model.
         text: Include the text tower in the bundle, for `Engine.text`.
         calibration: The file that ``naflex-deploy calibrate`` wrote; int8 and fp8 need it.
+        witness: Compare the graph with the original model, where transformers or timm can load it.
         force: Replace an existing bundle.
         report: Called with one line of text at the start of each step; `print` shows progress.
 
@@ -77,6 +79,7 @@ def build(
         labels=Path(labels) if labels else None,
         text=text,
         calibration=Path(calibration) if calibration else None,
+        witness=witness,
         force=force,
         report=report,
     )

@@ -6,11 +6,14 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import settings
 
+from naflex_deploy.compiler.witness import process
 from tests.support.exports import FOLDER, shared_exports
 
 __all__ = ["shared_exports"]
@@ -63,3 +66,10 @@ torch.set_num_threads(1)
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_witness() -> Iterator[None]:
+    """Builds in tests start no process for the original, which takes seconds; the witness's own tests start it."""
+    with patch.object(process, "installed", lambda library: False):
+        yield

@@ -10,6 +10,7 @@ import click
 from naflex_deploy.cli.configuration import model_options, model_or_demo, profile_options, resolve_options
 from naflex_deploy.cli.terminal import (
     describe_decisions,
+    describe_witness,
     err,
     json_option,
     out,
@@ -51,6 +52,7 @@ from naflex_deploy.core.manifest import Manifest
     metavar="BUNDLE",
     help="Add the variant to this bundle of the same model, instead of writing a new one.",
 )
+@click.option("--no-witness", is_flag=True, help="Do not compare the graph with the original model.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @wait_option
 @json_option
@@ -70,6 +72,7 @@ def command(
     calibration: Path | None,
     output: Path | None,
     into: Path | None,
+    no_witness: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -79,9 +82,9 @@ def command(
     naflex-deploy build --profile doc-ocr --model demo
     naflex-deploy build --profile photo --model hf:google/siglip2-base-patch16-naflex -o build/photo
     """
-    if into is not None and (output is not None or force or text):
+    if into is not None and (output is not None or force or text or no_witness):
         raise UsageError(
-            "--into only adds a variant, so it cannot be used with --output, --force or --text",
+            "--into only adds a variant, so it cannot be used with --output, --force, --text or --no-witness",
             hint="leave these out; --into replaces a variant of the same name by itself",
         )
     resolved = resolve_options(profile, config, settings, backend, precision, target)
@@ -99,7 +102,7 @@ def command(
             "report": report,
         }
         if into is None:
-            build_bundle(resolved, source, path, text=text, force=force, **options)
+            build_bundle(resolved, source, path, text=text, witness=not no_witness, force=force, **options)
         else:
             build_into(resolved, source, path, **options)
     manifest = Manifest.read(path)
@@ -112,6 +115,7 @@ def command(
     out.print(f"[bold green]built[/] {path}  ({size:.1f} MB, {variant.build['seconds']} s)")
     out.print(f"  model    {manifest.model.source}, {manifest.model.parameters / 1e6:.1f} M parameters")
     out.print(f"  variant  {variant.name}, packs of up to {variant.budgets[-1]} tokens")
+    out.print(f"  witness  {describe_witness(manifest.witness)}", markup=False)
     if "warning" in variant.build:
         err.print(f"[bold yellow]warning:[/] {variant.build['warning']}")
     if gate.executed is None:

@@ -10,7 +10,15 @@ from typing import Any
 import click
 
 from naflex_deploy.cli.configuration import DEMO
-from naflex_deploy.cli.terminal import json_option, listed, out, print_json, print_table, reports_errors
+from naflex_deploy.cli.terminal import (
+    describe_witness,
+    json_option,
+    listed,
+    out,
+    print_json,
+    print_table,
+    reports_errors,
+)
 from naflex_deploy.core.config import leaves
 from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.manifest import FILE_NAME, InputSpec, OutputSpec, Variant
@@ -92,6 +100,7 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
         least = min(manifest.head.thresholds, default=0.0)
         named = f"; reported from a score of {least:g} on" if manifest.head.thresholds else ""
         out.print(f"scored by {manifest.head.scores}{named}")
+    out.print(f"witness {describe_witness(manifest.witness)}", markup=False)
     if manifest.text:
         out.print("with its text tower: embed --text")
     print_table(

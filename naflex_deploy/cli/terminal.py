@@ -17,7 +17,7 @@ from rich.table import Table
 
 from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.core.locks import waiting
-from naflex_deploy.core.manifest import Gate
+from naflex_deploy.core.manifest import Gate, Witness
 
 JSON_SCHEMA = 1
 
@@ -109,6 +109,15 @@ def listed(value: object) -> str:
 def _numbers(cells: Iterable[str]) -> bool:
     """Whether a column holds only numbers such as ``1,024``, ``97.5%`` or ``382 MB``, or ``-``."""
     return all(re.fullmatch(r"-|-?[\d,]+(\.\d+)?(e[+-]?\d+)?( ?(%|MB|dpi))?", cell) for cell in cells)
+
+
+def describe_witness(witness: Witness | None) -> str:
+    """The witness of a bundle in one line."""
+    if witness is None:
+        return "none: the bundle was built before there was one"
+    if witness.status == "skipped":
+        return f"skipped: {witness.reason}"
+    return f"{witness.status} against {witness.original}: largest error {max(witness.errors.values(), default=0.0):.1e}"
 
 
 def describe_decisions(gate: Gate) -> str:

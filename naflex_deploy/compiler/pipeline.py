@@ -26,12 +26,25 @@ from naflex_deploy.compiler.head import make_head
 from naflex_deploy.compiler.quantize.spec import QuantSpec, numbered
 from naflex_deploy.compiler.quantize.subject import subject_of
 from naflex_deploy.compiler.text_tower import add_text
+from naflex_deploy.compiler.witness.process import asking
+from naflex_deploy.compiler.witness.witness import outcome, request_for
 from naflex_deploy.compiler.zero_shot import cut_texts, read_labels, with_labels
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import GateError, UsageError
 from naflex_deploy.core.files import new_directory, sync_tree
 from naflex_deploy.core.machine import peak_memory
-from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, FileEntry, Gate, Head, Manifest, Model, TextTower, Variant
+from naflex_deploy.core.manifest import (
+    FILE_NAME,
+    SCHEMA,
+    FileEntry,
+    Gate,
+    Head,
+    Manifest,
+    Model,
+    TextTower,
+    Variant,
+    Witness,
+)
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.backends import cannot_run, executed_by, find, open_session
 from naflex_deploy.runtime.bundle.bundle import refuse_replacing
@@ -57,6 +70,7 @@ def build_bundle(
     labels: Path | None = None,
     text: bool = False,
     calibration: Path | None = None,
+    witness: bool = True,
     force: bool = False,
     report: Report = lambda step: None,
 ) -> Manifest:
@@ -71,6 +85,7 @@ def build_bundle(
         labels: A file of texts, which become the classes of a two-tower model.
         text: Put the text tower into the bundle too.
         calibration: The file that ``calibrate`` wrote; int8 and fp8 need it.
+        witness: Compare the graph with the original model, where transformers or timm can load it.
         force: Replace an existing bundle.
         report: Called with a line at the start of each step.
 
@@ -82,7 +97,8 @@ def build_bundle(
         CalibrationError: The calibration is damaged, or was made for another model or profile.
         CheckpointError: The model cannot be read.
         OutputError: The directory exists, or cannot be written.
-        GateError: The engine misses the gate; the rejected bundle is left at ``<output>.rejected``.
+        GateError: The graph differs from the original model, or the engine misses the gate; in the second case the
+            rejected bundle is left at ``<output>.rejected``.
     """
     refuse_replacing(output, force=force)
     started = time.perf_counter()
@@ -94,7 +110,9 @@ def build_bundle(
     if spec is not None:
         spec.check(subject_of(checkpoint, config.profile))
     outputs = requested_outputs(config.profile, checkpoint)
-    with new_directory(output, force=force) as partial:
+    request = request_for(checkpoint, outputs, text=text, wanted=witness)
+    asked_for, reason = (None, request) if isinstance(request, str) else (request, "")
+    with new_directory(output, force=force) as partial, asking(asked_for) as asked:
         report("exporting the portable graph")
         portable = partial / "portable.onnx"
         export(checkpoint.model(outputs), portable)
@@ -114,11 +132,14 @@ def build_bundle(
         GoldenImages.of(golden_contents(), checkpoint.preprocessing).write(partial / GOLDEN_IMAGES)
         if spec is not None:
             spec.write(partial / CALIBRATION)
+        if asked:
+            report("comparing the portable graph with the original model")
+        found = outcome(asked, reason, partial, checkpoint, tower)
         report(f"lowering for {backend}, {precision}")
         task = Task(portable, partial / "variants", config.profile, precision, prefix, report, spec)
         variant = lowering.lower(task)
         variant = measured(partial, variant, golden, prefix, started, report)
-        manifest = _manifest(config, checkpoint, partial, variant, head, tower)
+        manifest = _manifest(config, checkpoint, partial, variant, head, tower, found)
         (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
         if variant.gate.status == "failed":
             rejected = output.with_name(f"{output.name}.rejected")
@@ -216,6 +237,7 @@ def _manifest(
     variant: Variant,
     head: Head | None,
     text: TextTower | None,
+    witness: Witness,
 ) -> Manifest:
     graph = onnx.load(str(bundle / "portable.onnx"), load_external_data=False)
     a = checkpoint.architecture
@@ -232,6 +254,7 @@ def _manifest(
         ),
         preprocessing=checkpoint.preprocessing,
         preprocessing_origins=dict(checkpoint.origins),
+        witness=witness,
         head=head,
         text=text,
         inputs=input_specs(graph),

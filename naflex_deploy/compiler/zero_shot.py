@@ -93,4 +93,5 @@ def with_labels(checkpoint: Checkpoint, text: Text, labels: Sequence[Label]) -> 
         weights=checkpoint.weights | classifier,
         labels=tuple(label.name for label in labels),
         scores="sigmoid",
+        prompts=tuple(label.texts for label in labels),
     )

@@ -17,6 +17,23 @@ from naflex_deploy.core.manifest import Scores
 from naflex_deploy.core.preprocessing import Preprocessing
 
 
+@dataclass(frozen=True)
+class Original:
+    """How the library that wrote a checkpoint loads it.
+
+    Attributes:
+        library: ``transformers`` or ``timm``.
+        path: Directory of the model, or file of weights of the architecture ``name``.
+        name: Of timm's registry, empty where the directory says it.
+        lora: Directory of an adapter that peft merges.
+    """
+
+    library: str
+    path: Path
+    name: str = ""
+    lora: Path | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model read from somewhere.
@@ -29,7 +46,8 @@ class Checkpoint:
         labels: Name of each class, empty where the model has no classifier or no names.
         scores: How logits become scores, see `core.manifest.Head`.
         origins: Where each value of ``preprocessing`` was found.
-        directory: Where the original library can load the model from; ``None`` where there is no such directory.
+        prompts: Texts of each class, where the classifier was made of texts.
+        original: How its own library loads it; ``None`` for what no library loads from files.
         left_out: Files of weights that lie beside those of the model and are no part of it.
     """
 
@@ -40,7 +58,8 @@ class Checkpoint:
     labels: tuple[str, ...] = field(default=())
     scores: Scores = "softmax"
     origins: Mapping[str, str] = field(default_factory=dict)
-    directory: Path | None = None
+    prompts: tuple[tuple[str, ...], ...] = ()
+    original: Original | None = None
     left_out: tuple[str, ...] = ()
 
     def model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint, Original
 from naflex_deploy.compiler.checkpoints.files.choice import CONFIG, choose_local
 from naflex_deploy.compiler.checkpoints.files.hub import download
 from naflex_deploy.compiler.checkpoints.files.load import load_json
@@ -21,8 +21,10 @@ def read_directory(path: Path, source: str | None = None, lora: Path | None = No
     """
     source = source or str(path)
     config = load_json(path / CONFIG, source)
-    read = timm.read_saved if "architecture" in config and "model_type" not in config else hf.read_directory
-    return replace(read(path, source, lora), directory=path, left_out=choose_local(path, source).left_out)
+    by_timm = "architecture" in config and "model_type" not in config
+    checkpoint = (timm.read_saved if by_timm else hf.read_directory)(path, source, lora)
+    original = Original("timm" if by_timm else "transformers", path, lora=lora)
+    return replace(checkpoint, original=original, left_out=choose_local(path, source).left_out)
 
 
 def read_hub(name: str, lora: Path | None = None) -> Checkpoint:

@@ -41,6 +41,7 @@ def with_patch_size(checkpoint: Checkpoint, size: int) -> Checkpoint:
         architecture=dataclasses.replace(a, patch_size=size),
         weights=checkpoint.weights | {"embed.weight": resized},
         preprocessing=checkpoint.preprocessing.model_copy(update={"patch_size": size}),
+        original=None,
     )
 
 

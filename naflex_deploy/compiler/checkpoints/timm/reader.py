@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
-from naflex_deploy.compiler.checkpoints.files.choice import CONFIG
+from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint, Original
+from naflex_deploy.compiler.checkpoints.files.choice import CONFIG, SINGLE
 from naflex_deploy.compiler.checkpoints.files.load import load_json
 from naflex_deploy.compiler.checkpoints.tensors import Tensors, refuse_quantised
 from naflex_deploy.compiler.checkpoints.timm.architectures import ARCHITECTURES, Registered
@@ -40,7 +41,9 @@ def read_timm(rest: str, lora: Path | None = None) -> Checkpoint:
     if not separator:
         path = Path(rest)
         if path.exists() or path.suffix == ".safetensors":
-            return read_saved(path, lora=lora)
+            folder = path.parent if path.name == SINGLE else path
+            original = Original("timm", folder, lora=lora) if folder.is_dir() else None
+            return replace(read_saved(path, lora=lora), original=original)
         registered_as(rest, "timm")
         raise CheckpointError(
             f"timm:{rest} names an architecture without weights",
@@ -51,7 +54,8 @@ def read_timm(rest: str, lora: Path | None = None) -> Checkpoint:
     tensors = Tensors(load_weights(Path(file), source, lora), source)
     stated = tensors.shape("head.weight")
     options = registered.options | {"num_classes": stated[0] if stated else 0}
-    return _convert(options, tensors, registered, {}, source, f"timm's registry: {name}")
+    checkpoint = _convert(options, tensors, registered, {}, source, f"timm's registry: {name}")
+    return replace(checkpoint, original=Original("timm", Path(file), name, lora))
 
 
 def read_saved(path: Path, source: str | None = None, lora: Path | None = None) -> Checkpoint:

@@ -1,0 +1,68 @@
+"""The witness with the process of the original: environments for it, and our side without an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from PIL import Image
+
+from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.compiler.checkpoints.text_checkpoint import Text
+from naflex_deploy.compiler.witness import process
+from naflex_deploy.compiler.witness.compare import by_image, judge
+from naflex_deploy.compiler.witness.process import Answer
+from naflex_deploy.compiler.witness.request import TEXTS, TOKENS, images
+from naflex_deploy.core.manifest import Witness
+from naflex_deploy.core.pack import Pack
+from naflex_deploy.core.profile import ImageSection
+from naflex_deploy.runtime.images.cutting import Cutter
+from tests.support.packs import inputs
+
+SHIM = """
+import torch
+register_fake = torch.library.register_fake
+def skipping(op, *args, **kwargs):
+    if isinstance(op, str) and op.startswith("torchvision::"):
+        return lambda function: function
+    return register_fake(op, *args, **kwargs)
+torch.library.register_fake = skipping
+import torchvision
+torch.library.register_fake = register_fake
+"""
+"""What tests/conftest.py does, for a process of its own: a sitecustomize.py."""
+
+
+@contextmanager
+def asked_for_real() -> Iterator[None]:
+    """Builds start the process of the original, which no other test does."""
+    with patch.object(process, "installed", lambda library: find_spec(library) is not None):
+        yield
+
+
+def ours(checkpoint: Checkpoint, answer: Answer, text: Text | None = None) -> Witness:
+    """The outcome with the packed model itself in the place of its exported graph."""
+    outputs = ("pooled", "tokens", *(("logits",) if checkpoint.architecture.classes else ()))
+    cutter = Cutter(ImageSection(tokens=TOKENS, fit="fill"), checkpoint.preprocessing, TOKENS)
+    patches = []
+    for pixels in images(checkpoint.preprocessing.patch_size):
+        layout = cutter.layout((pixels.shape[0], pixels.shape[1]))
+        patches.append(cutter.patches(Image.fromarray(pixels), layout.whole))
+    model = checkpoint.model(outputs)
+    pack = Pack.of(patches, prefix=checkpoint.architecture.prefix)
+    with torch.inference_mode():
+        found = by_image({name: values.numpy() for name, values in model(*inputs(model, pack)).items()}, pack)
+        if text is not None:
+            found["texts"] = text.vectors(TEXTS).numpy()
+    return judge(found, answer, [image.grid_hw for image in patches])
+
+
+def package(folder: Path, name: str, content: str) -> Path:
+    """A module on a path of its own, for a process that finds it first."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(content)
+    return folder
