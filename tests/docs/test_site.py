@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import pytest
+from click import Context
 from click.testing import CliRunner
 from markdown.extensions.toc import slugify
 
@@ -81,6 +83,21 @@ def test_a_link_to_a_file_that_is_not_there_stops_the_build(tmp_path, monkeypatc
     monkeypatch.setattr("docs.site.pages.ROOT", tmp_path)
     with pytest.raises(BrokenLinks, match=r"broken\.md:1: there is no file 'y\.md'"):
         gather(tmp_path / "site")
+
+
+def test_every_command_and_path_that_a_page_names_exists(pages):
+    root = Path(__file__).parents[2]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages.glob("*.md"))
+    modules = set(re.findall(r"python -m ((?:benchmarks|naflex_deploy)[\w.]+)", text))
+    assert len(modules) > 15
+    for module in modules:
+        assert find_spec(module) is not None, module
+    paths = set(re.findall(r"\b((?:tests|benchmarks|examples|naflex_deploy|docs)/[\w/]+\.\w+)", text))
+    assert len(paths) > 10
+    for path in paths:
+        assert (root / path).is_file(), path
+    commands = set(re.findall(r"(?:\$ |`)naflex-deploy ([a-z-]+)", text))
+    assert commands < set(main.list_commands(Context(main)))
 
 
 @pytest.mark.parametrize("name", ["build", "plan", "embed", "serve", "bundle sign", "triton-server-repo"])
