@@ -20,7 +20,8 @@ from naflex_deploy.cli.terminal import (
     wait_option,
 )
 from naflex_deploy.core.errors import UsageError, needs_extra
-from naflex_deploy.core.manifest import Manifest
+from naflex_deploy.core.manifest import Manifest, Variant
+from naflex_deploy.runtime.backends.openvino.backend import opportunity
 
 
 @click.command()
@@ -106,21 +107,31 @@ def command(
         else:
             build_into(resolved, source, path, **options)
     manifest = Manifest.read(path)
-    variant = manifest.variants[-1]
+    built = manifest.variants if into is None else manifest.variants[-1:]
     if as_json:
         print_json("build", bundle=str(path), manifest=manifest.model_dump(mode="json", by_alias=True))
         return
-    gate = variant.gate
     size = sum(entry.size for entry in manifest.files.values()) / 1e6
-    out.print(f"[bold green]built[/] {path}  ({size:.1f} MB, {variant.build['seconds']} s)")
+    out.print(f"[bold green]built[/] {path}  ({size:.1f} MB, {built[-1].build['seconds']} s)")
     out.print(f"  model    {manifest.model.source}, {manifest.model.parameters / 1e6:.1f} M parameters")
+    for variant in built:
+        _print_variant(variant)
+    if note := opportunity():
+        out.print(f"  note     {note}", markup=False)
+    if built[0].gate.executed is None:
+        out.print(f"  next     naflex-deploy verify {path}, on the machine where it will run")
+    else:
+        out.print(f"  next     naflex-deploy embed {path} IMAGE…")
+
+
+def _print_variant(variant: Variant) -> None:
     out.print(f"  variant  {variant.name}, packs of up to {variant.budgets[-1]} tokens")
     out.print(f"  witness  {describe_witness(manifest.witness)}", markup=False)
     if "warning" in variant.build:
         err.print(f"[bold yellow]warning:[/] {variant.build['warning']}")
+    gate = variant.gate
     if gate.executed is None:
         out.print(f"  gate     {gate.status}: {gate.reason}")
-        out.print(f"  next     naflex-deploy verify {path}, on the machine where it will run")
         return
     out.print(
         f"  gate     {gate.status} on {gate.executed.gpu or gate.executed.cpu}: "
@@ -128,4 +139,3 @@ def command(
     )
     if decisions := describe_decisions(gate):
         out.print(f"           {decisions}")
-    out.print(f"  next     naflex-deploy embed {path} IMAGE…")

@@ -85,11 +85,13 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     candidates = opened.candidates()
+    taken = next((c.variant for c in candidates if c.rejected is None), None)
     if as_json:
         print_json(
             "inspect",
             manifest=manifest.model_dump(mode="json", by_alias=True),
             variants=[{"name": c.variant.name, "rejected": c.rejected} for c in candidates],
+            loads=taken.name if taken else None,
         )
         return
     model, image = manifest.model, manifest.config.image
@@ -116,6 +118,8 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
             for c in candidates
         ],
     )
+    if taken is not None:
+        out.print(f"load takes {taken.name}: {opened.why(taken)}", markup=False)
     for title, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         print_table(title, ["name", "dtype", "shape"], [_row(spec) for spec in specs])
     _print_options("architecture", {key: value for key, value in model.architecture.items() if value})

@@ -30,6 +30,7 @@ from naflex_deploy.core.config import Config, leaves
 from naflex_deploy.core.errors import UsageError, needs_extra
 from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.backends.openvino.backend import opportunity
 
 RELIABLE = 0.10
 """Maximum relative error of predictions, on budgets held out of the fit, that needs no warning."""
@@ -188,6 +189,10 @@ def _plan(config: Config, model: str | None, as_json: bool) -> None:
         return
     out.print(f"[bold]{config.profile.name}[/]: {config.profile.description}")
     out.print(f"backend {planned.backend}, precision {planned.precision}, outputs {', '.join(planned.outputs)}")
+    for name in planned.also:
+        out.print(f"also {name}, for machines that cannot run the first")
+    if note := opportunity():
+        out.print(note, markup=False)
     out.print(f"images: {config.profile.image.fit}, at most {planned.image_tokens} tokens each")
     print_table(
         "packs",

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -14,7 +14,8 @@ from torch import nn
 
 import naflex_deploy
 from naflex_deploy.compiler import checkpoints
-from naflex_deploy.compiler.backends.registry import choose
+from naflex_deploy.compiler.backends.lowering import Lowering
+from naflex_deploy.compiler.backends.registry import choose_all
 from naflex_deploy.compiler.backends.task import EIGHT_BITS, Task, missing_calibration
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.checkpoints.patch_resize import with_patch_size
@@ -102,8 +103,8 @@ def build_bundle(
     """
     refuse_replacing(output, force=force)
     started = time.perf_counter()
-    lowering, precision = choose(config.profile)
-    backend = lowering.backend.name
+    chosen = choose_all(config.profile)
+    backend, precision = chosen[0][0].backend.name, chosen[0][1]
     spec = read_calibration(calibration, precision, config.profile)
     checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
     head = make_head(config.profile.head, checkpoint)
@@ -135,11 +136,10 @@ def build_bundle(
         if asked:
             report("comparing the portable graph with the original model")
         found = outcome(asked, reason, partial, checkpoint, tower)
-        report(f"lowering for {backend}, {precision}")
         task = Task(portable, partial / "variants", config.profile, precision, prefix, report, spec)
-        variant = lowering.lower(task)
-        variant = measured(partial, variant, golden, prefix, started, report)
-        manifest = _manifest(config, checkpoint, partial, variant, head, tower, found)
+        variants = list(_variants(chosen, task, golden, started))
+        variant = variants[-1]
+        manifest = _manifest(config, checkpoint, partial, variants, head, tower, found)
         (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
         if variant.gate.status == "failed":
             rejected = output.with_name(f"{output.name}.rejected")
@@ -151,6 +151,19 @@ def build_bundle(
                 hint=HINT,
             )
     return manifest
+
+
+def _variants(chosen: Sequence[tuple[Lowering, str]], task: Task, golden: Golden, started: float) -> Iterator[Variant]:
+    """Make and measure every engine that was chosen. One that misses its gate is left out if another one follows."""
+    for number, (lowering, precision) in enumerate(chosen, 1):
+        task.report(f"lowering for {lowering.backend.name}, {precision}")
+        variant = lowering.lower(dataclasses.replace(task, precision=precision))
+        variant = measured(task.portable.parent, variant, golden, task.prefix, started, task.report)
+        if variant.gate.status != "failed" or number == len(chosen):
+            yield variant
+        else:
+            task.report(f"{variant.name} is left out, because it misses its gate: {variant.gate.reason}")
+            shutil.rmtree(task.directory / variant.name)
 
 
 def read_checkpoint(
@@ -234,7 +247,7 @@ def _manifest(
     config: Config,
     checkpoint: Checkpoint,
     bundle: Path,
-    variant: Variant,
+    variants: list[Variant],
     head: Head | None,
     text: TextTower | None,
     witness: Witness,
@@ -259,7 +272,7 @@ def _manifest(
         text=text,
         inputs=input_specs(graph),
         outputs=output_specs(graph),
-        variants=[variant],
+        variants=variants,
         files=FileEntry.below(bundle),
         config=config.profile,
         origins=config.origins,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from naflex_deploy.compiler import checkpoints
-from naflex_deploy.compiler.backends.registry import choose
+from naflex_deploy.compiler.backends.registry import choose_all
 from naflex_deploy.compiler.model.architecture import Architecture
 from naflex_deploy.compiler.pipeline import requested_outputs
 from naflex_deploy.core.config import Config
@@ -71,10 +71,15 @@ class PlannedPage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `build` would do."""
+    """What `build` would do.
+
+    Attributes:
+        also: Further engines that it makes, backend and precision.
+    """
 
     backend: str
     precision: str
+    also: tuple[str, ...]
     outputs: tuple[str, ...]
     image_tokens: int
     budgets: tuple[PlannedBudget, ...]
@@ -93,7 +98,7 @@ def plan(config: Config, model: str | None) -> Plan:
         IncompatibleError: No backend can be built here.
     """
     profile = config.profile
-    lowering, precision = choose(profile)
+    (lowering, precision), *others = choose_all(profile)
     backend = lowering.backend.name
     checkpoint = checkpoints.read(model) if model else None
     prefix = checkpoint.architecture.prefix if checkpoint else 0
@@ -105,6 +110,7 @@ def plan(config: Config, model: str | None) -> Plan:
     return Plan(
         backend=backend,
         precision=precision,
+        also=tuple(f"{other.backend.name} {kind}" for other, kind in others),
         outputs=requested_outputs(profile, checkpoint) if checkpoint else tuple(profile.outputs),
         image_tokens=image_tokens,
         budgets=tuple(

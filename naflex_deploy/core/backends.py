@@ -6,6 +6,7 @@ FOLDERS = {
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt",
     "onnxruntime-cuda": "onnxruntime_cuda",
+    "openvino": "openvino",
     "onnxruntime": "onnxruntime",
 }
 """Each backend's folder in ``runtime/backends/`` and ``compiler/backends/``, in the default order of preference."""

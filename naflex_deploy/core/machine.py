@@ -53,6 +53,12 @@ def has_vnni() -> bool:
     return not INT8_FLAGS.isdisjoint(cpu_flags())
 
 
+def bf16_units() -> str:
+    """The units with which an x86 CPU multiplies bf16 fast, ``AMX`` or ``AVX512-BF16``; empty where it has none."""
+    flags = cpu_flags()
+    return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
+
+
 def int8_warning() -> str:
     """A warning about int8 for an x86 CPU that lacks the instructions for it; empty for any other CPU."""
     if not cpu_flags() or has_vnni():

@@ -27,6 +27,7 @@ class Role(StrEnum):
     PAD_INDEX = "pad_index"
     UNPAD_INDEX = "unpad_index"
     TOKEN_OFFSET = "token_offset"
+    SLOT_LENGTHS = "slot_lengths"
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +171,8 @@ class Pack:
                 return self.cu_seqlens
             case Role.TOKEN_KIND:
                 return self.token_kind
-            case Role.PAD_INDEX | Role.UNPAD_INDEX | Role.TOKEN_OFFSET:
-                raise ValueError(f"{role} depends on an engine's rows, see `naflex_deploy.core.rows`")
+            case Role.PAD_INDEX | Role.UNPAD_INDEX | Role.TOKEN_OFFSET | Role.SLOT_LENGTHS:
+                raise ValueError(f"{role} depends on an engine's rows, which its session lays out")
 
     def split(self, tokens: npt.NDArray[Scalar]) -> list[npt.NDArray[Scalar]]:
         """Split per-token outputs [T, D] into one [h, w, D] array per image, without prefix tokens and tail."""

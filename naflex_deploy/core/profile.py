@@ -132,6 +132,10 @@ class OnnxRuntimeSection(Section):
     budgets: Budgets | None = None
 
 
+class OpenVinoSection(Section):
+    budgets: Budgets | None = None
+
+
 class TensorRTSection(Section):
     """What differs for TensorRT and TensorRT-RTX.
 
@@ -159,6 +163,7 @@ class EngineSection(Section):
     precision: Precision = "auto"
     memory_limit: ByteCount | None = None
     onnxruntime: OnnxRuntimeSection = OnnxRuntimeSection()
+    openvino: OpenVinoSection = OpenVinoSection()
     tensorrt: TensorRTSection = TensorRTSection()
 
 

@@ -48,6 +48,7 @@ class Engine:
         manifest: Manifest of the bundle.
         variant: The variant that the session runs.
         text: Opens the text tower; ``None`` where there is none.
+        why: The reason why it was this variant that was loaded, for a person.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Engine:
         manifest: Manifest,
         variant: Variant,
         text: Callable[[], TextEncoder] | None = None,
+        why: str = "",
     ) -> None:
         self.manifest = manifest
         self.variant = variant
+        self.why = why
         self._session = session
         self._prepare = Preparer.of(manifest, variant)
         self._maker = PackMaker(variant.budgets[-1], manifest.config.packing.max_images, manifest.model.prefix)
@@ -255,4 +258,5 @@ def _open_engine(
     bundle.check(files)
     opened = session(bundle.path, chosen)
     bundle.refuse_changed(files)
-    return Engine(opened, manifest, chosen, partial(TextEncoder, bundle))
+    why = bundle.why(chosen) if variant is None else "it was asked for by name"
+    return Engine(opened, manifest, chosen, partial(TextEncoder, bundle), why)

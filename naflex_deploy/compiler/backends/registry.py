@@ -12,6 +12,9 @@ from naflex_deploy.core.errors import IncompatibleError, UsageError
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime import backends
 
+EVERYWHERE = "onnxruntime"
+"""Every machine has this backend, as the runtime depends on it."""
+
 
 @cache
 def lowering_of(name: str) -> Lowering:
@@ -39,9 +42,13 @@ def choose(profile: Profile) -> tuple[Lowering, str]:
         raise IncompatibleError(
             f"no backend of the profile can be built here ({why})", hint="try --backend onnxruntime"
         )
-    backend = next((backend for backend in built if backend.cannot_run() is None), built[0])
+    usable = [backend for backend in built if backend.cannot_run() is None] or built[:1]
     asked = profile.engine.precision
-    precision = backend.automatic(profile) if asked == "auto" else asked
+    if asked == "auto":
+        offers = [(backend, offer) for backend in usable if (offer := backend.automatic(profile)) is not None]
+        backend, precision = offers[0] if offers else (usable[0], usable[0].precisions[0])
+    else:
+        backend, precision = usable[0], asked
     if precision not in backend.precisions:
         raise UsageError(
             f"backend {backend.name} builds {', '.join(backend.precisions)}, found precision {precision}",
@@ -50,3 +57,18 @@ def choose(profile: Profile) -> tuple[Lowering, str]:
     lowering = lowering_of(backend.name)
     lowering.refuse(profile, precision)
     return lowering, precision
+
+
+def choose_all(profile: Profile) -> list[tuple[Lowering, str]]:
+    """What a build makes: the engine that `choose` names, and a second one where that runs on few machines only.
+
+    The second is ONNX Runtime in fp32, where the profile leaves the precision to the machine and lists that backend.
+
+    Raises:
+        IncompatibleError, UsageError: See `choose`.
+    """
+    first = choose(profile)
+    runs_everywhere = first[0].backend.name == EVERYWHERE
+    if runs_everywhere or profile.engine.precision != "auto" or EVERYWHERE not in profile.engine.backends:
+        return [first]
+    return [first, (lowering_of(EVERYWHERE), "fp32")]

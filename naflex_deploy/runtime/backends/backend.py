@@ -31,8 +31,8 @@ class Backend(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def automatic(self, profile: Profile) -> str:
-        """The precision that ``auto`` stands for in a profile."""
+    def automatic(self, profile: Profile) -> str | None:
+        """The precision that ``auto`` stands for in a profile; ``None`` where other backends are better here."""
         return self.precisions[0]
 
     def cannot_build(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputError, nearest
@@ -70,6 +71,12 @@ class Bundle:
                 return candidate.variant
         reasons = "; ".join(f"{c.variant.name}: {c.rejected}" for c in candidates) or "it has no variants"
         raise IncompatibleError(f"this machine can run no variant of {self.path} ({reasons})", hint="build one here")
+
+    def why(self, chosen: Variant) -> str:
+        """Why `choose` takes this variant where none is named: the variants that it prefers, and what rejects them."""
+        before = takewhile(lambda one: one.variant.name != chosen.name, self.candidates())
+        rejected = [f"{one.variant.name} does not: {one.rejected}" for one in before if one.rejected]
+        return "; ".join(["it is the first in the profile's order of backends that this machine accepts", *rejected])
 
     def variant(self, name: str) -> Variant:
         """The variant with this name, whether this machine can run it or not.

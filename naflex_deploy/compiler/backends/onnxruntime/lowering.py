@@ -16,12 +16,12 @@ import onnxruntime as ort
 
 from naflex_deploy.compiler.backends.lowering import Lowering
 from naflex_deploy.compiler.backends.onnxruntime import quantize as cpu_quantize
-from naflex_deploy.compiler.backends.onnxruntime.positions import merge_positions
 from naflex_deploy.compiler.backends.task import Task
 from naflex_deploy.compiler.export import input_specs, output_specs
 from naflex_deploy.compiler.passes import manager
 from naflex_deploy.compiler.passes.attend_by_image import lower_attention
 from naflex_deploy.compiler.passes.graphs import Model, counts, every_node, locations, read, write
+from naflex_deploy.compiler.passes.merge_positions import merge_positions
 from naflex_deploy.compiler.quantize.prepare import prepare
 from naflex_deploy.compiler.quantize.quantization import EMBEDDING, Quantization
 from naflex_deploy.core.errors import IncompatibleError

@@ -1,0 +1,1 @@
+"""Lowering for OpenVINO on a CPU."""

@@ -1,0 +1,82 @@
+"""Attention for OpenVINO: the longest images one by one in slots, all others together as rows.
+
+OpenVINO has no loop over images that keeps results of differing lengths, so a graph has a fixed number of slots. A pack
+comes with its longest images first, and with the number of tokens of each slot and of the rest:
+
+    query, key, value [T, H·d] ─▶ Split(slot_lengths) ─▶ slot 1 … slot S: attention without a mask; any may be empty
+                                                      └▶ the rest: rows [R, L] of one image each, shorter ones masked
+                                                   ─▶ Concat [T, H·d]
+
+Which images go where is decided for every pack when it runs, so that one compiled graph serves all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from naflex_deploy.compiler.backends.attention_forms import BOOL, FLOAT, INT, Builder, attend, replace, segment
+from naflex_deploy.compiler.passes.graphs import Model, label
+from naflex_deploy.core.pack import Role
+
+SLOTS = 4
+"""Twice as many gain 1 % on packs of many images and take half as long again to compile."""
+
+TO_HEADS = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+"""Axes of queries, transposed keys and values, from [rows, tokens, heads, d]."""
+
+
+def lower_attention(model: Model) -> int:
+    """Rewrite every fused attention, in place; returns how many attend from tokens to tokens."""
+    attentions = [node for node in model.graph.nodes if node.op == "PackedAttention"]
+    own = [node for node in attentions if node.inputs[3] is node.inputs[4]]
+    if own:
+        lengths, index, unpad, held = _layout(model)
+    for node in attentions:
+        b = Builder(model, label(node, "Attention"))
+        replace(node, _slots_and_rows(b, node, lengths, index, unpad, held) if node in own else segment(b, node))
+    model.tidy()
+    return len(own)
+
+
+def _layout(model: Model) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor, gs.Tensor]:
+    """Lengths of slots, the token at each place of the rows, the place of each token, and which places hold one."""
+    roles = (Role.SLOT_LENGTHS, Role.PAD_INDEX, Role.UNPAD_INDEX)
+    lengths, pad, unpad = (gs.Variable(role.value, INT) for role in roles)
+    lengths.shape, pad.shape, unpad.shape = [SLOTS + 1], ["rows", "row_tokens"], ["rest"]
+    model.graph.inputs += [lengths, pad, unpad]
+    b = Builder(model, "layout")
+    zero = b.constant(0, INT)
+    held = b("Unsqueeze", b("GreaterOrEqual", pad, zero, dtype=BOOL), b.integers(1, 2), dtype=BOOL)
+    return b("Cast", lengths, to=onnx.TensorProto.INT64, dtype=np.int64), b("Max", pad, zero, dtype=INT), unpad, held
+
+
+def _slots_and_rows(
+    b: Builder, node: gs.Node, lengths: gs.Tensor, index: gs.Tensor, unpad: gs.Tensor, held: gs.Tensor
+) -> gs.Variable:
+    heads, scale, width = int(node.attrs["heads"]), float(node.attrs["scale"]), int(node.inputs[0].shape[-1])
+    slots = [_split(b, tensor, lengths) for tensor in node.inputs[:3]]
+    one_image, whole_rows = b.integers(1, -1, heads, width // heads), b.integers(0, 0, heads, width // heads)
+    contexts = []
+    for qkv in zip(*(parts[:SLOTS] for parts in slots), strict=True):
+        q, k, v = (b("Transpose", b("Reshape", x, one_image), perm=p) for x, p in zip(qkv, TO_HEADS, strict=True))
+        scores = b("MatMul", b("Mul", q, b.constant(scale, FLOAT)), k)
+        contexts.append(_merge(b, b("MatMul", b("Softmax", scores, axis=-1), v), width))
+    rest = (b("Gather", parts[SLOTS], index, axis=0) for parts in slots)
+    q, k, v = (b("Transpose", b("Reshape", x, whole_rows), perm=p) for x, p in zip(rest, TO_HEADS, strict=True))
+    rows = _merge(b, attend(b, q, k, v, held, scale), width)
+    return b("Concat", *contexts, b("Gather", rows, unpad, axis=0), axis=0)
+
+
+def _split(b: Builder, tensor: gs.Tensor, lengths: gs.Tensor) -> list[gs.Variable]:
+    b.count += 1
+    name = f"{b.scope}/Split_{b.count}"
+    parts = [gs.Variable(f"{name}_{slot}", FLOAT) for slot in range(SLOTS + 1)]
+    b.model.graph.nodes.append(gs.Node("Split", name, {"axis": 0}, [tensor, lengths], parts))
+    return parts
+
+
+def _merge(b: Builder, mixed: gs.Tensor, width: int) -> gs.Variable:
+    """[rows, heads, tokens, d] → [rows·tokens, heads·d]."""
+    return b("Reshape", b("Transpose", mixed, perm=[0, 2, 1, 3]), b.integers(-1, width))

@@ -1,0 +1,55 @@
+"""Q/DQ for OpenVINO: activations of unsigned eight bits with a zero point, weights of signed eight bits.
+
+    x' = DequantizeLinear(QuantizeLinear(x))     u8, one scale and zero point, shared by query, key and value
+    W' = DequantizeLinear(W)                     s8, a scale for each output channel
+    y  = Gemm(x', W', b)
+
+OpenVINO folds both into one product of integers. Everything else runs in the precision of its hint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from naflex_deploy.compiler.passes.graphs import Model, label
+from naflex_deploy.compiler.quantize.layers import linear_layers
+from naflex_deploy.compiler.quantize.quantization import QuantizedLayer
+
+
+def quantize(model: Model, layers: Mapping[str, QuantizedLayer]) -> int:
+    """Rewrite linear layers, in place; returns how many."""
+    inputs: dict[int, gs.Variable] = {}
+    found = [(name, linear) for name, linear in linear_layers(model).items() if name in layers]
+    for name, linear in found:
+        layer = layers[name]
+        if id(linear.x) not in inputs:
+            inputs[id(linear.x)] = _activation(model, linear.x, layer)
+        weight = _weight(model, name, layer)
+        bias = model.constant(f"{name}.bias.corrected", layer.bias)
+        linear.node.outputs.clear()
+        nodes = model.graph.nodes
+        nodes.append(gs.Node("Gemm", label(linear.node, "Gemm"), {}, [inputs[id(linear.x)], weight, bias], [linear.y]))
+    model.tidy()
+    return len(found)
+
+
+def _activation(model: Model, x: gs.Tensor, layer: QuantizedLayer) -> gs.Variable:
+    scale = model.constant(f"{x.name}.scale", np.array(layer.levels.scale, np.float32))
+    zero = model.constant(f"{x.name}.zero", np.array(layer.levels.zero, np.uint8))
+    q = gs.Variable(f"{x.name}.u8", np.uint8, x.shape)
+    back = gs.Variable(f"{x.name}.dequantized", np.float32, x.shape)
+    model.graph.nodes.append(gs.Node("QuantizeLinear", f"{x.name}/QuantizeLinear", {}, [x, scale, zero], [q]))
+    model.graph.nodes.append(gs.Node("DequantizeLinear", f"{x.name}/DequantizeLinear", {}, [q, scale, zero], [back]))
+    return back
+
+
+def _weight(model: Model, name: str, layer: QuantizedLayer) -> gs.Variable:
+    values = model.constant(f"{name}.weight.s8", layer.weight.values)
+    scale = model.constant(f"{name}.weight.scale", layer.weight.scale.astype(np.float32))
+    back = gs.Variable(f"{name}.weight.dequantized", np.float32, list(layer.weight.values.shape))
+    node = gs.Node("DequantizeLinear", f"{name}/DequantizeLinear", {"axis": 1}, [values, scale], [back])
+    model.graph.nodes.append(node)
+    return back

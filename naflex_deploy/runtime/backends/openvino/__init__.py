@@ -1,0 +1,1 @@
+"""Running packs on OpenVINO on a CPU."""

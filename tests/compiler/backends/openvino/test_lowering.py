@@ -1,0 +1,106 @@
+"""The graph for OpenVINO: the results of the portable graph for any pack, in the precision that was asked for."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("openvino", reason="OpenVINO is an extra")
+
+from naflex_deploy.compiler.backends.openvino import files, lowering
+from naflex_deploy.compiler.backends.task import Task
+from naflex_deploy.core.config import resolve
+from naflex_deploy.core.errors import IncompatibleError
+from naflex_deploy.core.manifest import Variant
+from naflex_deploy.core.pack import Pack
+from naflex_deploy.runtime.backends.openvino import model
+from naflex_deploy.runtime.backends.openvino.session import OpenVinoSession
+from naflex_deploy.runtime.results.figures import cosine
+from tests.support import graphs
+from tests.support.calibrations import observed
+from tests.support.graphs import FAMILIES, GRIDS, assert_equal, pack, portable
+from tests.support.packs import random_images
+
+PROFILE = resolve("photo", environment={}).profile
+needs_bf16 = pytest.mark.skipif("BF16" not in model.capabilities(), reason="this CPU has no bf16 units")
+
+
+@cache
+def lowered(name: str, precision: str = "fp32") -> Variant:
+    directory = portable(name).parent / f"openvino-{precision}"
+    return lowering.lower(Task(portable(name), directory, PROFILE, precision, FAMILIES[name].prefix))
+
+
+def run(name: str, one: Pack, precision: str = "fp32") -> dict[str, np.ndarray]:
+    variant = lowered(name, precision)
+    session = OpenVinoSession(portable(name).parent, variant)
+    outputs = [spec.name for spec in variant.outputs]
+    rows = {"tokens": one.useful_tokens}
+    return {key: values[: rows.get(key, one.images)] for key, values in session.run(one, outputs).items()}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_computes_the_same(name: str) -> None:
+    """More images than slots, of differing lengths, not sorted, with a tail."""
+    one = pack(name, ((2, 3), *graphs.GRIDS, (4, 4), (1, 1), (12, 2)), 5)
+    assert_equal(run(name, one), graphs.run(portable(name), one))
+
+
+@needs_bf16
+def test_every_product_runs_in_bf16_and_places_do_not() -> None:
+    """Columns of a grid of 1x700 lie closer together than bf16 can tell apart."""
+    variant = lowered("siglip2", "bf16")
+    graph = onnx.load(str(portable("siglip2").parent / variant.model), load_external_data=False)
+    every = sum(node.op_type in ("Gemm", "MatMul") for node in graph.graph.node)
+    assert variant.build["products"] == {"bf16": every}
+    one = pack("siglip2", ((1, 700), (3, 5)), 0)
+    found, wanted = run("siglip2", one, "bf16"), graphs.run(portable("siglip2"), one)
+    for name, values in wanted.items():
+        assert cosine(found[name], values).min() > 0.9995, name
+    places = onnx.load(str((portable("siglip2").parent / variant.model).with_name("places.onnx")))
+    assert {value.name for value in places.graph.input} == {"coords", "grid_hw", "segment_ids"}
+
+
+def test_weights_are_shared_with_the_portable_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a small model, whose weights count as large here."""
+    monkeypatch.setattr(files, "OUTSIDE_BYTES", 4096)
+    root = portable("siglip2").parent
+    variant = lowering.lower(Task(portable("siglip2"), root / "shared", PROFILE, "fp32"))
+    assert variant.shares == ["portable.onnx.data"]
+    table = json.loads((root / variant.model).with_name("weights.json").read_text())
+    own = {entry["file"] for entry in table.values()} - set(variant.shares)
+    assert own == {"shared/openvino-cpu-fp32/weights.bin"}
+    one = pack("siglip2")
+    found = OpenVinoSession(root, variant).run(one, ["pooled"])["pooled"]
+    assert_equal({"pooled": found}, {"pooled": graphs.run(portable("siglip2"), one)["pooled"]})
+
+
+def test_int8_runs_what_was_quantised_in_eight_bits(tmp_path: Path) -> None:
+    spec = observed(portable("siglip2"), random_images(GRIDS * 30, 4, seed=5), 0)
+    variant = lowering.lower(
+        Task(portable("siglip2"), portable("siglip2").parent / "int8", PROFILE, "int8", 0, calibration=spec)
+    )
+    assert variant.build["products"]["int8"] == 12
+    session = OpenVinoSession(portable("siglip2").parent, variant)
+    one = pack("siglip2")
+    found, wanted = session.run(one, ["pooled"])["pooled"], graphs.run(portable("siglip2"), one)["pooled"]
+    assert cosine(found, wanted).min() > 0.99
+
+
+def test_fewer_products_than_asked_for_fail_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lowering.runtime, "hint", lambda precision: "f32")
+    task = Task(portable("siglip2"), portable("siglip2").parent / "short", PROFILE, "bf16")
+    with pytest.raises(IncompatibleError, match=r"0 of 40 products in bf16 \(40 in fp32\)"):
+        lowering.lower(task)
+
+
+def test_a_session_refuses_what_falls_back_where_it_runs() -> None:
+    variant = lowered("siglip2")
+    claimed = variant.model_copy(update={"build": {"products": {"bf16": 40}}})
+    with pytest.raises(IncompatibleError, match="0 of 40 products in bf16"):
+        OpenVinoSession(portable("siglip2").parent, claimed)
