@@ -116,6 +116,7 @@ def command(
     out.print(f"  model    {manifest.model.source}, {manifest.model.parameters / 1e6:.1f} M parameters")
     for variant in built:
         _print_variant(variant)
+    out.print(f"  witness  {describe_witness(manifest.witness)}", markup=False)
     if note := opportunity():
         out.print(f"  note     {note}", markup=False)
     if built[0].gate.executed is None:
@@ -126,7 +127,6 @@ def command(
 
 def _print_variant(variant: Variant) -> None:
     out.print(f"  variant  {variant.name}, packs of up to {variant.budgets[-1]} tokens")
-    out.print(f"  witness  {describe_witness(manifest.witness)}", markup=False)
     if "warning" in variant.build:
         err.print(f"[bold yellow]warning:[/] {variant.build['warning']}")
     gate = variant.gate

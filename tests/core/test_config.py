@@ -160,7 +160,11 @@ def refusal(*settings: str, profile: str | Path = "doc-ocr") -> UsageError:
         ("packing.budgets=[0, 5]", "greater than 0", "0"),
         ("packing.budgets=[512, 256]", "budgets in ascending order without repeats", "[512, 256]"),
         ("packing.max_images=0", "greater than 0", "0"),
-        ("engine.backends=['cuda']", "'tensorrt', 'tensorrt-rtx', 'onnxruntime-cuda', 'openvino' or 'onnxruntime'", "'cuda'"),
+        (
+            "engine.backends=['cuda']",
+            "'tensorrt', 'tensorrt-rtx', 'onnxruntime-cuda', 'openvino' or 'onnxruntime'",
+            "'cuda'",
+        ),
         ("engine.backends=['onnxruntime', 'onnxruntime']", "no value more than once", None),
         ("engine.precision=fp12", "'auto', 'fp32', 'fp16', 'bf16', 'int8' or 'fp8'", "'fp12'"),
         ("engine.memory_limit=lots", "a number of bytes such as '8GiB' or '512MB'", "'lots'"),
