@@ -53,7 +53,8 @@ def check(model: Model, node: gs.Node) -> Found | str:
     if patches is None or not chain or patches not in chain[0].inputs:
         return "its input is not computed from pixels only"
     width = len(projection.weight)
-    values = [evaluate(projection.x, [(patches, np.full((1, width), p, patches.dtype))], 20) for p in (0, 1, 255)]
+    probes = [np.full((1, width), value, patches.dtype) for value in (0, 1, 255)]
+    values = [evaluate(projection.x, [(patches, probe)], model.graph.opset) for probe in probes]
     if any(isinstance(value, str) for value in values):
         return next(value for value in values if isinstance(value, str))
     zero, one, white = (np.asarray(value, np.float64).reshape(-1) for value in values)

@@ -22,7 +22,7 @@ import torch
 
 from naflex_deploy.compiler.model.architecture import Positions
 from naflex_deploy.compiler.model.packed_vit import position_table
-from naflex_deploy.compiler.passes.functions import DOMAIN, OPSET
+from naflex_deploy.compiler.passes.functions import DOMAIN
 from naflex_deploy.compiler.passes.graphs import Array, Model, ancestors, evaluate, label, sources_of
 from naflex_deploy.core.pack import Role
 
@@ -84,7 +84,7 @@ def rewrite(model: Model, found: Found) -> str:
     """Replace the embedding by one node, whose body is the original operators."""
     inputs = [tensor for tensor in model.graph.inputs if tensor.name in PLACES]
     name = label(found.node, OP)
-    model.functions[OP] = _body(inputs, found)
+    model.functions[OP] = _body(inputs, found, model.graph.opset)
     p = asdict(found.positions)
     rows, columns = p.pop("grid")
     attributes = {"rows": rows, "columns": columns} | {k: int(v) if isinstance(v, bool) else v for k, v in p.items()}
@@ -149,10 +149,10 @@ def _error(positions: Positions, table: Array, pack: dict[str, Array], found: Ar
     return error
 
 
-def _body(inputs: list[gs.Tensor], found: Found) -> onnx.FunctionProto:
+def _body(inputs: list[gs.Tensor], found: Found, opset: int) -> onnx.FunctionProto:
     """The operators between positions and embedding, as a function of positions and table."""
     nodes = ancestors([found.embedding])
-    graph = gs.Graph(nodes, inputs=[*inputs, gs.Variable(found.table.name)], outputs=[found.embedding], opset=OPSET)
+    graph = gs.Graph(nodes, inputs=[*inputs, gs.Variable(found.table.name)], outputs=[found.embedding], opset=opset)
     proto = gs.export_onnx(graph, do_type_check=False).graph
     constants = [
         onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
@@ -165,5 +165,5 @@ def _body(inputs: list[gs.Tensor], found: Found) -> onnx.FunctionProto:
         [*(tensor.name for tensor in inputs), found.table.name],
         [found.embedding.name],
         [*constants, *proto.node],
-        [onnx.helper.make_opsetid("", OPSET)],
+        [onnx.helper.make_opsetid("", opset)],
     )

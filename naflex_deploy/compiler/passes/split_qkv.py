@@ -41,8 +41,10 @@ def check(model: Model, node: gs.Node) -> Found | str:
     width = layer.weight.shape[1]
     if len(node.inputs) > 1 and not isinstance(node.inputs[1], gs.Constant):
         return "the sizes of its parts are computed"
-    sizes = node.inputs[1].values if len(node.inputs) > 1 else np.full(3, width // 3)
-    return Found(layer, node, np.cumsum(sizes)[:-1])
+    sizes = node.inputs[1].values if len(node.inputs) > 1 else node.attrs.get("split")  # an attribute below opset 13
+    if sizes is None and width % 3:
+        return f"its {width} columns do not divide into three equal parts"
+    return Found(layer, node, np.cumsum(np.full(3, width // 3) if sizes is None else sizes)[:-1])
 
 
 def rewrite(model: Model, found: Found) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -48,6 +49,16 @@ def test_it_recognises_what_other_tools_leave(name: str, tmp_path: Path) -> None
     assert_recognised(name, renamed(portable(name), tmp_path), tmp_path)
     for level in ("BASIC", "EXTENDED"):
         assert_recognised(name, optimised(portable(name), level), tmp_path)
+
+
+def test_the_body_has_the_opset_of_the_graph_that_its_operators_come_from(tmp_path: Path) -> None:
+    graph = onnx.load(str(portable("siglip2")))
+    graph.opset_import[0].version = 21
+    onnx.save(graph, str(tmp_path / "newer.onnx"))
+    model = read(tmp_path / "newer.onnx")
+    run(model, ["split_gemm", "fuse_positions"], complete=["fuse_positions"])
+    (body,) = model.functions.values()
+    assert [opset.version for opset in body.opset_import] == [21]
 
 
 @pytest.mark.parametrize("name", ["learned softmax", "coordinate MLP"])

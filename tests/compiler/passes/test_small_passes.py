@@ -23,13 +23,15 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: list[str], folder: Path) -> Path:
+def model_of(
+    nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: list[str], folder: Path, opset: int = 20
+) -> Path:
     inputs = [helper.make_tensor_value_info("patches", TensorProto.UINT8, ["tokens", 12])]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
     tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "small", inputs, values, tensors)
     path = folder / "small.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), str(path))
     return path
 
 
@@ -82,6 +84,21 @@ def test_any_normalisation_is_centred_and_folded(name: str, layer: str, tmp_path
     check_same(path, model, tmp_path)
 
 
+def test_pixels_are_followed_through_operators_of_the_graphs_own_opset(tmp_path: Path) -> None:
+    """The attribute round_mode of Cast came with opset 24."""
+    nodes = [
+        helper.make_node("Cast", ["patches"], ["x0"], name="Cast", to=TensorProto.FLOAT, round_mode="up"),
+        helper.make_node("Div", ["x0", "white"], ["x1"], name="Div"),
+        helper.make_node("Gemm", ["x1", "w", "b"], ["y"], name="embed/Gemm"),
+    ]
+    path = model_of(nodes, CONSTANTS | {"w": normal(12, 8), "b": normal(8)}, ["y"], tmp_path, opset=24)
+    model = read(path)
+    applied = apply(model, PASSES["centre_pixels"])
+    assert applied.refused == {}
+    assert ops(model) == ["Cast", "Sub", "Gemm"]
+    check_same(path, model, tmp_path)
+
+
 def test_centred_pixels_and_a_nonlinear_step_are_left_alone(tmp_path: Path) -> None:
     assert apply(read(portable("siglip2")), PASSES["centre_pixels"]).refused == {
         "embed/Gemm": "its pixels are already centred"
@@ -130,8 +147,27 @@ def test_a_stacked_projection_is_split(sizes: list[int] | None, tmp_path: Path) 
     check_same(path, model, tmp_path)
 
 
+def test_a_stacked_projection_is_split_at_sizes_that_are_an_attribute(tmp_path: Path) -> None:
+    """As they are below opset 13."""
+    nodes = [
+        helper.make_node("Cast", ["patches"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Gemm", ["x", "w", "b"], ["qkv"], name="qkv/Gemm"),
+        helper.make_node("Split", ["qkv"], ["q", "k", "v"], name="qkv/Split", axis=-1, split=[4, 8, 12]),
+    ]
+    path = model_of(nodes, {"w": normal(12, 24), "b": normal(24)}, ["q", "k", "v"], tmp_path, opset=11)
+    model = read(path)
+    assert len(apply(model, PASSES["split_qkv"]).changed) == 1
+    assert ops(model) == ["Cast", "Gemm", "Gemm", "Gemm"]
+    check_same(path, model, tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("change", "reason"), [("used", "the layer's whole output is also used"), ("rows", "it splits rows")]
+    ("change", "reason"),
+    [
+        ("used", "the layer's whole output is also used"),
+        ("rows", "it splits rows"),
+        ("uneven", "its 23 columns do not divide into three equal parts"),
+    ],
 )
 def test_another_split_is_left_alone(change: str, reason: str, tmp_path: Path) -> None:
     axis = 0 if change == "rows" else 1
@@ -141,7 +177,7 @@ def test_another_split_is_left_alone(change: str, reason: str, tmp_path: Path) -
         helper.make_node("Split", ["qkv"], ["q", "k", "v"], name="Split", axis=axis, num_outputs=3),
     ]
     outputs = ["q", "k", "v", *(["qkv"] if change == "used" else [])]
-    model = read(model_of(nodes, {"w": normal(12, 24)}, outputs, tmp_path))
+    model = read(model_of(nodes, {"w": normal(12, 23 if change == "uneven" else 24)}, outputs, tmp_path))
     assert apply(model, PASSES["split_qkv"]).refused == {"Split": reason}
 
 
