@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from naflex_deploy.core.errors import IncompatibleError
+
 LAYER = re.compile(r"^ ?Name: (?P<name>.*?), LayerType: (?P<kind>\w+), (?P<rest>.*)$")
 PROFILE = re.compile(r"_myl(\d+)_\d+$")
 DATATYPE = re.compile(r"Datatype: (\w+)")
@@ -26,6 +28,7 @@ FUSED_ATTENTION = "_gemm_mha"
 EIGHT_BITS = ("Int8", "FP8")
 BETWEEN_STREAMS = ("signal", "wait")
 """Kinds of layers that only synchronise streams and compute nothing."""
+REPORT = "report this with the library's version"
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,20 @@ def parse(messages: Iterable[tuple[str, str]]) -> BuildLog:
                     products[profile] += len(set(PRODUCT.findall(layer["rest"])))
     profiles = [_profile(memory, layers.get(index, []), products[index]) for index, memory in enumerate(activations)]
     return BuildLog(tuple(profiles), weights, seconds, tuple(errors))
+
+
+def check_profiles(log: BuildLog, asked: int) -> None:
+    """Refuse a log that does not tell of every optimization profile.
+
+    Raises:
+        IncompatibleError: The log states the memory of another number of profiles than were asked for.
+    """
+    if len(log.profiles) != asked:
+        raise IncompatibleError(
+            f"the library's log is not understood: expected the activation memory of {asked} optimization profiles, "
+            f"found that of {len(log.profiles)}",
+            hint=REPORT,
+        )
 
 
 def _profile(memory: int, layers: list[tuple[str, str]], products: int) -> BuiltProfile:

@@ -20,7 +20,7 @@ from naflex_deploy.compiler.backends.lowering import Lowering
 from naflex_deploy.compiler.backends.precision import convert
 from naflex_deploy.compiler.backends.task import Task
 from naflex_deploy.compiler.backends.tensorrt.attention import apply_form, choose_form, refuse_dropped_lengths
-from naflex_deploy.compiler.backends.tensorrt.log import BuildLog
+from naflex_deploy.compiler.backends.tensorrt.log import REPORT, BuildLog, check_profiles
 from naflex_deploy.compiler.backends.tensorrt.plugins import registration
 from naflex_deploy.compiler.backends.tensorrt.process import Request, run
 from naflex_deploy.compiler.backends.tensorrt.profiles import check_profile, input_shapes, profile_sizes
@@ -122,6 +122,7 @@ def _lower(
         task.report(f"building {name}: {len(sizes)} optimization profiles, {form} attention")
         asked_for = request.digest(number)
         built = run(request, task.report)
+    check_profiles(built.log, len(sizes))
     products = check_products(built.log, quantization)
     check_memory(built.log, sizes, task.profile.engine.memory_limit)
     if backend == "tensorrt-rtx":
@@ -218,16 +219,22 @@ def check_products(log: BuildLog, quantization: Quantization | None) -> dict[str
     """Check that every quantised product really runs with 8 bits on both sides.
 
     Raises:
-        IncompatibleError: Some profile has fewer such products than were quantised.
+        IncompatibleError: Some profile has fewer such products than were quantised, or the log lists no layers of it.
     """
     if quantization is None:
         return {}
     asked = len(quantization.layers)
+    for index, profile in enumerate(log.profiles):
+        if not profile.layers:
+            raise IncompatibleError(
+                f"the library's log is not understood: expected the layers of optimization profile {index}, found none",
+                hint=f"build in bf16, or {REPORT}",
+            )
     running = min(profile.eight_bit_products for profile in log.profiles)
     if running < asked:
         raise IncompatibleError(
             f"the library runs {running} of {asked} quantised products in eight bits",
-            hint="build in bf16, or report this with the library's version",
+            hint=f"build in bf16, or {REPORT}",
         )
     return {"int8_products": {"asked": asked, "running": running}}
 
@@ -236,14 +243,22 @@ def check_memory(log: BuildLog, sizes: list[Sizes], limit: int | None) -> None:
     """Refuse an engine that exceeds the memory limit.
 
     Raises:
-        IncompatibleError: A budget needs more memory; names the first one.
+        IncompatibleError: A budget needs more memory; names the first one. Or the log does not state the memory of the
+            weights.
     """
+    if limit is None:
+        return
+    if log.weights_bytes is None:
+        raise IncompatibleError(
+            "the library's log is not understood: expected the memory of the weights, found none",
+            hint=f"leave out engine.memory_limit, or {REPORT}",
+        )
     for one, built in zip(sizes, log.profiles, strict=True):
-        total = built.activation_bytes + (log.weights_bytes or 0)
-        if limit is not None and total > limit:
+        total = built.activation_bytes + log.weights_bytes
+        if total > limit:
             raise IncompatibleError(
                 f"budget {one['tokens']} needs {total / 1e6:,.0f} MB, engine.memory_limit is {limit / 1e6:,.0f} MB",
-                hint="leave that budget out of packing.budgets, or raise engine.memory_limit",
+                hint="remove that budget from packing.budgets, or raise engine.memory_limit",
             )
 
 

@@ -52,7 +52,7 @@ REFUSALS = (
     (
         r"out of memory|cudaErrorMemoryAllocation",
         "the GPU does not have enough memory to build the engine",
-        "leave out the largest of packing.budgets",
+        "free GPU memory, or remove the largest of packing.budgets",
     ),
     (
         r"No plugin (?:creator )?found|[Pp]lugin not found|Cannot find plugin: (?P<plugin>[\w:]+)",

@@ -294,6 +294,7 @@ def test_each_refusal_has_its_own_words(error: str, said: str) -> None:
     told = refusal("tensorrt", [error], 1)
     assert said in told.message
     assert "reinstall" not in told.hint or told.hint.endswith("'naflex-deploy[tensorrt]'")
+    assert "memory" not in said or told.hint == "free GPU memory, or remove the largest of packing.budgets"
     assert "status -6 and no message" in refusal("tensorrt", [], -6).message
 
 
