@@ -183,6 +183,16 @@ def test_a_journal_without_its_key_is_refused_and_left_alone(
     assert (journal(begun) / "rows.jsonl").read_bytes() == rows
 
 
+def test_a_run_that_was_killed_before_it_had_a_key_is_resumed(
+    run: Run, bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.npz"
+    journal(output).mkdir()
+    (journal(output) / ".out.npz.partial-0123456789abcdef").write_text('{"format"')
+    assert run("embed", bundle, images, "-o", output, "--resume").exit_code == 0
+    assert not journal(output).exists()
+
+
 def cut(name: str, share: float) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         size = (folder / name).stat().st_size

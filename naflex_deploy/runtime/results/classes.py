@@ -1,4 +1,4 @@
-"""From logits to names and scores."""
+"""Turn logits into names of classes and scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class and its score, as the bundle's head scores classes."""
+    """A class and its score, in the way that the head of the bundle scores classes."""
 
     name: str
     score: float
@@ -35,7 +35,7 @@ def score(logits: Float, head: Head) -> Float:
 
 
 def rank(logits: Float, head: Head, top: int) -> list[Prediction]:
-    """The best classes of [classes] logits, best first: at most ``top``, and none below its threshold."""
+    """The best classes for [classes] logits, best first: at most ``top``, and none below its threshold."""
     scores = score(logits, head)
     order = np.argsort(-scores, kind="stable")
     if head.thresholds:

@@ -1,4 +1,4 @@
-"""How close an engine's outputs are to the reference model's, image by image: cosines, and what decisions become."""
+"""How close the outputs of an engine are to those of the reference model: cosines, and agreement of decisions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy.typing as npt
 Float = npt.NDArray[np.float32]
 
 UNKNOWN = -1
-"""Label of an image that has none."""
+"""The label of an image whose class is not known."""
 
 
 @dataclass
 class Figures:
-    """Collects what outputs of packs say, for `summary`.
+    """Compares outputs pack by pack, for `summary`.
 
     Attributes:
-        cosines: Of every row of ``pooled``, ``logits`` and any kind of tokens (``token``).
-        agreed: For each image with logits, whether its best class is the reference's.
-        margins: Its logit margin, the reference's lead of the best class over the second, and the error of that.
-        right: For each image with a label, whether engine and reference name it.
+        cosines: The cosine of every row of ``pooled``, ``logits`` and any kind of tokens (``token``).
+        agreed: For each image with logits, whether engine and reference choose the same class.
+        margins: For each image with logits, the reference's margin between its best two classes, and the engine's error
+            in that margin.
+        right: For each image with a label, whether the engine and the reference choose that label.
     """
 
     cosines: dict[str, list[npt.NDArray[np.float64]]] = field(default_factory=dict)
@@ -36,11 +37,11 @@ class Figures:
         reference: Mapping[str, Float],
         labels: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Take in one pack.
+        """Compare the outputs of one pack.
 
         Args:
-            found: Outputs by name, at least as many rows as the reference has.
-            reference: The reference model's.
+            found: Outputs of the engine by name, with at least as many rows as those of the reference.
+            reference: Outputs of the reference model by name.
             labels: [M] class of each image, `UNKNOWN` where it is not known.
         """
         for name, wanted in reference.items():
@@ -68,9 +69,9 @@ class Figures:
                 self.right.append((bool(named[row] == label), bool(best[row] == label)))
 
     def summary(self) -> dict[str, float]:
-        """By name, those that there were outputs for.
+        """The figures by name, for the outputs that there were.
 
-        ``pooled_cosine``, ``token_cosine`` and ``logits_cosine`` are the least, ``…_mean`` the mean;
+        ``pooled_cosine``, ``token_cosine`` and ``logits_cosine`` are minima, ``…_mean`` are means;
         ``top1_agreement`` is a share of images; ``margin_error`` is the mean error of logit margins over the mean
         margin; ``accuracy`` and ``reference_accuracy`` are shares of the labelled images.
         """
@@ -90,7 +91,7 @@ class Figures:
 
 
 def cosine(a: Float, b: Float) -> npt.NDArray[np.float64]:
-    """Cosine similarity of rows, [N, D] × [N, D] → [N]; 1 for two zero rows."""
+    """Cosine similarity of corresponding rows, [N, D] × [N, D] → [N]; two rows of zeros give 1."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
     similarity: npt.NDArray[np.float64] = (x * y).sum(-1) / np.maximum(norms, 1e-300)

@@ -169,13 +169,15 @@ class Journal:
             differ = self._key.differences(self._read_key(file))
             if differ:
                 raise UsageError(f"{self._folder} was begun with something else: {'; '.join(differ)}", hint=AGAIN)
-        elif any(self._folder.iterdir()):
+        elif any(path.exists() for path in (self._lines, self._vectors, self._folder / "key")):
             raise UsageError(
                 f"{self._folder} does not say what its vectors were made with: an earlier version wrote it, or its "
                 "key is lost",
                 hint=AGAIN,
             )
         else:
+            for left in self._folder.iterdir():  # by a run that was killed before it had a key
+                left.unlink()
             with new_file(file, self._lock) as partial:
                 partial.write_text(json.dumps({"format": FORMAT, "key": self._key.parts}), encoding="utf-8")
 

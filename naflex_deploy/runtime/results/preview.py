@@ -1,4 +1,4 @@
-"""A picture of what became of a frame: its tiles, where they lie in packs, and the main directions of its tokens."""
+"""A picture of a frame with its tiles, their places in packs, and the principal directions of its tokens."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from naflex_deploy.runtime.results.result import Result
 Colour = tuple[int, int, int]
 
 SIDE = 640
-"""Longer side of the frame in the preview, in pixels."""
+"""The longer side of the frame in the preview, in pixels."""
 
 GAP, BAR = 16, 22
-"""Between panels, and height of a pack."""
+"""The gap between panels and the height of a pack, in pixels."""
 
 SPREAD = 2.5
-"""Standard deviations of a direction that the range of a colour channel covers each way."""
+"""A colour channel spans this many standard deviations of its direction on either side of the mean."""
 
 _OTHERS, _EMPTY, _EDGE = (205, 205, 205), (255, 255, 255), (90, 90, 90)
 
 
 def principal_colours(tokens: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """The three directions in which tokens differ most, as red, green and blue.
+    """Show the three directions in which tokens differ most as red, green and blue.
 
     Args:
         tokens: [h, w, D].
 
     Returns:
-        [h, w, 3] uint8, 128 where a token is as the mean. A direction points to where its largest component is
-        positive, so that the same tokens have the same colours.
+        [h, w, 3] uint8, where the mean of the tokens is 128. The largest component of each direction is positive,
+        so that the same tokens always get the same colours.
     """
     height, width, depth = tokens.shape
     values = tokens.reshape(-1, depth).astype(np.float64)
@@ -51,7 +51,7 @@ def principal_colours(tokens: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]
 
 
 def tile_colours(count: int) -> list[Colour]:
-    """Distinct colours, that of the whole frame being grey and first."""
+    """Distinct colours for a frame's images; the first one, for the whole frame, is grey."""
     hues = [colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.85) for index in range(count - 1)]
     return [(110, 110, 110), *((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues)]
 
@@ -59,13 +59,13 @@ def tile_colours(count: int) -> list[Colour]:
 def draw_preview(
     picture: Picture, images: Sequence[Result], budget: int, tokens: npt.NDArray[np.uint8] | None = None
 ) -> Image.Image:
-    """Draw a frame with its tiles, below it the packs that they ran in, beside it its tokens.
+    """Draw a frame with its tiles, its tokens beside it, and below it the packs that its images ran in.
 
     Args:
         picture: The frame.
-        images: Its results, as `by_frame` gives them; outputs are not looked at.
-        budget: Tokens of the largest pack, as wide as the picture.
-        tokens: [h, w, 3] of `principal_colours`.
+        images: Its results, as `by_frame` groups them; their outputs are not used.
+        budget: Number of tokens of the largest pack, which is drawn as wide as the picture.
+        tokens: [h, w, 3], from `principal_colours`.
     """
     width, height = picture.size
     scale = SIDE / max(width, height)
@@ -101,7 +101,7 @@ def _outlined(picture: Picture, images: Sequence[Result], size: tuple[int, int])
 def _draw_pack(
     draw: ImageDraw.ImageDraw, images: Sequence[Result], pack: int, budget: int, bar: tuple[int, int, int, int]
 ) -> None:
-    """The budget as a bar: images of the frame in their colours, others grey, what is empty white."""
+    """Draw a pack as a bar: the frame's images in their colours, other images grey, empty space white."""
     left, top, right, bottom = bar
     step = (right - left) / budget
     own = [(image, colour) for image, colour in zip(images, tile_colours(len(images)), strict=True)]

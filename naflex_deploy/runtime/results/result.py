@@ -1,4 +1,4 @@
-"""What became of an image; and of a page, from the results of its tiles."""
+"""The result of an image, and the result of a page, which is joined from those of its tiles."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What became of one image: a photo, a page of a document, a frame of a clip, or a tile of any of them.
+    """The result of one image: a photo, a page of a document, a frame of a clip, or a tile of any of them.
 
     Attributes:
-        input: Which of the inputs it came from, from 0.
-        frame: Which frame, page or slice of it, from 0.
-        name: How messages call the input.
-        size: (width, height) of the frame in pixels as decoded, (0, 0) where that failed.
-        tile: Which tile of the frame, from 1; 0 for the whole frame, shrunk where there are tiles.
-        tiles: Images that became of the frame: 1, or its tiles and the whole.
-        box: (left, top, right, bottom) of the image in pixels of the frame; may fall between pixels, and beyond the
-            frame where that is padded.
+        input: Index of the input, from 0.
+        frame: Index of the frame, page or slice in its input, from 0.
+        name: Name of the input in messages.
+        size: (width, height) of the frame in pixels as decoded, (0, 0) where decoding failed.
+        tile: Number of the tile in its frame, from 1; 0 for the whole frame, which is shrunk where there are tiles.
+        tiles: Number of images that were made from the frame: 1, or its tiles plus the whole frame.
+        box: (left, top, right, bottom) of the image in pixels of the frame. It may fall between pixels, and extends
+            beyond the frame where the frame is padded.
         aspect: Width of a stored pixel over its height: sizes and boxes are in stored pixels.
         dpi: Pixels of the frame per inch, ``None`` where the input does not say.
-        time: At which a frame of a clip is shown, in seconds, by the clip's own timestamps; ``None`` elsewhere.
-        last: No other frame of the input follows.
-        grid_hw: Rows and columns of its patches.
-        pack: Number of the pack it ran in, from 0; -1 where it did not run.
-        start: Its first token in the pack.
-        pack_tokens: Tokens of the pack.
+        time: Time in seconds at which a frame of a clip is shown, by the timestamps of the clip; ``None`` for others.
+        last: Whether this is the last frame of the input.
+        grid_hw: Rows and columns of patches.
+        pack: Number of the pack that the image ran in, from 0; -1 if it did not run.
+        start: Index of its first token in the pack.
+        pack_tokens: Number of tokens in the pack.
         warnings: What a person should look at before the pixels are trusted.
-        outputs: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D], those asked for. float32.
-        error: Why it has no outputs, ``None`` where it has.
+        outputs: The outputs that were asked for, float32: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D].
+        error: Why there are no outputs; ``None`` where there are.
     """
 
     input: int
@@ -61,7 +61,7 @@ class Result:
 
 
 def by_frame(results: Iterable[Result]) -> Iterator[list[Result]]:
-    """The results of each frame together, the whole first, as frames are complete."""
+    """Group results by frame, the whole frame first. A frame is yielded as soon as all its results are there."""
     incomplete: dict[tuple[int, int], list[Result]] = {}
     for result in results:
         key = (result.input, result.frame)
@@ -72,12 +72,12 @@ def by_frame(results: Iterable[Result]) -> Iterator[list[Result]]:
 
 
 def join(images: Sequence[Result]) -> Result:
-    """One result of a frame from those of its images, as `by_frame` gives them.
+    """Join the results of a frame's images, as `by_frame` groups them.
 
-    Vectors and logits are half those of the whole, half the mean of those of the tiles, however many these are: what
-    kind of page it is shows in the whole, whose share a plain mean would shrink as pages grow. Tokens are those of
-    the tiles, stitched to one grid at their density. A frame of one image is that image. An image's error is the
-    frame's.
+    The vector is the mean of two: that of the whole frame, and the mean over its tiles; so are the logits. The kind of
+    a page shows in the whole page, whose share in a plain mean would shrink with the number of tiles. The tokens are
+    those of the tiles, stitched into one grid. A frame without tiles is returned as it is. If an image has an error, so
+    has the frame.
     """
     whole, *tiles = images
     error = next((image.error for image in images if image.error), None)

@@ -1,4 +1,4 @@
-"""Tokens as decoders take them: merged, in half precision, or where the engine left them."""
+"""Tokens in the forms that decoders take: merged in blocks, in half precision, or in the memory of the engine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class Packed:
     """An output of a whole pack, as the engine returned it.
 
     Attributes:
-        values: [rows, D], an object that speaks DLPack.
-        rows: Of each image, those that are its patches, row by row of its grid; of a per-image output, its one.
-        results: What is known of each image, without outputs.
+        values: [rows, D], an object that supports DLPack.
+        rows: The rows of each image: those of its patches, in the order of its grid, or its one row of an output per
+            image.
+        results: The result of each image, without outputs.
     """
 
     values: Any
@@ -32,19 +33,19 @@ class Packed:
 
     @classmethod
     def of(cls, pack: Pack, values: Any, results: Sequence[Result], *, per_token: bool) -> Packed:
-        """Lay the rows of an output out as its pack is."""
+        """Find the rows of each image in an output of its pack."""
         starts = (pack.offsets[:-1] + pack.prefix).tolist() if per_token else range(pack.images)
         stops = pack.offsets[1:].tolist() if per_token else range(1, pack.images + 1)
         return cls(values, tuple(map(slice, starts, stops)), tuple(results))
 
 
 def merge_blocks(grid: Floats, side: int) -> Floats:
-    """Tokens of each block of ``side`` rows and columns in one: [h, w, D] → [h/side, w/side, side²·D].
+    """Merge each block of ``side`` rows and columns into one token: [h, w, D] → [h/side, w/side, side²·D].
 
-    Inside a block, row by row: as LFM2-VL's pixel-unshuffle and Qwen2-VL's patch merger lay them.
+    The tokens of a block are concatenated row by row, as LFM2-VL's pixel-unshuffle and Qwen2-VL's patch merger do.
 
     Raises:
-        UsageError: The grid does not divide.
+        UsageError: The grid cannot be divided into such blocks.
     """
     h, w, depth = grid.shape
     if side < 1 or h % side or w % side:
@@ -57,10 +58,10 @@ def merge_blocks(grid: Floats, side: int) -> Floats:
 
 
 def narrowed(values: Floats, dtype: np.dtype[Any]) -> Floats:
-    """Values as float32 or float16; themselves where they are that already.
+    """Convert values to float32 or float16; values of that type are returned as they are.
 
     Raises:
-        UsageError: It is no such type, or a value is beyond its range.
+        UsageError: ``dtype`` is another type, or a value is beyond its range.
     """
     if dtype not in (np.float32, np.float16):
         raise UsageError(f"dtype: expected float32 or float16, found {dtype}")

@@ -25,6 +25,7 @@ from naflex_deploy.core.errors import OutputError, needs_extra
 from naflex_deploy.core.files import new_file
 from naflex_deploy.core.locks import Lock, locked
 from naflex_deploy.core.manifest import Variant
+from naflex_deploy.core.version import TOOL
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
@@ -174,7 +175,16 @@ def _part(output: Path, number: int) -> Path:
 def _check_plan(lock: Lock, paths: Sequence[str], bundle: Path, shard: int) -> None:
     manifest = Bundle.open(bundle).manifest
     digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
-    plan = {"schema": 1, "inputs": digest, "count": len(paths), "model": manifest.model.digest, "shard": shard}
+    decisive = {"preprocessing", "files", "config"}
+    made_by = hashlib.sha256(f"{TOOL} {manifest.model_dump_json(include=decisive)}".encode()).hexdigest()
+    plan = {
+        "schema": 2,
+        "inputs": digest,
+        "count": len(paths),
+        "model": manifest.model.digest,
+        "bundle": made_by,
+        "shard": shard,
+    }
     path = lock.path
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
