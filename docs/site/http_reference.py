@@ -14,7 +14,7 @@ from naflex_deploy.serving.http.models import Models, open_model
 INTRODUCTION = """# HTTP
 
 This page is generated from the OpenAPI document, which `naflex-deploy serve` also answers at `/openapi.json`:
-[openapi.json](openapi.json). [Serving](../serving.md) shows requests, and lists the errors that every route may answer
+[openapi.json](openapi.json). [Server](../serving.md) shows requests, and lists the errors that every route may answer
 with.
 
 """
