@@ -133,6 +133,12 @@ class OnnxRuntimeSection(Section):
 
 
 class OpenVinoSection(Section):
+    """What differs for OpenVINO.
+
+    Attributes:
+        budgets: Take the place of ``packing.budgets``.
+    """
+
     budgets: Budgets | None = None
 
 
