@@ -16,6 +16,7 @@ from naflex_deploy.core.machine import cpu_flags, cpu_name, int8_warning, system
 from naflex_deploy.runtime.backends import cuda_device, find
 from naflex_deploy.runtime.backends.backend import Check
 from naflex_deploy.runtime.bundle.bundle import Bundle, Candidate
+from naflex_deploy.runtime.images.media.pdf_fonts import missing_scripts
 from naflex_deploy.runtime.images.versions import pixel_versions
 
 PACKAGE = "naflex-deploy"
@@ -68,7 +69,13 @@ def _runtime() -> list[Check]:
 
 def _pixels() -> list[Check]:
     """The versions of the libraries that decide pixels."""
-    return [("pixels", ", ".join(f"{name} {number}" for name, number in pixel_versions().items()), "")]
+    versions = ("pixels", ", ".join(f"{name} {number}" for name, number in pixel_versions().items()), "")
+    if "pypdfium2" not in pixel_versions():
+        return [versions]
+    missing = missing_scripts()
+    remedy = "install fonts of these scripts, such as the package fonts-noto-cjk" if missing else ""
+    found = f"none for {', '.join(missing)}: PDF text without embedded fonts is refused" if missing else "present"
+    return [versions, ("fonts for PDF", found, remedy)]
 
 
 def _variants(path: Path) -> list[Check]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,8 @@ from PIL.Image import Resampling
 
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
-from naflex_deploy.runtime.images.media.frame import Frame
+from naflex_deploy.runtime.images.media.frame import Decision, Frame
+from naflex_deploy.runtime.images.media.pdf_fonts import contains, named_scripts, undrawn_script
 from naflex_deploy.runtime.images.source import check_size
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 POINTS = 72
 """Of a page, per inch."""
+
+_USER_UNIT = re.compile(rb"/UserUnit")
 
 _ONE_AT_A_TIME = threading.RLock()
 """PDFium keeps its state in globals. Reentrant, as the garbage collector may close a document anywhere."""
@@ -34,23 +39,29 @@ class Page:
     """A page that is drawn when its size is known.
 
     Attributes:
+        document: To which it belongs.
+        number: Which page of it, from 0.
         size: (width, height) in pixels at the density of the profile.
+        name: Of the document in messages.
+        max_pixels: The most that may be drawn at once.
     """
 
     document: PdfDocument
     number: int
     size: tuple[int, int]
     name: str
+    max_pixels: int
 
     def resize(self, size: tuple[int, int], resample: Resampling) -> Image.Image:
         """Draw it on white, form fields filled in, at (width, height) ``size``. Nothing is resampled.
 
         Raises:
-            ImageError: It is damaged.
+            ImageError: It is damaged, or would have more pixels than the profile allows.
         """
         from pypdfium2 import PdfBitmap, raw
 
         name = f"{self.name}, page {self.number + 1}"
+        check_size(*size, name, self.max_pixels)
         with _ONE_AT_A_TIME, _damage(name):
             page = self.document[self.number]
             bitmap = PdfBitmap.new_native(*size, raw.FPDFBitmap_BGR, rev_byteorder=True)
@@ -82,23 +93,55 @@ def read_pdf(source: Path | bytes, *, name: str, image: ImageSection, done: Coll
     try:
         with _ONE_AT_A_TIME:
             count = len(document)
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        units = _user_units(content, count)
+        scripts = named_scripts(content)
+        del content
         for number in range(count):
             if number not in done:
-                yield _frame(document, number, count, name, image)
+                yield _frame(document, number, count, name, image, units.get(number, 1.0), scripts)
     finally:
         with _ONE_AT_A_TIME:
             document.close()
 
 
-def _frame(document: PdfDocument, number: int, count: int, name: str, image: ImageSection) -> Frame:
+def _user_units(content: bytes, count: int) -> dict[int, float]:
+    """By how much each page is larger than its points say (PDF 32000-1, 14.11.1), where it is: PDFium ignores it.
+
+    Only large drawings have it, so pypdf reads the page tree only where the key occurs.
+    """
+    if not contains(content, _USER_UNIT):
+        return {}
+    with needs_extra("pdf"):
+        from pypdf import PdfReader
+    try:
+        pages = PdfReader(BytesIO(content)).pages
+        found = {number: float(pages[number].user_unit) for number in range(min(count, len(pages)))}
+    except Exception:
+        return {}  # PDFium repairs more than pypdf reads; the page keeps the size in points
+    return {number: unit for number, unit in found.items() if unit > 0 and unit != 1}
+
+
+def _frame(
+    document: PdfDocument, number: int, count: int, name: str, image: ImageSection, unit: float, scripts: Sequence[str]
+) -> Frame:
     last = number == count - 1
     try:
         page_name = f"{name}, page {number + 1}"
         with _ONE_AT_A_TIME, _damage(page_name):
             width, height = document.get_page_size(number)
-        size = (round(width * image.dpi / POINTS), round(height * image.dpi / POINTS))
-        check_size(*size, page_name, image.max_pixels)
-        return Frame(number, Page(document, number, size, name), dpi=image.dpi, last=last)
+            script = undrawn_script(document, number, scripts) if scripts else None
+        if script is not None:
+            raise ImageError(
+                f"{page_name}: its text in {script} has no embedded font, and no font of this machine draws it",
+                hint="install a font of that script, such as the package fonts-noto-cjk, or embed fonts in the PDF",
+            )
+        width, height = (round(side * unit * image.dpi / POINTS) for side in (width, height))
+        if width < 1 or height < 1:
+            raise ImageError(f"{page_name}: expected at least 1x1 pixels, found {width}x{height}", hint="leave it out")
+        told = (Decision("level", f"drawn at {unit:g} times its points: UserUnit"),) if unit != 1 else ()
+        page = Page(document, number, (width, height), name, image.max_pixels)
+        return Frame(number, page, dpi=image.dpi, last=last, decisions=told)
     except ImageError as error:
         return Frame(number, last=last, error=error)
 

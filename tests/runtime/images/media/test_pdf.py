@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +18,9 @@ from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.runtime.images.media import pdf_fonts
 from naflex_deploy.runtime.images.media.frame import Frame
+from naflex_deploy.runtime.images.media.pdf_fonts import contains, missing_scripts
 from naflex_deploy.runtime.images.media.read import read_frames
 from naflex_deploy.runtime.packing.prepare import Prepared, Preparer
 from tests.support.pdfs import encrypted, pdf, rectangle, text, written
@@ -141,7 +145,6 @@ def test_bad_documents_say_what_is_wrong_with_them(tmp_path: Path) -> None:
         (b"%PDF-1.7\n" + b"x" * 2000, "damaged PDF"),
         (good[:200], "damaged PDF"),
         (pdf([]), "found a PDF without any"),
-        (pdf([""], (20_000, 20_000)), "expected at most 40000000 pixels, found 41667x41667"),
         (pdf([""], (0.1, 800)), "expected at least 1x1 pixels"),
     ):
         (frame,) = pages(content)
@@ -179,3 +182,73 @@ def test_without_the_extra_the_document_alone_fails(monkeypatch: pytest.MonkeyPa
     ((image,),) = prepared(pdf([""]))
     assert isinstance(image.result.error, MissingExtraError)
     assert "pip install 'naflex-deploy[pdf]'" in image.result.error.hint
+
+
+def test_the_limit_is_on_what_is_drawn() -> None:
+    """A plan of A0 has more pixels at 150 dots per inch than may be drawn at once; at 256 tokens it has few."""
+    plan = pdf([rectangle(100, 100, 500, 500)], (2384 * 3, 3370 * 3))
+    ((image,),) = prepared(plan)
+    assert image.result.error is None
+    ((image,),) = prepared(plan, "image.max_pixels=1000")
+    assert "expected at most 1000 pixels" in str(image.result.error)
+
+
+def test_user_units_enlarge_a_page() -> None:
+    """A plan of 10 m states its size in units of several points (PDF 32000-1, 14.11.1)."""
+    content = pdf(["", ""], (600, 800), page="/UserUnit 2.5")
+    for page in pages(content):
+        assert page.picture is not None
+        assert page.picture.size == (round(600 * 2.5 * 150 / 72), round(800 * 2.5 * 150 / 72))
+        assert page.dpi == 150
+        assert "UserUnit" in page.decisions[0].value
+    assert not pages(pdf([""], (600, 800)))[0].decisions
+
+
+def without_fonts(encoding: str, font: str, ordering: str, codes: str) -> bytes:
+    drawing = f"BT /F 40 Tf 4 8 Td <{codes}> Tj ET"
+    system = f"/CIDSystemInfo << /Registry (Adobe) /Ordering ({ordering}) /Supplement 1 >>"
+    return written(
+        [
+            "<< /Type /Catalog /Pages 2 0 R >>",
+            "<< /Type /Pages /Kids [3 0 R 8 0 R] /Count 2 >>",
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 90 50] /Contents 4 0 R "
+            "/Resources << /Font << /F 5 0 R >> >> >>",
+            f"<< /Length {len(drawing)} >>\nstream\n{drawing}\nendstream",
+            f"<< /Type /Font /Subtype /Type0 /BaseFont /{font} /Encoding /{encoding} /DescendantFonts [6 0 R] >>",
+            f"<< /Type /Font /Subtype /CIDFontType0 /BaseFont /{font} {system} /FontDescriptor 7 0 R >>",
+            f"<< /Type /FontDescriptor /FontName /{font} /Flags 6 /FontBBox [0 -120 1000 880] /ItalicAngle 0 "
+            "/Ascent 880 /Descent -120 /CapHeight 700 /StemV 90 >>",
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 90 50] >>",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "document"),
+    [
+        ("Japanese", without_fonts("UniJIS-UCS2-H", "HeiseiMin-W3", "Japan1", "306E")),
+        ("Chinese", without_fonts("UniGB-UCS2-H", "STSong-Light", "GB1", "53D1")),
+        ("Korean", without_fonts("UniKS-UCS2-H", "HYSMyeongJo-Medium", "Korea1", "C1A1")),
+    ],
+)
+def test_text_that_no_font_here_draws_is_no_blank_page(
+    script: str, document: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pages(document)
+    assert second.error is None, "a page without such text is unharmed"
+    if script in missing_scripts():
+        assert isinstance(first.error, ImageError)
+        assert f"text in {script} has no embedded font" in first.error.message
+    else:
+        assert drawn(document, (90, 50))[0].min() < 128
+    monkeypatch.setattr(pdf_fonts, "_draws", lambda script: False)
+    assert isinstance(pages(document)[0].error, ImageError)
+    monkeypatch.setattr(pdf_fonts, "_draws", lambda script: True)
+    assert pages(document)[0].error is None
+
+
+def test_objects_in_compressed_streams_are_looked_at_too() -> None:
+    hidden = b"1 0 obj << /Type /ObjStm /N 1 /First 4 >>\nstream\r\n" + zlib.compress(b"1 0 << /UserUnit 2 >>")
+    assert contains(hidden, re.compile(rb"/UserUnit"))
+    assert not contains(hidden, re.compile(rb"/UniJIS"))
+    assert not contains(hidden[:-5] + b"/ObjStm >> stream\n no stream", re.compile(rb"/UniJIS"))
