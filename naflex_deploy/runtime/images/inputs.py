@@ -15,7 +15,7 @@ from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.images.boundary import as_input_error
-from naflex_deploy.runtime.images.media.dicom_series import in_slice_order, is_dicom_file
+from naflex_deploy.runtime.images.media.dicom.series import in_slice_order, is_dicom_file
 from naflex_deploy.runtime.images.shards import read_parquet, read_tar
 from naflex_deploy.runtime.images.source import Source, describe
 

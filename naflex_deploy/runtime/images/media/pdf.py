@@ -19,7 +19,7 @@ from PIL.Image import Resampling
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.media.frame import Decision, Frame
-from naflex_deploy.runtime.images.media.pdf_fonts import contains, named_scripts, undrawn_script
+from naflex_deploy.runtime.images.media.pdf_fonts import contains, named_scripts, searchable, undrawn_script
 from naflex_deploy.runtime.images.source import check_size
 
 if TYPE_CHECKING:
@@ -94,9 +94,10 @@ def read_pdf(source: Path | bytes, *, name: str, image: ImageSection, done: Coll
         with _ONE_AT_A_TIME:
             count = len(document)
         content = source if isinstance(source, bytes) else source.read_bytes()
-        units = _user_units(content, count)
-        scripts = named_scripts(content)
-        del content
+        parts = searchable(content)
+        units = _user_units(content, count) if contains(parts, _USER_UNIT) else {}
+        scripts = named_scripts(parts)
+        del content, parts
         for number in range(count):
             if number not in done:
                 yield _frame(document, number, count, name, image, units.get(number, 1.0), scripts)
@@ -110,8 +111,6 @@ def _user_units(content: bytes, count: int) -> dict[int, float]:
 
     Only large drawings have it, so pypdf reads the page tree only where the key occurs.
     """
-    if not contains(content, _USER_UNIT):
-        return {}
     with needs_extra("pdf"):
         from pypdf import PdfReader
     try:

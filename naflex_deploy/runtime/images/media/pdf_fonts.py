@@ -33,23 +33,24 @@ _MOST = 1 << 26
 """Bytes of one object stream once decompressed."""
 
 
-def contains(content: bytes, pattern: re.Pattern[bytes]) -> bool:
-    """Whether a PDF has a pattern among its objects, also among those in compressed object streams."""
-    if pattern.search(content):
-        return True
-    for found in _OBJECT_STREAM.finditer(content):
+def searchable(content: bytes) -> list[bytes]:
+    """The bytes of a PDF and those of its object streams decompressed, in which names of its objects are found."""
+    found = [content]
+    for stream in _OBJECT_STREAM.finditer(content):
         try:
-            inside = zlib.decompressobj().decompress(content[found.end() : found.end() + _MOST], _MOST)
+            found.append(zlib.decompressobj().decompress(content[stream.end() : stream.end() + _MOST], _MOST))
         except zlib.error:
             continue
-        if pattern.search(inside):
-            return True
-    return False
+    return found
 
 
-def named_scripts(content: bytes) -> tuple[str, ...]:
+def contains(parts: Sequence[bytes], pattern: re.Pattern[bytes]) -> bool:
+    return any(pattern.search(part) for part in parts)
+
+
+def named_scripts(parts: Sequence[bytes]) -> tuple[str, ...]:
     """The scripts whose encodings a PDF names: most PDFs name none, and need no look."""
-    return tuple(script for script, marks in _MARKS.items() if contains(content, marks))
+    return tuple(script for script, marks in _MARKS.items() if contains(parts, marks))
 
 
 def missing_scripts() -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from naflex_deploy.core.profile import ImageSection, Profile
 from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.media.colours import from_array
-from naflex_deploy.runtime.images.media.dicom import is_dicom, read_dicom
+from naflex_deploy.runtime.images.media.dicom.reader import is_dicom, read_dicom
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.pdf import read_pdf
 from naflex_deploy.runtime.images.media.stills import read_image, read_still

@@ -22,8 +22,8 @@ from naflex_deploy.runtime.images.media import density
 from naflex_deploy.runtime.images.media.colours import PLAIN, QUARTERS, Stored, orientation, to_rgb, turn_of, upright
 from naflex_deploy.runtime.images.media.depth import Said
 from naflex_deploy.runtime.images.media.frame import Decision, Frame
-from naflex_deploy.runtime.images.media.tiff import read_tiff
-from naflex_deploy.runtime.images.media.tiff_directories import read_chain
+from naflex_deploy.runtime.images.media.tiff.directories import read_chain
+from naflex_deploy.runtime.images.media.tiff.reader import read_tiff
 from naflex_deploy.runtime.images.source import check_size, damage
 
 FORMATS = "JPEG, PNG, WebP, TIFF or BMP"

@@ -22,7 +22,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, HTJ2KLossless, JPEGBasel
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.runtime.images.inputs import expand
-from naflex_deploy.runtime.images.media.dicom import is_dicom
+from naflex_deploy.runtime.images.media.dicom.reader import is_dicom
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.read import read_frames
 from tests.support.clips import clip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from naflex_deploy.runtime.images.media.dicom import is_dicom
+from naflex_deploy.runtime.images.media.dicom.reader import is_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -15,11 +15,11 @@ from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.media import density
-from naflex_deploy.runtime.images.media import tiff_directories as tags
 from naflex_deploy.runtime.images.media.colours import QUARTERS, Stored, to_rgb, turn_of, upright
 from naflex_deploy.runtime.images.media.depth import Said, to_eight_bits
 from naflex_deploy.runtime.images.media.frame import Decision, Frame
-from naflex_deploy.runtime.images.media.tiff_directories import Chain, Directory, Page, read_chain, significant_bits
+from naflex_deploy.runtime.images.media.tiff import directories as tags
+from naflex_deploy.runtime.images.media.tiff.directories import Chain, Directory, Page, read_chain, significant_bits
 from naflex_deploy.runtime.images.source import check_size, damage
 
 _NAMES = {33003: "Aperio JPEG 2000", 33005: "Aperio JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 50002: "JPEG XL"}

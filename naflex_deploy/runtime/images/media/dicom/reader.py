@@ -15,7 +15,7 @@ from naflex_deploy.core.errors import ImageError, MissingExtraError, needs_extra
 from naflex_deploy.core.profile import ImageSection, VideoSection
 from naflex_deploy.core.profile_values import Window
 from naflex_deploy.runtime.images.media import density
-from naflex_deploy.runtime.images.media.dicom_values import Limits, limits_of, needs_limits, show
+from naflex_deploy.runtime.images.media.dicom.values import Limits, limits_of, needs_limits, show
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.video import read_video
 from naflex_deploy.runtime.images.source import check_size

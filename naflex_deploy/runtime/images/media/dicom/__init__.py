@@ -1,0 +1,1 @@
+"""DICOM: files, their values as a viewer shows them, and series."""

@@ -1,0 +1,1 @@
+"""TIFF: its directories, and the pages among them."""
