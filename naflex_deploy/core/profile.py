@@ -57,6 +57,8 @@ class ImageSection(Section):
         max_pixels: Maximum number of pixels of a decoded image.
         pixel_aspect: ``file`` brings pixels that the file states not to be square to squares; ``square`` takes all
             pixels for squares.
+        frames: Of an animation (GIF, WebP, PNG, AVIF) the ``first`` picture or ``all``, with their times.
+        icc: Whether pictures with a colour profile are brought to sRGB. Off, as the models were trained without.
         range: What becomes black and white where values have more than 8 bits or are floating-point numbers:
             ``file`` what the file states, else all of 16 bits; ``full`` all bits that are stored; ``frame`` the least
             and the greatest value of each frame; ``[low, high]`` these two values.
@@ -69,8 +71,10 @@ class ImageSection(Section):
     dpi: PositiveInt = 150
     overlap: NonNegativeInt = 2
     max_tiles: PositiveInt = 64
-    max_pixels: PositiveInt = 40_000_000
+    max_pixels: PositiveInt = 120_000_000
     pixel_aspect: Literal["file", "square"] = "file"
+    frames: Literal["first", "all"] = "first"
+    icc: bool = False
     range: Range = "file"
 
     @model_validator(mode="after")
@@ -108,6 +112,31 @@ class DicomSection(Section):
     """
 
     window: Window = "file"
+
+
+class VolumeSection(Section):
+    """Which slices of a volume (NIfTI) are embedded.
+
+    Attributes:
+        axis: Direction in the body along which slices follow each other: ``axial`` from foot to head, ``coronal``
+            from back to front, ``sagittal`` from left to right.
+        step: Every n-th slice, beginning with the first.
+    """
+
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    step: PositiveInt = 1
+
+
+class RosSection(Section):
+    """Which pictures of a recording of a robot or a car (MCAP, ROS bags) are embedded.
+
+    Attributes:
+        topics: Names of topics of images; all of them where none is named.
+        rate: Pictures per second of each topic; all where it is 0.
+    """
+
+    topics: list[str] = []
+    rate: Annotated[float, Field(ge=0, le=1000)] = 0.0
 
 
 class PackingSection(Section):
@@ -235,6 +264,8 @@ class Profile(Section):
     image: ImageSection = ImageSection()
     video: VideoSection = VideoSection()
     dicom: DicomSection = DicomSection()
+    volume: VolumeSection = VolumeSection()
+    ros: RosSection = RosSection()
     packing: PackingSection = PackingSection()
     engine: EngineSection = EngineSection()
     head: HeadSection = HeadSection()

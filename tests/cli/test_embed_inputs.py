@@ -64,7 +64,7 @@ def test_bad_documents_are_reported_and_the_others_embedded(run: Run, bundle: Pa
     (folder / "b.pdf").write_bytes(encrypted(good))
     (folder / "c.pdf").write_bytes(good[:300])
     (folder / "d.pdf").write_bytes(pdf([]))
-    (folder / "e.pdf").write_bytes(pdf([""], (20_000, 20_000)))
+    (folder / "e.pdf").write_bytes(pdf([""], (0.1, 800)))
     (folder / "f.pdf").write_bytes(pdf([""]))
     result = run("embed", bundle, folder, "-o", tmp_path / "out.jsonl", "--json")
     assert result.exit_code == 6
@@ -162,4 +162,4 @@ def test_settings_say_how_inputs_are_read(run: Run, bundle: Path, tmp_path: Path
         assert json.loads(str(arrays["preparation"]))["video"]["rate"] == 5
     result = run("embed", bundle, path, "--set", "packing.max_images=3")
     assert result.exit_code == 2
-    assert "expected a key of image or video or dicom" in result.stderr
+    assert "expected a key of image or video or dicom or volume or ros" in result.stderr

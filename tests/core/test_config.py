@@ -51,7 +51,7 @@ def test_each_source_goes_over_the_one_before_and_every_value_knows_its_origin(t
         }
 
     values, origins = image_after()
-    assert values == {"tokens": 11, "fit": "shrink-only", "oversize": "error", "max_pixels": 40_000_000}
+    assert values == {"tokens": 11, "fit": "shrink-only", "oversize": "error", "max_pixels": 120_000_000}
     assert origins == {"tokens": str(profile), "fit": str(profile), "oversize": str(profile), "max_pixels": "default"}
 
     values, origins = image_after(config=over)
@@ -254,7 +254,7 @@ def test_how_inputs_are_read_can_be_adjusted_after_the_build() -> None:
     assert adjusted.model_copy(update={"image": built.image, "video": built.video}) == built
     assert adjust(built, []) == built
     for setting, message in (
-        ("engine.precision=int8", "expected a key of image or video or dicom"),
+        ("engine.precision=int8", "expected a key of image or video or dicom or volume or ros"),
         ("image.dpi=0", "image.dpi"),
         ("image.dip=200", "image.dip: unknown key"),
         ("image.tokens=99999", "exceeds the largest"),

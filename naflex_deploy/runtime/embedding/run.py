@@ -160,7 +160,7 @@ def output_width(engine: Engine) -> int:
 def provenance(engine: Engine, key: Key, inputs: Iterable[tuple[str, str]]) -> Provenance:
     """What made the vectors of an engine, of inputs given by name and digest."""
     manifest = engine.manifest
-    preparation = manifest.config.model_dump_json(include={"image", "video", "dicom"})
+    preparation = manifest.config.model_dump_json(include={"image", "video", "dicom", "volume", "ros"})
     digests = json.dumps(key.digests() | {"inputs": digest_of_inputs(inputs)}, separators=(",", ":"))
     return Provenance(manifest.model.digest, engine.variant.name, preparation, TOOL, digests)
 
@@ -208,7 +208,7 @@ class _Run:
         contents: list[Content] = []
 
         def pending() -> Iterator[Input]:
-            for item in open_inputs(self._paths):
+            for item in open_inputs(self._paths, self._count_left_out):
                 content = read_once(item)
                 key = (item.name, content.digest)
                 self.order.setdefault(key, len(self.order))
@@ -229,9 +229,13 @@ class _Run:
                 journal.append(row, image.outputs["pooled"], checksum)
             self._on_frame(FrameDone(rows, tuple(image.pack for image in images)))
 
+    def _count_left_out(self, member: Path) -> None:
+        self._summary.left_out += 1
+
     def embed_to_nowhere(self) -> None:
         """Embed everything, for its summary alone."""
-        for images, joined in self._frames(open_inputs(self._paths), self._outputs, lambda number: None):
+        inputs = open_inputs(self._paths, self._count_left_out)
+        for images, joined in self._frames(inputs, self._outputs, lambda number: None):
             rows = self._rows(images, joined, "", "")
             self._on_frame(FrameDone(rows, tuple(image.pack for image in images)))
 

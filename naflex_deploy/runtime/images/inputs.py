@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,16 @@ from naflex_deploy.core.files import sha256
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.media.dicom.series import in_slice_order, is_dicom_file
-from naflex_deploy.runtime.images.shards import read_parquet, read_tar
+from naflex_deploy.runtime.images.shards import read_tar
 from naflex_deploy.runtime.images.source import Source, describe
+from naflex_deploy.runtime.images.tables import read_parquet, split_column
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-DOCUMENTS = (".pdf", ".dcm", ".dicom")
-CLIPS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
-SUFFIXES = frozenset({*IMAGES, *DOCUMENTS, *CLIPS})
+_IMAGES = (
+    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .avif .heic .heif .jp2 .j2k .jpf .jpx .pnm .ppm .pgm .pbm"
+)
+_DOCUMENTS = ".pdf .dcm .dicom .ima .nii .nii.gz .svs .ndpi .mrxs .scn"
+_CLIPS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .h264 .hevc .mjpeg .mjpg .mcap .bag"
+SUFFIXES = frozenset(f"{_IMAGES} {_DOCUMENTS} {_CLIPS}".split())
 T = TypeVar("T")
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -34,7 +38,7 @@ class Input:
 
     Attributes:
         name: In messages and results.
-        source: See `decode`; or why there is none.
+        source: See `decode`; several of them are the frames of one input; or why there is none.
         done: Numbers of its frames that are not wanted again.
     """
 
@@ -72,6 +76,8 @@ def require_list(images: Iterable[T]) -> Iterable[T]:
 def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path: None) -> Iterator[Path]:
     """Every file meant, in order: files as they are, the matches of patterns such as ``scans/**/*.pdf``, sorted.
 
+    Braces spell names out: ``shard-{000..099}.tar``, ``{left,right}.png``. ``table.parquet::left`` names a column.
+
     A directory gives its files of known suffixes and those below it, sorted, and DICOM files whatever their names, the
     slices of a series in the order of the body. Shards and tables are to be named.
 
@@ -88,7 +94,7 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
             for file in sorted(filter(Path.is_file, path.rglob("*"))):
                 if file.name.startswith("._"):
                     left_out(file)  # what macOS keeps of a file's attributes
-                elif file.suffix.lower() in SUFFIXES or is_dicom_file(file):
+                elif _has_known_suffix(file.name) or is_dicom_file(file):
                     found.append(file)
                 else:
                     left_out(file)
@@ -98,8 +104,10 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
                     hint=f"looked for {' '.join(sorted(SUFFIXES))} in it and below",
                 )
             yield from in_slice_order(found)
-        elif path.exists():
+        elif path.exists() or split_column(path)[0].exists():
             yield path
+        elif (spelled := _without_braces(str(path))) != [str(path)]:
+            yield from expand(map(Path, spelled), left_out)
         elif glob.has_magic(str(path)):
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
             if not matches:
@@ -109,14 +117,43 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
             raise UsageError(f"{path}: no such file or directory", hint="check the path")
 
 
-def open_inputs(paths: Iterable[Path]) -> Iterator[Input]:
-    """The inputs that files hold, in order: one each, or those of a tar shard or a Parquet table as it is read."""
+def _has_known_suffix(name: str) -> bool:
+    return name.lower().endswith(tuple(SUFFIXES))
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """Every name that braces spell, as a shell has them: a list, or a range of numbers as wide as its first."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found is None:
+        return [pattern]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+    if span is not None:
+        first, last = int(span[1]), int(span[2])
+        numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
+        words = [f"{number:0{len(span[1])}}" for number in numbers]
+    elif "," in found[1]:
+        words = found[1].split(",")
+    else:
+        return [pattern]
+    return [
+        name for word in words for name in _without_braces(f"{pattern[: found.start()]}{word}{pattern[found.end() :]}")
+    ]
+
+
+def open_inputs(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path: None) -> Iterator[Input]:
+    """The inputs that files hold, in order: one each, or those of a tar shard or a Parquet table as it is read.
+
+    Args:
+        paths: As `expand` gives them.
+        left_out: Called with each file of a shard that is no image.
+    """
     for path in paths:
         try:
+            table, column = split_column(path)
             if path.name.lower().endswith(TARS):
-                yield from (Input(name, source) for name, source in read_tar(path, SUFFIXES))
-            elif path.suffix.lower() == ".parquet":
-                yield from (Input(name, source) for name, source in read_parquet(path))
+                yield from (Input(name, source) for name, source in read_tar(path, SUFFIXES, left_out))
+            elif table.suffix.lower() == ".parquet":
+                yield from (Input(name, cell) for name, cell in read_parquet(table, column))
             else:
                 yield Input(str(path), path)
         except Exception as error:

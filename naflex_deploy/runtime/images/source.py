@@ -14,7 +14,9 @@ from PIL import Image
 from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.pack import Patches
 
-Source = str | Path | bytes | bytearray | memoryview | IO[bytes] | Image.Image | npt.NDArray[Any]
+Source = (
+    str | Path | bytes | bytearray | memoryview | IO[bytes] | Image.Image | npt.NDArray[Any] | tuple[bytes | Path, ...]
+)
 
 
 def describe(source: object) -> str:

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError
 from naflex_deploy.runtime.images.inputs import Input, expand, open_inputs
+from naflex_deploy.runtime.images.media.read import read_frames
 
 
 def png(value: int) -> bytes:
@@ -118,3 +120,88 @@ def test_bad_shards_and_tables_say_what_is_wrong_and_lose_no_other(
     (item,) = open_inputs([hole])
     assert isinstance(item.source, MissingExtraError)
     assert "naflex-deploy[parquet]" in item.source.hint
+
+
+STRUCTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def test_rows_may_name_paths_and_hold_lists(tmp_path: Path) -> None:
+    """As the datasets library writes them: a path is relative to the table."""
+    (tmp_path / "b.png").write_bytes(png(1))
+    rows = [{"bytes": None, "path": str(tmp_path / "b.png")}, {"bytes": None, "path": "b.png"}, {"bytes": png(2)}]
+    paths = table(tmp_path / "paths.parquet", image=pa.array(rows, STRUCTURE), label=pa.array([0, 1, 2]))
+    assert [item.source for item in open_inputs([paths])] == [tmp_path / "b.png", tmp_path / "b.png", png(2)]
+    text = table(tmp_path / "text.parquet", image=pa.array(["b.png", None]))
+    first, second = open_inputs([text])
+    assert first.source == tmp_path / "b.png"
+    assert isinstance(second.source, ImageError)
+    pair = [[{"bytes": png(3), "path": None}, {"bytes": None, "path": "b.png"}]]
+    lists = table(tmp_path / "lists.parquet", images=pa.array(pair, pa.list_(STRUCTURE)), q=pa.array(["?"]))
+    (several,) = open_inputs([lists])
+    assert several.source == (png(3), tmp_path / "b.png")
+    profile = resolve("photo", environment={}).profile
+    found = list(read_frames(several.source, name=several.name, profile=profile))
+    assert [(frame.number, frame.last) for frame in found] == [(0, False), (1, True)]
+    assert [int(np.asarray(frame.picture).max()) for frame in found] == [3, 1]
+    (rest,) = read_frames(several.source, name="a", profile=profile, done=(0,))
+    assert rest.number == 1
+
+
+def test_arrow_types_and_named_columns(tmp_path: Path) -> None:
+    images = [png(1), png(2)]
+    for name, array in {
+        "dictionary": pa.array(images, pa.binary()).dictionary_encode(),
+        "view": pa.array(images, pa.binary_view()),
+        "large": pa.array(images, pa.large_binary()),
+    }.items():
+        assert [item.source for item in open_inputs([table(tmp_path / f"{name}.parquet", image=array)])] == images
+    beside = table(tmp_path / "beside.parquet", img=pa.array([{"bytes": png(1)}]), sha=pa.array([b"x"]))
+    assert [item.source for item in open_inputs([beside])] == [png(1)], "a structure before plain bytes"
+    two = table(tmp_path / "two.parquet", left=pa.array(images[:1]), right=pa.array(images[1:]))
+    named = [Path(f"{two}::right"), Path(f"{two}::left"), Path(f"{two}::lef")]
+    assert list(expand(named)) == named
+    right, left, missing = open_inputs(named)
+    assert (right.source, left.source) == (png(2), png(1))
+    assert isinstance(missing.source, ImageError)
+    assert "did you mean 'left'" in missing.source.hint
+    (undecided,) = open_inputs([two])
+    assert isinstance(undecided.source, ImageError)
+    assert "two.parquet::left" in undecided.source.hint
+
+
+def test_braces_spell_names_out(tmp_path: Path) -> None:
+    for name in ("s-008.tar", "s-009.tar", "s-010.tar", "left.png", "right.png"):
+        (tmp_path / name).write_bytes(b"")
+
+    def found(pattern: str) -> list[str]:
+        return [path.name for path in expand([tmp_path / pattern])]
+
+    assert found("s-{008..010}.tar") == ["s-008.tar", "s-009.tar", "s-010.tar"]
+    assert found("{right,left}.png") == ["right.png", "left.png"]
+    with pytest.raises(UsageError, match=r"s-011\.tar: no such file"):
+        found("s-{010..011}.tar")
+    (tmp_path / "{odd}.png").write_bytes(b"")
+    assert found("{odd}.png") == ["{odd}.png"]
+
+
+def test_members_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("a.png", "._a.png", "__MACOSX/a.png", "a.json", "b.JPEG"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(png(1))
+            archive.addfile(entry, BytesIO(png(1)))
+        for name, target, kind in (
+            ("c.png", "a.png", tarfile.LNKTYPE),
+            ("d.png", "none.png", tarfile.LNKTYPE),
+            ("e.png", "a.png", tarfile.SYMTYPE),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, target
+            archive.addfile(entry)
+    left: list[Path] = []
+    found = {Path(item.name).name: item.source for item in open_inputs([path], left.append)}
+    assert [name for name, source in found.items() if source == png(1)] == ["a.png", "b.JPEG", "c.png"]
+    assert isinstance(found["d.png"], ImageError)
+    assert "links to none.png" in found["d.png"].message
+    assert [str(item.relative_to(path)) for item in left] == ["._a.png", "__MACOSX/a.png", "a.json", "e.png"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.media.frame import Decision
@@ -26,16 +26,18 @@ class Density:
         across, down: Pixels per unit along a row and along a column, any unit, as the picture stands upright.
         inches: Whether the unit is the inch.
         said_by: Which element of the file says so.
+        extreme: The largest ratio that is believed of it, either way.
     """
 
     across: float
     down: float
     inches: bool
     said_by: str
+    extreme: float = EXTREME
 
     def turned(self) -> Density:
         """The same density of the picture turned by a quarter."""
-        return Density(self.down, self.across, self.inches, self.said_by)
+        return replace(self, across=self.down, down=self.across)
 
 
 def resolve(density: Density | None, image: ImageSection) -> tuple[float, float | None, tuple[Decision, ...]]:
@@ -68,6 +70,6 @@ def _aspect(density: Density, image: ImageSection) -> tuple[float, tuple[Decisio
         return 1.0, ()
     if image.pixel_aspect == "square":
         return 1.0, (Decision("ratio", f'square: image.pixel_aspect = "square" overrules that {said}'),)
-    if not 1 / EXTREME <= ratio <= EXTREME:
-        return 1.0, (Decision("ratio", f"square: {said}, which is beyond {EXTREME:g} to 1", warning=True),)
+    if not 1 / density.extreme <= ratio <= density.extreme:
+        return 1.0, (Decision("ratio", f"square: {said}, which is beyond {density.extreme:g} to 1", warning=True),)
     return ratio, (Decision("ratio", f"pixels are {ratio:.4g} times as wide as high: {said}"),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from naflex_deploy.runtime.images.media.colours import from_array
 from naflex_deploy.runtime.images.media.dicom.reader import is_dicom, read_dicom
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.pdf import read_pdf
+from naflex_deploy.runtime.images.media.recording import is_recording, read_recording
+from naflex_deploy.runtime.images.media.slide import is_slide, read_slide
 from naflex_deploy.runtime.images.media.stills import read_image, read_still
-from naflex_deploy.runtime.images.media.video import read_video
+from naflex_deploy.runtime.images.media.video import is_motion_jpeg, read_video
+from naflex_deploy.runtime.images.media.volume import is_volume, read_volume
 from naflex_deploy.runtime.images.source import Source, content_of, open_file
 
 START = 1024
@@ -26,7 +30,7 @@ START = 1024
 VIDEOS = (b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"0&\xb2u\x8ef\xcf\x11")
 """Matroska and WebM, Flash, Ogg, MPEG, Windows Media."""
 
-STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+STILLS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 """Brands of images in the container of MP4."""
 
 
@@ -34,9 +38,10 @@ def read_frames(source: Source, *, name: str, profile: Profile, done: Collection
     """The frames of one input, lazily, as far as they can be read: the last one may be an error.
 
     Args:
-        source: See `decode`; also paths and contents of PDF documents, DICOM files and clips.
+        source: See `decode`; also paths and contents of PDF documents, DICOM files, clips, volumes and recordings; of
+            several, the frames of all.
         name: Of the input in messages.
-        profile: Its sections image and video.
+        profile: Its sections image, video, dicom, volume and ros.
         done: Numbers of frames that are left out.
     """
     number = 0
@@ -50,6 +55,8 @@ def read_frames(source: Source, *, name: str, profile: Profile, done: Collection
 
 def _read(source: Source, name: str, profile: Profile, done: Collection[int]) -> Iterator[Frame]:
     image = profile.image
+    if isinstance(source, tuple):
+        return _together(source, name, profile, done)
     if isinstance(source, Image.Image | np.ndarray):
         return read_pictures(source, name, image, done)
     file = Path(source) if isinstance(source, str | Path) else content_of(source, name)
@@ -59,10 +66,25 @@ def _read(source: Source, name: str, profile: Profile, done: Collection[int]) ->
     if is_dicom(start):
         window = profile.dicom.window
         return read_dicom(file, name=name, image=image, video=profile.video, window=window, done=done)
-    motion_jpeg = isinstance(file, Path) and file.suffix.lower() in (".mjpeg", ".mjpg")
-    if _is_video(start) or motion_jpeg:
+    if is_volume(start, name):
+        return read_volume(file, name=name, image=image, volume=profile.volume, done=done)
+    if is_recording(start, file):
+        return read_recording(file, name=name, image=image, ros=profile.ros, done=done)
+    if is_slide(start, name):
+        return read_slide(file, name=name, image=image, done=done)
+    if _is_video(start) or is_motion_jpeg(file, name):
         return read_video(file, name=name, image=image, video=profile.video, done=done)
     return read_pictures(file, name, image, done)
+
+
+def _together(sources: tuple[bytes | Path, ...], name: str, profile: Profile, done: Collection[int]) -> Iterator[Frame]:
+    """The frames of several sources as those of one input."""
+    number = 0
+    for place, source in enumerate(sources):
+        for frame in _read(source, name, profile, ()):
+            if number not in done:
+                yield replace(frame, number=number, last=frame.last and place == len(sources) - 1)
+            number += 1
 
 
 def _start(file: Path | bytes) -> bytes:

@@ -8,15 +8,21 @@ above twice ``MAX_IMAGE_PIXELS`` it is an ImageError that says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from io import BytesIO
 from typing import IO
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.media import density
 from naflex_deploy.runtime.images.media.colours import PLAIN, QUARTERS, Stored, orientation, to_rgb, turn_of, upright
@@ -26,14 +32,15 @@ from naflex_deploy.runtime.images.media.tiff.directories import read_chain
 from naflex_deploy.runtime.images.media.tiff.reader import read_tiff
 from naflex_deploy.runtime.images.source import check_size, damage
 
-FORMATS = "JPEG, PNG, WebP, TIFF or BMP"
+FORMATS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC, JPEG 2000 or PNM"
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Opener = Callable[[IO[bytes]], ImageFile.ImageFile]
 
 
 def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Collection[int] = ()) -> Iterator[Frame]:
-    """The picture of a file, or the pages of a TIFF. Animations and multi-picture files give their first picture.
+    """The picture of a file, or the pages of a TIFF. Multi-picture files give their first picture, animations too.
 
     Args:
         stream: The file, at its beginning.
@@ -47,11 +54,15 @@ def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Colle
     start = _start(stream)
     if start.startswith(TIFFS):
         yield from read_tiff(stream, name=name, image=image, done=done)
-    elif 0 not in done:
+    else:
         with damage(name):
             opened = _opener(start, name)(stream)
             stored = Stored(said=_significant(stream, start, name), opaque=isinstance(opened, BmpImageFile))
-        yield read_image(opened, name=name, image=image, stored=stored)
+            count = int(getattr(opened, "n_frames", 1)) if image.frames == "all" and not _is_jpeg(start) else 1
+        if count > 1:
+            yield from _animation(opened, count, name, image, done)
+        elif 0 not in done:
+            yield read_image(opened, name=name, image=image, stored=stored)
 
 
 def read_header(stream: IO[bytes], name: str) -> tuple[int, int, int]:
@@ -76,13 +87,39 @@ def read_image(picture: Image.Image, *, name: str, image: ImageSection, stored: 
         picture.load()
         # A TIFF is upright once it is loaded: Pillow turns it and drops the tag.
         turn = orientation(picture)
-        rgb, decisions = to_rgb(picture, name, image, stored)
+        told: tuple[Decision, ...] = ()
         said = _density(picture)
+        if image.icc and picture.info.get("icc_profile"):
+            picture, told = _to_srgb(picture)
+        rgb, decisions = to_rgb(picture, name, image, stored)
         if said is not None and turn in QUARTERS:
             said = said.turned()
         aspect, dpi, ratio = density.resolve(said, image)
         turned: tuple[Decision, ...] = tuple(filter(None, [turn_of(turn)]))
-        return Frame(0, upright(rgb, turn), dpi=dpi, aspect=aspect, last=True, decisions=(*turned, *decisions, *ratio))
+        return Frame(
+            0, upright(rgb, turn), dpi=dpi, aspect=aspect, last=True, decisions=(*turned, *told, *decisions, *ratio)
+        )
+
+
+def _animation(
+    opened: ImageFile.ImageFile, count: int, name: str, image: ImageSection, done: Collection[int]
+) -> Iterator[Frame]:
+    """Every picture of an animation as it is seen, at the time at which it is."""
+    time = 0.0
+    for number in range(count):
+        frame_name = f"{name}, frame {number + 1}"
+        with damage(frame_name):
+            opened.seek(number)
+        frame = read_image(opened, name=frame_name, image=image)
+        duration = float(opened.info.get("duration", 0) or 0)
+        if number not in done:
+            picture = frame.picture.copy() if isinstance(frame.picture, Image.Image) else frame.picture
+            yield replace(frame, number=number, picture=picture, time=time / 1000, last=number == count - 1)
+        time += duration
+
+
+def _is_jpeg(start: bytes) -> bool:
+    return start.startswith(b"\xff\xd8\xff")
 
 
 def _start(stream: IO[bytes]) -> bytes:
@@ -93,7 +130,7 @@ def _start(stream: IO[bytes]) -> bytes:
 
 def _opener(start: bytes, name: str) -> Opener:
     """The reader of the format that the first bytes tell."""
-    if start.startswith(b"\xff\xd8\xff"):
+    if _is_jpeg(start):
         return JpegImageFile
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImageFile
@@ -101,12 +138,42 @@ def _opener(start: bytes, name: str) -> Opener:
         return WebPImageFile
     if start.startswith(b"BM"):
         return BmpImageFile
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return GifImageFile
+    if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis"):
+        return AvifImageFile
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
+        return _open_heif
+    if start.startswith((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")):
+        return Jpeg2KImageFile
+    if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace():
+        return PpmImageFile
     if not start:
         raise ImageError(f"{name}: expected {FORMATS} data, found an empty file", hint="replace the file")
     raise ImageError(
         f"{name}: expected {FORMATS} data, found data that starts with {start!r}",
         hint="convert it to one of these formats",
     )
+
+
+def _open_heif(stream: IO[bytes]) -> ImageFile.ImageFile:
+    """HEIC by libheif, whose reader has turned the picture already."""
+    with needs_extra("heif"):
+        from pi_heif import HeifImageFile
+    opened: ImageFile.ImageFile = HeifImageFile(stream)
+    return opened
+
+
+def _to_srgb(picture: Image.Image) -> tuple[Image.Image, tuple[Decision, ...]]:
+    """A picture by its colour profile, with the profile's own intent; as it is where the profile cannot be used."""
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(picture.info["icc_profile"]))
+        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+        shown = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+        title = ImageCms.getProfileDescription(source).strip()
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        return picture, (Decision("colour", f"its profile is not used: {error}", warning=True),)
+    return shown or picture, (Decision("colour", f"brought to sRGB by the profile {title!r}"),)
 
 
 def _density(picture: Image.Image) -> density.Density | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _UNTIMED = ("avi", "h264", "hevc", "mjpeg", "m4v")
 """Formats without timestamps of their own: FFmpeg gives frames those of packets, which are in another order."""
 
+
 Timed = tuple["VideoFrame", Fraction]
 
 
@@ -48,7 +49,7 @@ def read_video(
     """
     with needs_extra("video"):
         import av
-    form = "mjpeg" if isinstance(source, Path) and source.suffix.lower() in (".mjpeg", ".mjpg") else None
+    form = "mjpeg" if is_motion_jpeg(source, name) else None
     try:
         opened = BytesIO(source) if isinstance(source, bytes) else str(source)
         with av.open(opened, "r", format=form) as container:
@@ -57,6 +58,11 @@ def read_video(
             yield from mark_last(_frames(container, stream, image, video, done))
     except av.FFmpegError as error:
         raise ImageError(f"{name}: damaged video: {error.strerror}", hint="replace the file") from None
+
+
+def is_motion_jpeg(source: Path | bytes, name: str) -> bool:
+    """Whether JPEG pictures follow one another, which the name alone says: they begin like a single one."""
+    return str(source if isinstance(source, Path) else name).lower().endswith((".mjpeg", ".mjpg"))
 
 
 def _shown_stream(container: InputContainer, name: str) -> VideoStream:

@@ -1,0 +1,211 @@
+"""Formats of phones, archives, hospitals and robots, written by other libraries and read back."""
+
+from __future__ import annotations
+
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from naflex_deploy.core.config import resolve
+from naflex_deploy.core.errors import ImageError
+from naflex_deploy.runtime.images.media.frame import Frame
+from naflex_deploy.runtime.images.media.read import read_frames
+
+SMOOTH = np.stack(np.meshgrid(np.arange(0, 240, 5), np.arange(0, 120, 4)), 2).astype(np.uint8)
+SMOOTH = np.dstack([SMOOTH, 255 - SMOOTH[..., :1]])
+
+
+def frames(source: object, *settings: str, name: str = "a", done: tuple[int, ...] = ()) -> list[Frame]:
+    profile = resolve("photo", settings=settings, environment={}).profile
+    return list(read_frames(source, name=name, profile=profile, done=done))
+
+
+def pixels(frame: Frame) -> np.ndarray:
+    assert frame.picture is not None, frame.error
+    return np.asarray(frame.picture)
+
+
+def encoded(format: str, image: Image.Image | None = None, **options: object) -> bytes:
+    stream = BytesIO()
+    (image or Image.fromarray(SMOOTH)).save(stream, format, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "most"),
+    [("AVIF", {"quality": 95}, 12), ("JPEG2000", {}, 0), ("PPM", {}, 0), ("GIF", {}, 40)],
+)
+def test_stills_of_phones_and_archives(format: str, options: dict[str, object], most: int) -> None:
+    (found,) = frames(encoded(format, **options))
+    assert np.abs(pixels(found).astype(int) - SMOOTH).max() <= most
+    assert found.last
+
+
+@pytest.mark.parametrize("turn", [3, 5, 6, 8])
+def test_avif_is_upright(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    (plain,) = frames(encoded("PNG", exif=exif))
+    (found,) = frames(encoded("AVIF", exif=exif, quality=95))
+    assert np.abs(pixels(found).astype(int) - pixels(plain)).max() <= 12
+
+
+def test_heic_needs_its_extra_and_is_named_where_it_is_damaged() -> None:
+    pytest.importorskip("pi_heif", reason="the extra heif is not installed")
+    (found,) = frames(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(100))
+    assert isinstance(found.error, ImageError)
+
+
+def test_animations_give_the_first_or_all() -> None:
+    pictures = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    content = encoded("GIF", pictures[0], save_all=True, append_images=pictures[1:], duration=[100, 200, 300])
+    (first,) = frames(content)
+    assert pixels(first)[0, 0].tolist() == [255, 0, 0]
+    every = frames(content, "image.frames=all")
+    assert [pixels(frame)[0, 0].tolist() for frame in every] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    assert [frame.time for frame in every] == [0, 0.1, pytest.approx(0.3)]
+    assert [frame.last for frame in every] == [False, False, True]
+    assert [frame.number for frame in frames(content, "image.frames=all", done=(1,))] == [0, 2]
+
+
+def test_colour_profiles_are_used_on_request() -> None:
+    """Red of a profile whose first two channels are exchanged, made from sRGB by its own tags."""
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = lab.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
+    content = encoded("PNG", Image.new("RGB", (4, 4), (255, 0, 0)), icc_profile=swapped)
+    (ignored,) = frames(content)
+    assert pixels(ignored)[0, 0].tolist() == [255, 0, 0]
+    (used,) = frames(content, "image.icc=true")
+    assert np.abs(pixels(used)[0, 0].astype(int) - [0, 255, 0]).max() <= 2
+    assert used.decisions[0].about == "colour"
+    (broken,) = frames(encoded("PNG", icc_profile=b"no profile"), "image.icc=true")
+    assert broken.decisions[0].warning
+    assert np.array_equal(pixels(broken), SMOOTH)
+
+
+def volume(path: Path, affine: np.ndarray) -> bytes:
+    """Values that grow to the right, three times as fast to the front, nine times as fast to the head."""
+    nibabel = pytest.importorskip("nibabel", reason="the extra nifti is not installed")
+    world = np.linalg.inv(affine[:3, :3] / np.abs(affine[:3, :3]).max(0))
+    x, y, z = np.meshgrid(np.arange(8), np.arange(9), np.arange(5), indexing="ij")
+    grid = np.stack([x, y, z], -1) @ np.linalg.inv(world).T
+    values = (grid @ [1, 3, 9]).astype(np.float32)
+    nibabel.Nifti1Image(values - values.min(), affine).to_filename(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
+def test_slices_lie_as_radiologists_look_at_them(tmp_path: Path, signs: tuple[int, int, int]) -> None:
+    """Whatever order the file has them in: right at the left, the front at the top, from foot to head."""
+    content = volume(tmp_path / "a.nii.gz", np.diag([0.8 * signs[0], 0.8 * signs[1], 5.0 * signs[2], 1]))
+    found = frames(content, name="a.nii.gz")
+    assert len(found) == 5
+    for frame in found:
+        plane = pixels(frame)[..., 0].astype(int)
+        assert plane.shape == (9, 8)
+        assert (np.diff(plane, axis=1) <= 0).all()
+        assert (np.diff(plane, axis=0) <= 0).all()
+        assert frame.aspect == 1
+    assert [pixels(frame).mean() for frame in found] == sorted(pixels(frame).mean() for frame in found)
+    coronal = frames(content, "volume.axis=coronal", "volume.step=4", name="a.nii.gz")
+    assert [frame.picture.size for frame in coronal] == [(8, 5)] * 3
+    assert coronal[0].aspect == pytest.approx(0.8 / 5)
+    assert coronal[0].last is False
+
+
+def test_a_volume_without_an_affine_is_refused(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="the extra nifti is not installed")
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), None)
+    image.to_filename(tmp_path / "a.nii")
+    (found,) = frames(tmp_path / "a.nii")
+    assert found.error is not None
+    assert "affine" in found.error.message
+
+
+def bag(folder: Path) -> Path:
+    pytest.importorskip("rosbags", reason="the extra ros is not installed")
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    types = get_typestore(Stores.ROS2_HUMBLE)
+    image, compressed = types.types["sensor_msgs/msg/Image"], types.types["sensor_msgs/msg/CompressedImage"]
+    header = types.types["std_msgs/msg/Header"](
+        stamp=types.types["builtin_interfaces/msg/Time"](sec=1, nanosec=0), frame_id="cam"
+    )
+
+    def message(encoding: str, values: np.ndarray, big: int = 0, pad: int = 0) -> object:
+        rows = values.reshape(values.shape[0], -1).view(np.uint8)
+        data = np.pad(rows, ((0, 0), (0, pad)))
+        step = data.shape[1]
+        return image(header, values.shape[0], values.shape[1], encoding, big, step, data.ravel())
+
+    plane = SMOOTH[..., 0]
+    messages = {
+        "/rgb": message("rgb8", SMOOTH, pad=5),
+        "/bgr": message("bgr8", np.ascontiguousarray(SMOOTH[..., ::-1])),
+        "/mono": message("mono8", plane),
+        "/deep": message("mono16", (plane.astype(">u2") * 257), big=1),
+        "/yuv": message("yuv422", np.dstack([np.full_like(plane, 128), plane])),
+        "/bayer": message("bayer_rggb8", np.full_like(plane, 77)),
+        "/jpeg": compressed(header, "rgb8; jpeg compressed bgr8", np.frombuffer(encoded("PNG"), np.uint8)),
+        "/odd": message("nonsense", plane),
+    }
+    with Writer(folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for index, (topic, content) in enumerate(messages.items()):
+            connection = writer.add_connection(topic, content.__msgtype__, typestore=types)
+            for turn in range(3):
+                stamp = 10**9 * (5 + turn) + index
+                writer.write(connection, stamp, types.serialize_cdr(content, content.__msgtype__))
+    return folder / "bag"
+
+
+def test_pictures_of_recordings(tmp_path: Path) -> None:
+    folder = bag(tmp_path)
+    (recording,) = folder.glob("*.mcap")
+    expected = {
+        "/rgb": SMOOTH,
+        "/bgr": SMOOTH,
+        "/jpeg": SMOOTH,
+        "/mono": np.dstack([SMOOTH[..., 0]] * 3),
+        "/deep": np.dstack([SMOOTH[..., 0]] * 3),
+        "/bayer": np.full_like(SMOOTH, 77),
+        "/yuv": np.rint(np.clip(1.164 * (SMOOTH[..., :1].repeat(3, 2).astype(float) - 16), 0, 255)),
+    }
+    for source in (recording, recording.read_bytes()):
+        for topic, values in expected.items():
+            found = frames(source, f"ros.topics=['{topic}']")
+            assert len(found) == 3, found[0].error
+            assert np.abs(pixels(found[1]).astype(int) - values).max() <= 1
+            assert [frame.time for frame in found] == pytest.approx([5, 6, 7], abs=1e-6)
+            assert [frame.last for frame in found] == [False, False, True]
+    every = frames(recording)
+    assert len(every) == 24
+    assert sum(frame.error is not None for frame in every) == 3, "those of an unknown encoding alone"
+    assert "encoding 'nonsense'" in next(frame.error.message for frame in every if frame.error)
+    assert len(frames(recording, "ros.rate=0.5", "ros.topics=['/rgb', '/bgr']")) == 4
+    (missing,) = frames(recording, "ros.topics=['/rgbb']")
+    assert missing.error is not None
+    assert "no topic '/rgbb'" in missing.error.message
+    shutil.rmtree(folder)
+
+
+def test_slides_by_openslide(tmp_path: Path) -> None:
+    pytest.importorskip("openslide", reason="the extra wsi is not installed")
+    tifffile = pytest.importorskip("tifffile", reason="the extra tiff is not installed")
+    slide = np.random.default_rng(0).integers(0, 256, (512, 1024, 3)).astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.svs") as writer:
+        text = "Aperio Image Library v12 |MPP = 0.5|AppMag = 20"
+        writer.write(slide, tile=(64, 64), photometric="rgb", description=text, metadata=None)
+        writer.write(slide[::2, ::2], tile=(64, 64), photometric="rgb", metadata=None, description="Aperio")
+    (found,) = frames(tmp_path / "a.svs", name=str(tmp_path / "a.svs"))
+    assert found.picture is not None, found.error
+    assert found.picture.size == (1024, 512)
+    assert found.dpi == 50800
+    (tmp_path / "b.mrxs").write_bytes(b"nothing that is known")
+    (unknown,) = frames(tmp_path / "b.mrxs", name=str(tmp_path / "b.mrxs"))
+    assert unknown.error is not None
+    assert "unknown vendor" in unknown.error.message
