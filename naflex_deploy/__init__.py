@@ -44,8 +44,8 @@ def build(
 
     Args:
         profile: Name of a built-in profile, or path of a TOML file.
-        model: A directory written by transformers or timm; ``hf:ORG/NAME``; ``timm:NAME:FILE.safetensors``;
-            ``bv:FILE.npz``; ``random:NAME``; ``demo``; or a torch module of transformers or timm.
+        model: A directory written by transformers or timm; a SPEC such as ``hf:ORG/NAME`` or ``demo``, whose forms
+            docs/checkpoints.md lists; or a torch module of transformers or timm.
         output: Directory of the bundle. It appears only when everything in it is written and has passed the gate.
         settings: ``"a.b=value"`` strings that override values of the profile, such as ``"image.tokens=576"``.
         patch_size: Resize the model's patch projection to this many pixels a side, as FlexiViT does.

@@ -84,7 +84,7 @@ def model_option(default: str = "Default: demo.") -> Callable[[Function], Functi
     return click.option(
         "--model",
         metavar="SPEC",
-        help="A transformers or timm directory, hf:ORG/NAME, timm:NAME:FILE, bv:FILE.npz, random:NAME or demo. "
+        help="A checkpoint: a directory, or a SPEC such as hf:ORG/NAME; docs/checkpoints.md lists the forms. "
         + default,
     )
 

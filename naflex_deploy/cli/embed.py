@@ -36,7 +36,7 @@ SHOWN = 40
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write vectors to FILE.npz, .jsonl or .parquet.",
+    help="Write vectors to FILE, in the format that its suffix names, such as .npz or .parquet.",
 )
 @click.option(
     "--tokens",

@@ -57,8 +57,6 @@ from naflex_deploy.runtime.bundle.golden_images import GoldenImages
 Report = Callable[[str], None]
 
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
-HINT = "use a higher precision, `calibrate --sensitivity`, or a looser [gate] if that loss is acceptable"
-"""The hint that goes with a missed gate."""
 
 
 def build_bundle(
@@ -146,11 +144,18 @@ def build_bundle(
             shutil.rmtree(rejected, ignore_errors=True)
             sync_tree(partial)
             partial.rename(rejected)
-            raise GateError(
-                f"{variant.name} misses its gate: {variant.gate.reason}; what was built is at {rejected}",
-                hint=HINT,
-            )
+            raise missed_gate(variant, f"; what was built is at {rejected}")
     return manifest
+
+
+def missed_gate(variant: Variant, more: str = "") -> GateError:
+    """The error of a variant that misses its gate; the profile's ``[gate]`` holds for eight bits alone."""
+    hint = (
+        "--precision fp32 has the tightest gate; if it misses too, `naflex-deploy doctor` names the versions to report"
+    )
+    if variant.precision in EIGHT_BITS:
+        hint = "use a higher precision, `calibrate --sensitivity`, or a looser [gate] if that loss is acceptable"
+    return GateError(f"{variant.name} misses its gate: {variant.gate.reason}{more}", hint=hint)
 
 
 def _variants(chosen: Sequence[tuple[Lowering, str]], task: Task, golden: Golden, started: float) -> Iterator[Variant]:

@@ -16,9 +16,9 @@ from naflex_deploy.compiler.golden_packs import image_packs
 from naflex_deploy.compiler.pipeline import (
     CALIBRATION,
     GOLDEN,
-    HINT,
     Report,
     measured,
+    missed_gate,
     read_calibration,
     read_checkpoint,
 )
@@ -26,7 +26,7 @@ from naflex_deploy.compiler.quantize.spec import QuantSpec, numbered
 from naflex_deploy.compiler.quantize.subject import subject_of_bundle
 from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.config import Config, leaves
-from naflex_deploy.core.errors import GateError, UsageError
+from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import copy_files, new_directory
 from naflex_deploy.core.locks import Lock, locked
 from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Manifest, Variant
@@ -145,7 +145,7 @@ def _rebuild(lock: Lock, profile: Profile | None, report: Report, calibration: P
         variant = lowering.lower(task)
         variant = measured(partial, variant, golden, prefix, started, report)
         if variant.gate.status == "failed":
-            raise GateError(f"{variant.name} misses its gate: {variant.gate.reason}", hint=HINT)
+            raise missed_gate(variant)
         others = [one for one in manifest.variants if one.name != variant.name]
         for one in others:
             copy_files(path, partial, _files(path, under=f"variants/{one.name}"), link=True)

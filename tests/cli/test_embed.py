@@ -156,7 +156,7 @@ def test_refusals(run: Run, bundle: Path, images: Path, tmp_path: Path) -> None:
     empty.mkdir()
     for arguments, code, message in (
         ((bundle, images, "-o", existing), 2, "exists already"),
-        ((bundle, images, "-o", tmp_path / "out.csv"), 2, "ends in .npz, .jsonl or .parquet"),
+        ((bundle, images, "-o", tmp_path / "out.nothing"), 2, "expected a name that ends in .npz, "),
         ((bundle, empty), 2, "expected images, found none"),
         ((bundle, tmp_path / "nothing.png"), 2, "no such file"),
         ((tmp_path / "no-bundle", images), 4, "is not a bundle"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.config import adjust, builtin_profiles, resolve
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.profile import GateSection
@@ -162,7 +163,7 @@ def refusal(*settings: str, profile: str | Path = "doc-ocr") -> UsageError:
         ("packing.max_images=0", "greater than 0", "0"),
         (
             "engine.backends=['cuda']",
-            "'tensorrt', 'tensorrt-rtx', 'onnxruntime-cuda', 'openvino' or 'onnxruntime'",
+            ", ".join(f"'{name}'" for name in [*FOLDERS][:-1]) + f" or '{[*FOLDERS][-1]}'",
             "'cuda'",
         ),
         ("engine.backends=['onnxruntime', 'onnxruntime']", "no value more than once", None),

@@ -36,9 +36,8 @@ def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
     """Read a model.
 
     Args:
-        model: ``demo``; a directory as transformers or timm writes it; ``hf:ORG/NAME``;
-            ``timm:NAME:FILE.safetensors``; ``timm:FILE.safetensors`` with its config.json; ``bv:FILE.npz[:POOLING]``;
-            ``random:NAME``; or a torch module.
+        model: ``demo``; a directory as transformers or timm writes it; ``PREFIX:…`` with a prefix of `READERS`, whose
+            module says what follows; or a torch module of a class in `MODULE_READERS`.
         lora: A directory as peft saves an adapter, to be merged into the weights of an ``hf`` or ``timm`` model.
 
     Raises:
