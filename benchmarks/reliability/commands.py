@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,14 @@ from PIL import Image
 
 from naflex_deploy import load
 from naflex_deploy.cli import main
+
+for module in (
+    *("onnxruntime", "pyarrow.parquet", "model_signing.signing", "naflex_deploy.cli.embed", "naflex_deploy.cli.bundle"),
+    *("naflex_deploy.runtime.backends.onnxruntime.session", "naflex_deploy.runtime.backends.onnxruntime.backend"),
+    *("naflex_deploy.runtime.bundle.strip", "naflex_deploy.runtime.bundle.signature", "naflex_deploy.cli.verify"),
+    *("naflex_deploy.runtime.bundle.verify", "naflex_deploy.serving.triton_server.repository"),
+):
+    import_module(module)
 
 NEW_PROCESS_NAMESPACE = 0x20000000
 VARIANT = "onnxruntime-cpu-fp32"

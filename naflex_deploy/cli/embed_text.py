@@ -11,6 +11,7 @@ import numpy as np
 from naflex_deploy.cli.terminal import out, print_json
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.files import new_file, refuse_existing
+from naflex_deploy.core.locks import Lock, locked
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.text_encoder import Float, TextEncoder
 
@@ -22,7 +23,7 @@ def embed_texts(bundle: Path, texts: Sequence[str], output: Path | None, *, forc
 
     Raises:
         UsageError: The bundle has no text tower, or the format of the output is unknown.
-        OutputError: The output exists or cannot be written.
+        OutputError: The output exists, cannot be written, or is being written by another process.
     """
     if output is not None:
         if output.suffix not in FORMATS:
@@ -32,7 +33,9 @@ def embed_texts(bundle: Path, texts: Sequence[str], output: Path | None, *, forc
         refuse_existing(output, force=force)
     vectors = TextEncoder(Bundle.open(bundle)).embed(texts)
     if output is not None:
-        _write(output, texts, vectors)
+        with locked(output) as lock:
+            refuse_existing(output, force=force)  # another run may have written it meanwhile
+            _write(lock, texts, vectors)
     if as_json:
         print_json("embed", texts=list(texts), width=vectors.shape[1], output=str(output) if output else None)
         return
@@ -41,9 +44,9 @@ def embed_texts(bundle: Path, texts: Sequence[str], output: Path | None, *, forc
         out.print(f"[bold green]wrote[/] {output}: {len(vectors)} vectors of {vectors.shape[1]} float32")
 
 
-def _write(output: Path, texts: Sequence[str], vectors: Float) -> None:
-    with new_file(output) as partial, partial.open("wb") as stream:
-        if output.suffix == ".npz":
+def _write(lock: Lock, texts: Sequence[str], vectors: Float) -> None:
+    with new_file(lock.path, lock) as partial, partial.open("wb") as stream:
+        if lock.path.suffix == ".npz":
             np.savez(stream, embeddings=vectors, texts=np.array(texts, dtype=np.str_))
             return
         for text, vector in zip(texts, vectors, strict=True):

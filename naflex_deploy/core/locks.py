@@ -193,14 +193,16 @@ def _name_owner(descriptor: int) -> None:
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{json.dumps(owner)}\n".encode(), 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, f"{json.dumps(owner)}\n".encode())
 
 
 def _read_owner(descriptor: int, file: Path) -> str:
     """Who holds a lock. They may be about to write it, so it is read for a moment before it is given up."""
     for _ in range(_READS):
         with suppress(ValueError, KeyError, TypeError, OSError):
-            owner = json.loads(os.pread(descriptor, 4096, 0))
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            owner = json.loads(os.read(descriptor, 4096))
             return f"process {int(owner['process'])} on {str(owner['host'])[:200]!r} since {str(owner['since'])[:40]}"
         time.sleep(_PAUSE)
     return f"another process ({file.name} does not say which)"

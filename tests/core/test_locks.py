@@ -189,7 +189,7 @@ def test_something_else_in_the_place_of_a_lock_file_is_refused(tmp_path: Path, k
     [
         ("open", errno.EROFS, "the file system is read-only"),
         ("open", errno.ENOSPC, "the disk is full"),
-        ("pwrite", errno.ENOSPC, "the disk is full"),
+        ("ftruncate", errno.ENOSPC, "the disk is full"),
     ],
 )
 def test_a_volume_that_takes_no_lock_file_is_named(
