@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-TOKENS = 64
+TOKENS = 40
 """Patches of an image, at most. Few suffice: grids above and below the size of a position table, narrow and square."""
-SIZES = ((12, 12), (6, 23), (7.6, 2.3), (3, 60), (11.2, 1.9), (5.2, 7.1))
+SIZES = ((12, 12), (6, 23), (7.6, 2.3), (3, 60), (11.2, 1.9), (4.2, 6.1))
 """(height, width) of the images, in patches. They become six grids, none of one column: torch's own antialiased resize
 of position tables, which the originals use, is wrong for those. No tall image is made smaller: there Pillow 13 resizes
 in another order than its earlier versions and torchvision, whose pixels the runtime gives."""

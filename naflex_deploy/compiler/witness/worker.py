@@ -22,6 +22,10 @@ class NoOriginal(Exception):
 
 
 def main(folder: Path) -> None:
+    import torch
+
+    # The build goes on beside this process, and threads that wait for a core make both slower.
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     with np.load(folder / "images.npz") as file:
         images = [file[str(index)] for index in range(len(file.files))]
@@ -52,27 +56,24 @@ def _transformers(request: dict[str, Any], images: list[Any]) -> tuple[str, Resu
     grey = vision.config.num_channels == 1
     results: Results = {}
     texts = _text_features(transformers, model, request) if request["texts"] or request["labels"] else {}
-    for index, pixels in enumerate(images):
-        image = Image.fromarray(pixels).convert("L" if grey else "RGB")
-        inputs = processor(images=[image], max_num_patches=request["tokens"], return_tensors="pt")
-        with torch.inference_mode():
-            found = vision(**inputs)
-        count = int(inputs["pixel_attention_mask"].sum())
-        tokens = found.last_hidden_state[0, :count]
-        pooled = found.pooler_output
-        if pooled is None or (request["classes"] and not request["labels"]):
-            pooled = tokens.mean(0, keepdim=True)
+    pictures = [Image.fromarray(pixels).convert("L" if grey else "RGB") for pixels in images]
+    inputs = processor(images=pictures, max_num_patches=request["tokens"], return_tensors="pt")
+    with torch.inference_mode():
+        found = vision(**inputs)
+        logits = model(**inputs).logits if request["classes"] and not request["labels"] else None
+    for index, count in enumerate(inputs["pixel_attention_mask"].sum(1).tolist()):
+        tokens = found.last_hidden_state[index, :count]
+        pooled = tokens.mean(0) if logits is not None or found.pooler_output is None else found.pooler_output[index]
         results[f"tokens/{index}"] = tokens
-        results[f"pooled/{index}"] = pooled[0]
+        results[f"pooled/{index}"] = pooled
         if request["labels"]:
             unit = torch.nn.functional.normalize(pooled, dim=-1)
             scale = model.logit_scale.detach().exp()
-            results[f"logits/{index}"] = (unit @ texts["labels"].T * scale + model.logit_bias.detach())[0]
-        elif request["classes"]:
-            with torch.inference_mode():
-                results[f"logits/{index}"] = model(**inputs).logits[0]
-        results |= _hidden(request, hidden, index, vision.post_layernorm, count)
-        hidden.clear()
+            results[f"logits/{index}"] = texts["labels"] @ unit * scale + model.logit_bias.detach()
+        elif logits is not None:
+            results[f"logits/{index}"] = logits[index]
+        states = [(state[0] if isinstance(state, tuple) else state)[index, :count] for state in hidden]
+        results |= _hidden(request, states, index, vision.post_layernorm)
     if "texts" in texts:
         results["texts"] = texts["texts"]
     return f"{type(model).__name__} of transformers {transformers.__version__}", results
@@ -197,7 +198,7 @@ def _timm(request: dict[str, Any], images: list[Any]) -> tuple[str, Results]:
                 results[f"pooled/{index}"] = pooled = model.forward_head(tokens, pre_logits=True, patch_valid=valid)[0]
                 if model.num_classes:
                     results[f"logits/{index}"] = model.head(pooled)
-        results |= _hidden(request, hidden, index, model.norm, len(tokens[0]))
+        results |= _hidden(request, [state[0] for state in hidden], index, model.norm)
         hidden.clear()
     return f"{type(model).__name__} of timm {timm.__version__}", results
 
@@ -210,8 +211,8 @@ def _record(blocks: Any) -> list[Any]:
     return found
 
 
-def _hidden(request: dict[str, Any], states: list[Any], index: int, norm: Any, count: int) -> Results:
-    """The outputs ``tokens:-K`` and ``tokens:-K:norm`` of one image of ``count`` tokens, from what the blocks gave."""
+def _hidden(request: dict[str, Any], states: list[Any], index: int, norm: Any) -> Results:
+    """The outputs ``tokens:-K`` and ``tokens:-K:norm`` of one image, from what each block gave for it."""
     import torch
 
     results: Results = {}
@@ -219,9 +220,8 @@ def _hidden(request: dict[str, Any], states: list[Any], index: int, norm: Any, c
         _, *form = name.split(":")
         if form:
             state = states[int(form[0])]
-            state = state[0] if isinstance(state, tuple) else state
             with torch.inference_mode():
-                results[f"{name}/{index}"] = (norm(state) if len(form) > 1 else state)[0, :count]
+                results[f"{name}/{index}"] = norm(state) if len(form) > 1 else state
     return results
 
 

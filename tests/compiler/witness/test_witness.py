@@ -172,7 +172,7 @@ def test_a_reader_that_mistakes_prefixes_is_seen(
     )
     witness = ours(labelled(other), built[2])
     assert witness.status == "failed"
-    assert "pooled of an image of 8x8 patches is off by" in witness.reason
+    assert "pooled of an image of 6x6 patches is off by" in witness.reason
 
 
 def test_a_difference_ends_the_build(directory: Path, built: tuple[Path, str, Answer], tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_difference_ends_the_build(directory: Path, built: tuple[Path, str, An
             return Answer(original="Siglip2Model", outputs=wrong)
 
     manifest = Manifest.read(bundle)
-    with pytest.raises(GateError, match="does not give what Siglip2Model gives: pooled of an image of 2x32") as caught:
+    with pytest.raises(GateError, match="does not give what Siglip2Model gives: pooled of an image of 1x20") as caught:
         outcome(Wrong(), "", bundle, labelled(directory), manifest.text)  # type: ignore[arg-type]
     assert caught.value.code == 3
     lacking = {name: values for name, values in answer.outputs.items() if name != "texts"}
