@@ -25,6 +25,7 @@ import transformers
 from torch import nn
 from transformers import Siglip2ForImageClassification, Siglip2Model, Siglip2VisionModel
 
+from benchmarks.accuracy import checkpoint_directories
 from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.checkpoints.timm.architectures import ARCHITECTURES
@@ -105,6 +106,13 @@ error = max |Δ| / max |original| over pooled, tokens and logits.
 
 {where}
 
+## Measured: directories as people save them
+
+Each is read and compared with the library that wrote it, or refused: pooled, tokens and logits on the same pixels,
+pixels as the image processor gives them, scores, or text vectors. error = max |Δ| / max |original|.
+
+{directories}
+
 ## Measured: what positions cost
 
 Embeddings of four images of 16x16 patches in a pack, width 768, one thread: median CPU time of {repeats} interleaved
@@ -146,6 +154,7 @@ def main() -> None:
         limits=limits,
         grids=", ".join(f"{h}x{w}" for h, w in GRIDS),
         errors=errors,
+        directories=checkpoint_directories.section(),
         where=f"Executed on {cpu_name()} with torch {torch.__version__}.",
         threads=f"{cpu_name()}, one thread, onnxruntime {onnxruntime.__version__}",
         repeats=REPEATS,

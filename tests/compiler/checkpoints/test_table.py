@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
+from benchmarks.accuracy import checkpoint_directories
 from naflex_deploy.compiler.checkpoints.timm.architectures import ARCHITECTURES
 from naflex_deploy.compiler.checkpoints.timm.config import ALLOWED
 from tests.support.naflexvit import OPTIONS
@@ -20,3 +22,19 @@ def test_the_table_is_of_this_code():
     assert {family for family, _ in compared} == {"SigLIP2", "timm, registered", "timm, options", "big_vision", "own"}
     assert max(compared.values()) <= 1e-5
     assert {row[0].strip("`") for row in rows} >= ALLOWED.keys()
+    for name, values in ALLOWED.items():
+        assert [f"`{name}`", ", ".join(f"`{value!r}`" for value in values)] in rows
+
+
+def test_every_kind_of_directory_is_in_the_table() -> None:
+    """Errors are within the tolerance, and refusals are those of this code."""
+    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    kinds = {(row[0], row[1]): row[3] for row in rows if len(row) == 4 and row[0] in checkpoint_directories.GROUPS}
+    assert {group for group, _ in kinds} == checkpoint_directories.GROUPS.keys()
+    errors = [float(outcome) for outcome in kinds.values() if not outcome.startswith("refused: ")]
+    assert len(errors) >= 30
+    assert max(errors) <= 1e-5
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in checkpoint_directories.GROUPS["quantised"](Path(folder)):
+            assert kinds[kind.group, kind.name] == kind.outcome
