@@ -262,6 +262,24 @@ def test_tokens_that_are_lost_are_written_again(run: Run, bundle: Path, images: 
     assert sorted(folder.iterdir()) == files
 
 
+def test_previews_that_are_missing_are_drawn(run: Run, bundle: Path, images: Path, tmp_path: Path) -> None:
+    output, folder = tmp_path / "out.npz", tmp_path / "previews"
+    arguments = ("embed", bundle, images, "-o", output, "--preview", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda self, order, provenance: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(*arguments)
+    drawn = sorted(folder.iterdir())
+    assert len(drawn) == 6, "before the output is there"
+    drawn[1].unlink()
+    drawn[5].unlink()
+    result = run(*arguments, "--resume", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["images"]) == (0, 2)
+    assert sorted(folder.iterdir()) == drawn
+    with np.load(output) as arrays:
+        np.testing.assert_allclose(arrays["embeddings"], naflex_deploy.load(bundle).embed(ordered(images)), atol=1e-5)
+
+
 def test_a_second_run_is_refused_by_name_and_may_wait(run: Run, bundle: Path, images: Path, tmp_path: Path) -> None:
     output, lock = tmp_path / "out.npz", tmp_path / ".out.npz.lock"
     lock.write_text(json.dumps({"host": "node-7", "process": 1, "since": "2026-01-01T00:00:00Z"}))

@@ -15,6 +15,7 @@ from naflex_deploy.core.locks import Lock
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.inputs import open_inputs
 from naflex_deploy.runtime.images.media.read import read_frames
+from naflex_deploy.runtime.results.journal import Done
 from naflex_deploy.runtime.results.preview import draw_preview, principal_colours
 from naflex_deploy.runtime.results.result import Result
 
@@ -42,6 +43,21 @@ class Previews:
             colours = principal_colours(joined.outputs["tokens"]) if "tokens" in joined.outputs else None
             self._noted[joined.name, joined.frame] = [replace(image, outputs={}) for image in images], colours
 
+    def drawn(self, number: int, done: Done) -> Done:
+        """What is recorded of an input, but for frames whose picture is missing.
+
+        Args:
+            number: Of the input, from 0.
+            done: What is recorded.
+        """
+        if self._folder is None:
+            return done
+        frames = frozenset(frame for frame in done.frames if self._path(number, frame).exists())
+        return Done(frames, done.all and frames == done.frames)
+
+    def _path(self, number: int, frame: int) -> Path:
+        return (self._folder or Path()) / f"{number:06}-{frame:05}.png"
+
     def draw(self, engine: Engine, paths: Iterable[Path]) -> None:
         """Write a picture of each frame noted. The inputs are read once more, as their pixels were not kept.
 
@@ -58,6 +74,5 @@ class Previews:
             for frame in read_frames(item.source, name=item.name, profile=profile):
                 found = self._noted.get((item.name, frame.number))
                 if found and frame.picture:
-                    path = self._folder / f"{number:06}-{frame.number:05}.png"
-                    with new_file(path, self._lock, synced=False) as partial:
+                    with new_file(self._path(number, frame.number), self._lock, synced=False) as partial:
                         draw_preview(frame.picture, found[0], budget, found[1]).save(partial, "PNG")

@@ -68,7 +68,7 @@ class Summary:
         damaged: Rows of an earlier run's journal that were damaged, and were embedded again.
         complete: The output was complete already, and nothing was done.
         rejected: The frames that could not be embedded, each with its error.
-        seconds: Taken to embed and to write the output; loading the engine and drawing previews are not counted.
+        seconds: Taken by all of it; loading the engine is not counted.
     """
 
     inputs: int = 0
@@ -128,6 +128,7 @@ def embed_files(
         run = _Run(engine, paths, summary, previews, on_frame, on_rejected)
         if places.output is None:
             run.embed_to_nowhere()
+            previews.draw(engine, paths)
         else:
             lock = held.enter_context(locked(places.output))
             key = key_of(engine, places.tokens)
@@ -140,10 +141,10 @@ def embed_files(
                 summary.complete = True
                 return summary
             run.record(journal, tokens, resume)
+            previews.draw(engine, paths)  # first, as a complete output is not looked at again
             tokens.sync()
             summary.written = journal.finish(run.order, provenance(engine, key, run.order))
         summary.seconds = time.perf_counter() - start
-        previews.draw(engine, paths)
     return summary
 
 
@@ -208,11 +209,11 @@ class _Run:
         contents: list[Content] = []
 
         def pending() -> Iterator[Input]:
-            for item in open_inputs(self._paths, self._count_left_out):
+            for number, item in enumerate(open_inputs(self._paths, self._count_left_out)):
                 content = read_once(item)
                 key = (item.name, content.digest)
                 self.order.setdefault(key, len(self.order))
-                before = done.get(key, Done())
+                before = self._previews.drawn(number, done.get(key, Done()))
                 if before.all:
                     self._summary.inputs += 1
                     self._summary.skipped += 1
