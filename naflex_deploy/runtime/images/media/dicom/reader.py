@@ -190,7 +190,14 @@ def _pixels(stream: Any, header: Dataset, syntax: str, name: str, wanted: list[i
                 hint="pip install 'naflex-deploy[dicom]', or save it uncompressed",
             )
         plugin = "pillow" if syntax in _BY_PILLOW and int(header.get("BitsStored", 8)) <= 8 else ""
-        yield from iter_pixels(stream, indices=wanted, decoding_plugin=plugin)
+        try:
+            yield from iter_pixels(stream, indices=wanted, decoding_plugin=plugin)
+        except RuntimeError as error:  # every decoder gave up
+            raise ImageError(
+                f"{name}: no installed decoder reads these pixels of {decoder.UID.name}: "
+                f"they are damaged, or of a kind that the decoders lack ({type(error).__name__})",
+                hint="save it uncompressed, or replace the file",
+            ) from None
         return
     # pydicom steps frame by frame neither through deflated files nor through single bits, and wants a transfer syntax.
     data = pydicom.dcmread(stream, force=True)

@@ -1,0 +1,1 @@
+"""Every kind of input beside what an independent viewer shows of it."""
