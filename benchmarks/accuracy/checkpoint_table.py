@@ -85,6 +85,7 @@ each setting of the preprocessing.
 
 Every other option of `NaFlexVitCfg` is supported at any value that timm accepts. Two combinations are refused: tables
 that are not square with `pos_embed_ar_preserving`, and a classifier or `fc_norm` without pooling. Patches are square.
+With one channel (`in_chans` of timm, `num_channels` of transformers), every image is made grey before it is resized.
 
 {limits}
 

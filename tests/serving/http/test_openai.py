@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import base64
 import itertools
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
 
+from naflex_deploy.core.manifest import Head
+from naflex_deploy.serving.http.openai import ClassifyRequest, classes
 from tests.serving.support import pixels, png, running, vector
 
 IMAGES = [pixels(0), pixels(1, 16, 4), pixels(2, 4, 4)]
@@ -121,3 +124,14 @@ def test_the_openapi_document_describes_every_body(http):
         assert {"input", "inputs"} & schema["properties"].keys()
         assert "$ref" not in str(schema)
     assert "multipart/form-data" in document["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
+
+
+@pytest.mark.parametrize(("scores", "expected"), [("raw", -7.5), ("sigmoid", 1 / (1 + np.exp(7.5)))])
+def test_one_output_is_a_value_or_a_probability(scores, expected):
+    head = Head(labels=["quality"], scores=scores)
+    model = SimpleNamespace(name="scores", manifest=SimpleNamespace(head=head))
+    served = [SimpleNamespace(outputs={"logits": np.array([-7.5], np.float32)}, grid_hw=(2, 2))]
+    answer = classes(ClassifyRequest(input=["x"], model="scores"), model, served)
+    (found,) = answer.data[0].classes
+    assert found.label == "quality"
+    assert found.score == pytest.approx(expected, rel=1e-5)
