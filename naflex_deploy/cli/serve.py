@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from naflex_deploy.cli.api_keys import read_keys
 from naflex_deploy.cli.terminal import reports_errors, steps
 from naflex_deploy.core.errors import UsageError, needs_extra
 
@@ -108,7 +109,7 @@ def command(
         port=port,
         policy=Policy(queue_tokens=queue_tokens, max_wait=max_wait / 1000),
         limits=Limits(body_bytes=max_body << 20, items=max_items, deadline_seconds=deadline),
-        keys=_keys(api_keys) if api_keys else (),
+        keys=read_keys(api_keys) if api_keys else (),
         notice_seconds=notice,
     )
     metrics = Metrics()
@@ -129,13 +130,3 @@ def _named(bundles: tuple[str, ...]) -> dict[str, Path]:
             raise UsageError(f"two bundles are named '{name}'", hint="give one of them another name: NAME=BUNDLE")
         paths[name] = Path(path)
     return paths
-
-
-def _keys(path: Path) -> list[str]:
-    try:
-        keys = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file with one key per line") from None
-    if not keys:
-        raise UsageError(f"{path}: expected keys, found none", hint="write one key per line")
-    return keys

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.checkpoints.text_checkpoint import Text
 from naflex_deploy.core.errors import CheckpointError, UsageError
+from naflex_deploy.core.files import read_text
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,7 @@ def read_labels(path: Path) -> list[Label]:
     Raises:
         UsageError: The file cannot be read, holds no label, or holds a text of a label twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}", hint="pass a text file of one label per line"
-        ) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
+    lines = read_text(path, hint="pass a text file of one label per line").splitlines()
     labels: dict[str, dict[str, int]] = {}
     for number, line in enumerate(lines, 1):
         name, _, text = (part.strip() for part in line.partition("\t"))

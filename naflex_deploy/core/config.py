@@ -102,11 +102,11 @@ def adjust(profile: Profile, settings: str | Sequence[str]) -> Profile:
         key, nested = _setting(setting)
         if key.partition(".")[0] not in ADJUSTABLE:
             raise UsageError(
-                f"--set {setting}: expected a key of {' or '.join(ADJUSTABLE)}; other sections are part of the build",
+                f"{setting}: expected a key of {' or '.join(ADJUSTABLE)}; other sections are part of the build",
                 hint="build the bundle again with this setting",
             )
-        _merge(values, nested, "--set", {})
-    return Profile.parse(values, source=lambda path: "--set")
+        _merge(values, nested, "settings", {})
+    return Profile.parse(values, source=lambda path: "settings")
 
 
 def _all(settings: str | Sequence[str]) -> Sequence[str]:
@@ -116,7 +116,7 @@ def _all(settings: str | Sequence[str]) -> Sequence[str]:
 def _setting(text: str) -> tuple[str, Values]:
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise UsageError(f"--set expects a.b=value, found '{text}'", hint="for example --set image.tokens=576")
+        raise UsageError(f"a setting has the form a.b=value, found '{text}'", hint="for example image.tokens=576")
     return key.strip(), _nested(key.strip(), _value(value))
 
 
@@ -147,7 +147,7 @@ def _profile_layers(name: str, above: dict[Path, str]) -> list[tuple[str, Values
 
 def _read(source: Traversable | Path, origin: str) -> Values:
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
+        return tomllib.loads(source.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"cannot read {origin}: {error.strerror}", hint="give a TOML file or a profile's name"

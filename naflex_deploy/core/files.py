@@ -1,17 +1,23 @@
-"""Writing so that nothing is ever half there: under a temporary name, synced to disk, then renamed."""
+"""Files that users wrote, and writing so that nothing is ever half there.
+
+What is written gets a temporary name, is synced to disk, and is renamed. Text is UTF-8; what users wrote may begin with
+a byte-order mark, as some editors and spreadsheets write it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from naflex_deploy.core.errors import OutputError, explain_os_errors
+from naflex_deploy.core.errors import OutputError, UsageError, explain_os_errors
 from naflex_deploy.core.exchange import exchange, rename_to_new
 from naflex_deploy.core.locks import Lock, locked, remove
 
@@ -22,6 +28,37 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_text(path: Path, *, hint: str) -> str:
+    """The text of a file, without a byte-order mark.
+
+    Args:
+        path: The file.
+        hint: What kind of file to give, for where it cannot be read.
+
+    Raises:
+        UsageError: The file cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint=hint) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
+
+
+def read_rows(path: Path, *, hint: str) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not blank, each with the number of its line.
+
+    Raises:
+        UsageError: The file cannot be read, or is not CSV in UTF-8.
+    """
+    reader = csv.reader(io.StringIO(read_text(path, hint=hint), newline=""))
+    try:
+        return [(reader.line_num, row) for row in reader if "".join(row).strip()]
+    except csv.Error as error:
+        raise UsageError(f"{path} is not a CSV file: {error}", hint=hint) from None
 
 
 Identity = tuple[int, int, int, int]

@@ -219,7 +219,7 @@ def test_an_image_that_no_pack_holds_is_refused() -> None:
 
 
 def test_a_setting_without_a_value_is_refused() -> None:
-    assert "expects a.b=value, found 'image.tokens'" in refusal("image.tokens").message
+    assert "a setting has the form a.b=value, found 'image.tokens'" in refusal("image.tokens").message
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:
@@ -243,6 +243,12 @@ def test_a_bad_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> 
     assert problem in refusal(profile=path).message
 
 
+def test_a_byte_order_mark_is_no_part_of_a_profile(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    path.write_text('\ufeffname = "marked"\nextends = "photo"\n', encoding="utf-8")
+    assert resolve(path).profile.name == "marked"
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert f"cannot read {tmp_path}/no.toml: No such file" in refusal(profile=tmp_path / "no.toml").message
     assert f"cannot read {tmp_path}: Is a directory" in refusal(profile=tmp_path).message
@@ -255,11 +261,12 @@ def test_how_inputs_are_read_can_be_adjusted_after_the_build() -> None:
     assert adjusted.model_copy(update={"image": built.image, "video": built.video}) == built
     assert adjust(built, []) == built
     for setting, message in (
-        ("engine.precision=int8", "expected a key of image or video or dicom or volume or ros"),
+        ("engine.precision=int8", "^engine.precision=int8: expected a key of image or video or dicom or volume or ros"),
         ("image.dpi=0", "image.dpi"),
         ("image.dip=200", "image.dip: unknown key"),
         ("image.tokens=99999", "exceeds the largest"),
-        ("dpi", "expects a.b=value"),
+        ("dpi", "a setting has the form a.b=value, found 'dpi'"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match=message) as caught:
             adjust(built, [setting])
+        assert "--" not in str(caught.value)  # A program that calls this has no options.

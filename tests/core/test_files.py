@@ -17,8 +17,8 @@ from unittest.mock import Mock
 import pytest
 
 from naflex_deploy.core import files
-from naflex_deploy.core.errors import OutputError
-from naflex_deploy.core.files import new_directory, new_file, sha256
+from naflex_deploy.core.errors import OutputError, UsageError
+from naflex_deploy.core.files import new_directory, new_file, read_rows, read_text, sha256
 from naflex_deploy.core.locks import standing
 
 
@@ -286,3 +286,23 @@ def test_a_digest_is_sha256(tmp_path: Path) -> None:
     content = os.urandom(300_000)
     (tmp_path / "file").write_bytes(content)
     assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte-order mark"])
+def test_text_is_read_with_and_without_a_byte_order_mark(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(mark + 'a,1\r\n\r\n"ä\nb",2\n , \nc,3'.encode())
+    assert read_text(path, hint="") == 'a,1\r\n\r\n"ä\nb",2\n , \nc,3'
+    assert read_rows(path, hint="") == [(1, ["a", "1"]), (4, ["ä\nb", "2"]), (6, ["c", "3"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"caf\xe9", "is not UTF-8 text"), (None, "cannot read .*: No such file")]
+)
+def test_text_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "text").write_bytes(content)
+    for read_it in (read_text, read_rows):
+        with pytest.raises(UsageError, match=said) as caught:
+            read_it(tmp_path / "text", hint="give another")
+        assert caught.value.hint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from naflex_deploy.core.errors import UsageError, nearest
+from naflex_deploy.core.files import read_rows
 from naflex_deploy.runtime.images.inputs import expand
 
 T = TypeVar("T")
@@ -181,14 +181,7 @@ def read_sizes(path: Path) -> list[Size]:
     Raises:
         UsageError: The file cannot be read, or a line is not a size; names the line.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            rows = [(reader.line_num, row) for row in reader if "".join(row).strip()]
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="pass a file of w,h lines") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is not a CSV file: {error}", hint="pass a file of w,h lines") from None
+    rows = read_rows(path, hint="pass a file of w,h lines")
     if rows and not any(cell.strip().lstrip("-").isdigit() for cell in rows[0][1]):
         rows = rows[1:]
     if not rows:

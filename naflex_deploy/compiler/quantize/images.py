@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from naflex_deploy.core.errors import ImageError, NaflexError, UsageError
+from naflex_deploy.core.files import read_rows
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.packing.prepare import Preparer
@@ -81,28 +81,31 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 
 def read_labels(path: Path, files: Sequence[str]) -> dict[str, str]:
-    """Read the class of each file from lines of ``path,class``.
+    """Read the class of each file from lines of ``path,class``. Blank lines are skipped.
 
     Args:
         path: The file of labels.
         files: Paths of the images, relative to their directory.
 
     Raises:
-        UsageError: The file cannot be read, or a line does not name a file of the directory.
+        UsageError: The file cannot be read, a line does not name a file of the directory, or two lines name the same.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.reader(stream))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read: {error}", hint="expected lines of path,class") from None
     known = set(files)
-    for number, row in enumerate(rows, 1):
+    lines: dict[str, int] = {}
+    classes: dict[str, str] = {}
+    for number, row in read_rows(path, hint="pass a file of path,class lines"):
         if len(row) != 2 or row[0] not in known:
             raise UsageError(
                 f"{path}: line {number}: expected path,class with the path of an image, found '{','.join(row)}'",
                 hint="paths are relative to the directory of images",
             )
-    return {row[0]: row[1] for row in rows}
+        if row[0] in classes:
+            raise UsageError(
+                f"{path}: line {number}: '{row[0]}' is already in line {lines[row[0]]}",
+                hint="remove one of the two lines",
+            )
+        lines[row[0]], classes[row[0]] = number, row[1]
+    return classes
 
 
 def _spread(image: Patches) -> int:

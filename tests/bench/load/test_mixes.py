@@ -86,7 +86,7 @@ def test_sizes_are_read_back(tmp_path_factory, sizes, header, end, space):
         ("640,4e2\n", "line 1"),
         ("640,99999999999999999999\n", "line 1"),
         ("640,٤٨٠\n", "line 1"),
-        (b"\xff\xfe\x00", "is not a CSV file"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
     ],
 )
 def test_what_is_no_size_is_named_by_its_line(tmp_path, text, message):
