@@ -49,6 +49,7 @@ class Options:
         rates: Rates of the open loop in images per second; empty for `measure.SWEEP`.
         slo: Longest latency of a good answer in seconds; defaults to `measure.SLO` times the median.
         url: URL of a server of the bundle, which is measured instead of the bundle itself.
+        model: Name of the server's model; defaults to the name of the bundle's directory.
         api_key: API key of the server.
         baseline: One of `baselines.BASELINES` to compare with.
         ablate: Whether to compare the engine with ablations of it.
@@ -67,6 +68,7 @@ class Options:
     rates: tuple[float, ...] = ()
     slo: float | None = None
     url: str | None = None
+    model: str | None = None
     api_key: str = ""
     baseline: str | None = None
     ablate: bool = False
@@ -189,7 +191,7 @@ class _Work:
     def ask_server(self, url: str, modes: Sequence[str]) -> Json:
         """Measure a server over HTTP."""
         options, stopping = self.options, self.stopping
-        model = served_model(url, options.bundle.resolve().name, options.api_key)
+        model = served_model(url, options.model or options.bundle.resolve().name, options.api_key)
         requests = [embedding_request(s, url=url, model=model, api_key=options.api_key) for s in self.sources]
         found: Json = {"server": {"url": url, "model": model}}
         slo, rates = options.slo, options.rates

@@ -15,6 +15,7 @@ from naflex_deploy.bench.load.mixes import DISTRIBUTIONS
 from naflex_deploy.bench.report.report import write_page
 from naflex_deploy.bench.report.tables import tables
 from naflex_deploy.bench.run import Options, run
+from naflex_deploy.cli.api_keys import read_keys
 from naflex_deploy.cli.terminal import (
     Amount,
     err,
@@ -66,6 +67,7 @@ from naflex_deploy.core.files import refuse_existing
     help="Latency objective of the open loop in milliseconds. Default: 5 times the median of a single image.",
 )
 @click.option("--url", help="Measure a running server of this bundle instead of loading the bundle.")
+@click.option("--model", metavar="NAME", help="Name of the server's model. Default: that of the bundle's directory.")
 @click.option(
     "--api-keys",
     type=click.Path(path_type=Path),
@@ -131,7 +133,7 @@ def command(
 
     With BUNDLE2, --baseline or --ablate, it compares instead: both run in turns, and ratios come with intervals.
     """
-    options = Options(slo=slo / 1e3 if slo else None, api_key=_key(api_keys) if api_keys else "", **values)
+    options = Options(slo=slo / 1e3 if slo else None, api_key=read_keys(api_keys)[0] if api_keys else "", **values)
     if fail_below is not None and not (options.second or options.baseline):
         raise UsageError("--fail-below has nothing to compare with", hint="name a second bundle, or pass --baseline")
     if output is not None:
@@ -170,13 +172,3 @@ def _print(document: dict[str, Any]) -> None:
         print_table(table.title, list(table.columns), [list(row) for row in table.rows])
     if document["peak_memory_bytes"]:
         out.print(f"\npeak memory {document['peak_memory_bytes'] / 1e6:,.0f} MB")
-
-
-def _key(path: Path) -> str:
-    try:
-        keys = path.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="give a file with one key per line") from None
-    if not keys:
-        raise UsageError(f"{path}: expected a key, found none", hint="give a file with one key per line")
-    return keys[0]

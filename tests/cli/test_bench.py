@@ -123,7 +123,9 @@ def test_ablations_and_baselines(run: Run, sums: Path, tmp_path: Path) -> None:
 def test_a_server_is_measured(run: Run, sums: Path) -> None:
     with running(names=("sums",)) as server:
         result = run("bench", sums, *BRIEF, "--url", server.url, "--rate", "50", "--json")
-        alone = run("bench", sums, *BRIEF, "--url", server.url, "--mode", "single", "--json")
+        alone = run("bench", sums, *BRIEF, "--url", server.url, "--mode", "single", "--model", "sums", "--json")
+        other = run("bench", sums, *BRIEF, "--url", server.url, "--mode", "single", "--model", "sum", "--json")
+    assert (other.exit_code, "did you mean 'sums'?" in other.stderr) == (2, True)
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["server"]["model"] == "sums"
@@ -158,6 +160,7 @@ def test_damaged_images_are_left_out_and_said(run: Run, sums: Path, tmp_path: Pa
         (("--mix", "photo"), "did you mean 'photos'"),
         (("--sizes", "none.csv"), "cannot read none.csv"),
         (("--url", "nowhere", "--mode", "single"), "expected the URL of a server"),
+        (("--url", "http://me:secret@127.0.0.1:1", "--mode", "single"), "one with a user's name or password"),
         (("--variant", "tensorrt"), "has no variant 'tensorrt'"),
         (("--api-keys", "none.txt"), "cannot read none.txt"),
         (("--baseline", "padded", "--fail-below", "nan"), "'nan' is not a finite number"),

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from naflex_deploy.bench.load.load import Status
-from naflex_deploy.core.errors import NaflexError, UsageError
+from naflex_deploy.core.errors import NaflexError, UsageError, nearest, needs_extra
 
 CONNECTIONS = 256
 """Largest number of requests in flight; further ones wait for a connection, which counts as latency."""
@@ -27,13 +27,18 @@ class Connection(asyncio.Protocol):
     """A connection that carries one request at a time.
 
     Args:
-        done: Called with the connection and the status of each answer, which is 0 if the connection was lost.
+        done: Called with the connection and the status of each answer, which is 0 if the connection was lost or the
+            answer is not HTTP.
     """
 
     def __init__(self, done: Callable[[Connection, int], None]) -> None:
+        import httptools
+
         self._done = done
-        self._buffer = bytearray()
-        self._busy = False
+        self._new_parser, self._parser_error = httptools.HttpResponseParser, httptools.HttpParserError
+        self._parser: httptools.HttpResponseParser | None = None
+        self._status = 0
+        self._last = False
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -42,35 +47,45 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
-        if self._busy:
+        if self._parser is not None:
             self._finish(0)
 
     def send(self, request: bytes) -> None:
         """Send a whole request."""
-        self._busy = True
+        self._parser, self._status = self._new_parser(self), 0
         if self.transport is None:
             self._finish(0)
         else:
             self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
+        if self._parser is None:  # Nothing was asked for.
+            self._close()
             return
-        head = bytes(self._buffer[:end]).lower() + b"\r\n"
-        start = head.find(b"\r\ncontent-length:")
-        if start < 0:
-            whole = self._buffer.endswith(b"0\r\n\r\n")  # The body is chunked.
-        else:
-            length = int(head[start + 17 : head.find(b"\r\n", start + 2)])
-            whole = len(self._buffer) >= end + 4 + length
-        if whole:
-            self._finish(int(head[9:12]))
+        try:
+            self._parser.feed_data(data)
+        except self._parser_error:
+            self._close()
+            self._finish(0)
+            return
+        if self._status:
+            if self._last:
+                self._close()
+            self._finish(self._status)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser at the end of an answer. Those with a status below 200 only announce the real one."""
+        assert self._parser is not None
+        if (status := self._parser.get_status_code()) >= 200:
+            self._status, self._last = status, not self._parser.should_keep_alive()
+
+    def _close(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+            self.transport = None
 
     def _finish(self, status: int) -> None:
-        self._buffer.clear()
-        self._busy = False
+        self._parser = None
         self._done(self, status)
 
 
@@ -82,9 +97,10 @@ def post(path: str, body: bytes, headers: Mapping[str, str], host: str = "127.0.
 
 
 def served_model(url: str, name: str, api_key: str = "") -> str:
-    """The server's model of that name, or its first model if there is none.
+    """The server's model of that name.
 
     Raises:
+        UsageError: This is not the URL of a server, or the server has no such model; the hint names those it has.
         NaflexError: The server does not answer, or does not list its models.
     """
     _address(url)
@@ -92,9 +108,11 @@ def served_model(url: str, name: str, api_key: str = "") -> str:
     try:
         with urlopen(request, timeout=30) as answer:
             models = [str(entry["id"]) for entry in json.load(answer)["data"]]
-        return name if name in models else models[0]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise NaflexError(f"no server lists its models at {url}: {error}", hint="start it, or check --url") from None
+    if name not in models:
+        raise UsageError(f"the server at {url} has no model '{name}'", hint=f"pass --model; {nearest(name, models)}")
+    return name
 
 
 def _authorization(api_key: str) -> dict[str, str]:
@@ -102,12 +120,31 @@ def _authorization(api_key: str) -> dict[str, str]:
 
 
 def _address(url: str) -> tuple[str, int, bool]:
-    """Host, port, and whether the connection is encrypted."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    """Host, port, and whether the connection is encrypted.
+
+    Raises:
+        UsageError: The URL has no scheme or host, or has more than a scheme, a host and a port.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if "@" in parts.netloc:  # The message does not repeat the password.
+        raise UsageError(
+            f"expected the URL of a server, found one with a user's name or password before {host}",
+            hint="leave them out; --api-keys names a file with the key to send",
+        )
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
         raise UsageError(f"expected the URL of a server, found '{url}'", hint="such as http://127.0.0.1:8000")
     secure = parts.scheme == "https"
-    return parts.hostname, parts.port or (443 if secure else 80), secure
+    return host, port or (443 if secure else 80), secure
 
 
 def embedding_request(image: bytes, *, url: str, model: str, api_key: str = "") -> bytes:
@@ -131,10 +168,15 @@ class Server:
     Args:
         url: URL of the server.
         requests: Complete requests, which are sent in turn.
+
+    Raises:
+        MissingExtraError: httptools is not installed.
     """
 
     def __init__(self, url: str, requests: Sequence[bytes]) -> None:
         host, port, secure = _address(url)
+        with needs_extra("serve"):
+            import httptools  # noqa: F401 - each connection uses it
         self._address = host, port
         self._tls = ssl.create_default_context() if secure else None
         self._url, self._requests = url, requests

@@ -23,7 +23,8 @@ IMAGE = png(pixels(0))
 def test_a_server_answers_every_request():
     with running(names=("first", "sums")) as server:
         assert served_model(server.url, "sums") == "sums"
-        assert served_model(server.url, "elsewhere") == "first"
+        with pytest.raises(UsageError, match=r"has no model 'elsewhere' \(pass --model; known: first, sums\)"):
+            served_model(server.url, "elsewhere")
         requests = [embedding_request(png(pixels(seed)), url=server.url, model="sums") for seed in range(3)]
         with Server(server.url, requests) as target:
             open_ = open_loop(target.send, 100.0, BRIEF, seed=1)
@@ -46,17 +47,30 @@ def test_a_full_queue_and_a_missing_key_are_not_results():
             requests = [embedding_request(IMAGE, url=server.url, model="sums", api_key=key)]
             with Server(server.url, requests) as target:
                 assert set(closed_loop(target.send, 1, BRIEF).statuses) == {status}
-        assert served_model(server.url, "x", "secret") == "sums"
+        assert served_model(server.url, "sums", "secret") == "sums"
         with pytest.raises(NaflexError, match="no server lists its models"):
             served_model(server.url, "x")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "file:///etc/hosts", "ftp://host", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8000",
+        "file:///etc/hosts",
+        "ftp://host",
+        "",
+        "http://host:99999",
+        "http://[::1",
+        "http://host/prefix",
+        "http://host?key=1",
+        "http://user:secret@host",
+    ],
+)
 def test_what_is_no_url_of_a_server(url):
-    with pytest.raises(UsageError, match="expected the URL of a server"):
-        served_model(url, "x")
-    with pytest.raises(UsageError, match="expected the URL of a server"):
-        Server(url, [b""])
+    for attempt in (lambda: served_model(url, "x"), lambda: Server(url, [b""])):
+        with pytest.raises(UsageError, match="expected the URL of a server") as caught:
+            attempt()
+        assert "secret" not in str(caught.value)
 
 
 def test_no_server_there():
@@ -72,6 +86,19 @@ def test_no_server_there():
 ANSWERS = {
     "in pieces": [b"HTTP/1.1 200 OK\r\nContent-Le", b"ngth: 4\r\n", b"\r\nab", b"cd"],
     "in chunks": [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n", b"0\r\n\r\n"],
+    # The first piece ends as the last chunk does, and the last piece has a trailer.
+    "in chunks with zeros": [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nx\r0\r\n\r\n",
+        b"\r\n0;last\r\nchecksum: 1\r\n\r\n",
+    ],
+    "in chunks without an end": [
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7\r\nx\r0\r\n\r\n",
+        None,
+    ],
+    "without content": [b"HTTP/1.1 204 none\r\n\r\n"],
+    "announced": [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n"],
+    "the last of its connection": [b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nab", None],
+    "not HTTP": [b"SSH-2.0\r\n"],
     "refused": [b"HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n"],
     "late": [b"HTTP/1.1 504 late\r\ncontent-length: 0\r\n\r\n"],
     "cut": [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nab", None],
@@ -80,6 +107,12 @@ ANSWERS = {
 EXPECTED = {
     "in pieces": "ok",
     "in chunks": "ok",
+    "in chunks with zeros": "ok",
+    "in chunks without an end": "error",
+    "without content": "error",
+    "announced": "rejected",
+    "the last of its connection": "ok",
+    "not HTTP": "error",
     "refused": "rejected",
     "late": "late",
     "cut": "error",
