@@ -26,6 +26,9 @@ from naflex_deploy.serving.http.models import Model, Models
 from naflex_deploy.serving.http.problems import Problem, problem_of
 from naflex_deploy.serving.http.service import Service, work
 
+_REASONS = {404: "not_found", 405: "method_not_allowed"}
+"""Reasons of the statuses with which the router refuses a request."""
+
 
 def create_app(
     models: Models, *, limits: Limits | None = None, keys: Collection[str] = (), metrics: Metrics | None = None
@@ -57,7 +60,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
-        return answer(Problem(error.status_code, "not_found", str(error.detail)), request.scope)
+        reason = _REASONS.get(error.status_code, "bad_request")
+        allow = (error.headers or {}).get("Allow", "")
+        return answer(Problem(error.status_code, reason, str(error.detail), allow=allow), request.scope)
 
     @app.exception_handler(ClientDisconnect)
     async def on_left(request: Request, error: ClientDisconnect) -> Response:

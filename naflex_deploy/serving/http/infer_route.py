@@ -41,7 +41,7 @@ class InferRoute:
         """
         scope["route"] = self
         if scope["method"] != "POST":
-            raise Problem(405, "not_found", f"expected POST, found {scope['method']}")
+            raise Problem(405, "method_not_allowed", f"expected POST, found {scope['method']}", allow="POST")
         service, name = self._service, scope["path"].split("/")[3]
         model = service.model(name)
         service.check_ready(model)

@@ -21,6 +21,7 @@ class Problem(NaflexError):
         hint: What to do about it.
         param: The part of the request that is wrong, such as ``input[3]``.
         retry_after: Seconds to wait before the request is sent again; ``None`` where that cannot help.
+        allow: The methods that the path takes, where it does not take that of the request.
     """
 
     def __init__(
@@ -32,16 +33,20 @@ class Problem(NaflexError):
         hint: str = "",
         param: str | None = None,
         retry_after: float | None = None,
+        allow: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
         self.reason = reason
         self.param = param
         self.retry_after = retry_after
+        self.allow = allow
 
     def headers(self) -> dict[str, str]:
         if self.retry_after is not None:
             return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        if self.allow:
+            return {"allow": self.allow}
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def content(self, path: str, request_id: str) -> dict[str, Any]:

@@ -165,7 +165,11 @@ def test_a_bug_is_a_500_in_the_one_schema_and_a_traceback_in_the_log(caplog, mon
 def test_other_methods_and_paths_are_refused_in_the_one_schema():
     with running() as server:
         answer = httpx.get(f"{server.url}/v2/models/sums/infer")
-        assert (answer.status_code, answer.json()["type"]) == (405, "not_found")
+        assert (answer.status_code, answer.json()["type"]) == (405, "method_not_allowed")
+        assert answer.headers["allow"] == "POST"
+        answer = httpx.post(f"{server.url}/v1/models", content=b"")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (405, "method_not_allowed")
+        assert answer.headers["allow"] == "GET"
         answer = httpx.post(f"{server.url}/v2/models/sums/versions/2/infer", content=b"")
         assert (answer.status_code, answer.json()["type"]) == (404, "not_found")
         metrics = httpx.get(f"{server.url}/metrics").text
