@@ -6,35 +6,44 @@
 The inputs are split into shards in their order. The vectors and the rejected images of a shard are two Parquet files,
 which appear whole or not at all. A run that is started again embeds the missing shards. If a worker is killed, only
 the shard that it was working on is lost, and Ray gives it to another worker.
+
+    plan.json     the inputs, the model and the size of a shard, written by the driver
+    key.json      what decides the vectors, written by the first worker; another engine adds no shard to them
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.errors import OutputError, needs_extra
+from naflex_deploy.core.errors import OutputError, explain_os_errors, needs_extra
 from naflex_deploy.core.files import new_file
 from naflex_deploy.core.locks import Lock, locked
 from naflex_deploy.core.manifest import Variant
-from naflex_deploy.core.version import TOOL
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.embedding.key import key_of
 from naflex_deploy.runtime.engine import load_engine
+from naflex_deploy.runtime.results.key import Key
 from naflex_deploy.runtime.results.result import by_frame, join
 
 Batch = dict[str, Any]
 
-_PLAN = "plan.json"
+_PLAN, _KEY = "plan.json", "key.json"
+_SCHEMA = 3
+_OTHER = "choose another directory"
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,11 @@ class EmbedImages:
         self._column = column
         self._width = next(int(s.shape[-1]) for s in self._engine.variant.outputs if s.name == "pooled")
 
+    @property
+    def key(self) -> Key:
+        """What decides the vectors."""
+        return key_of(self._engine, None)
+
     def __call__(self, batch: Batch) -> Batch:
         sources = list(batch[self._column])
         vectors = np.zeros((len(sources), self._width), np.float32)
@@ -76,16 +90,30 @@ class EmbedImages:
 
 
 class WriteShards:
-    """For ``Dataset.map_batches`` over shards: embeds each shard and writes its two Parquet files."""
+    """For ``Dataset.map_batches`` over shards: embeds each shard and writes its two Parquet files.
+
+    Nothing is written if the directory holds vectors of an engine that would compute others; ``differ`` says why.
+    """
 
     def __init__(self, bundle: str, output: str, threads: int = 1) -> None:
         self._embed = EmbedImages(bundle, threads=threads)
         self._output = Path(output)
 
     def __call__(self, batch: Batch) -> Batch:
-        counts = [self._write(int(number), list(paths)) for number, paths in zip(*_columns(batch), strict=True)]
+        # Each worker chooses a variant that its machine runs, so that two of them can differ.
+        differ = self._embed.key.differences(_agreed(self._output, self._embed.key))
+        counts = [
+            (0, 0) if differ else self._write(int(number), list(paths))
+            for number, paths in zip(*_columns(batch), strict=True)
+        ]
         embedded, rejected = zip(*counts, strict=True)
-        return {"shard": batch["shard"], "embedded": np.array(embedded), "rejected": np.array(rejected)}
+        differ = ["; ".join(differ)] * len(counts)
+        return {
+            "shard": batch["shard"],
+            "embedded": np.array(embedded),
+            "rejected": np.array(rejected),
+            "differ": np.array(differ, object),
+        }
 
     def _write(self, number: int, paths: list[str]) -> tuple[int, int]:
         found = self._embed({"path": paths})
@@ -121,13 +149,16 @@ def embed_to_parquet(
 
     Raises:
         LockedError: Another driver writes to the directory.
-        OutputError: The directory holds the output of other inputs, another bundle or another shard size.
+        BundleError: There is no bundle, or it is damaged.
+        OutputError: The directory holds the output of other inputs, another model, another shard size or an engine that
+            computes other vectors, or its records are damaged. Also if the engines of the workers differ; the shards of
+            those that agree with the first one are kept.
         MissingExtraError: Ray is not installed.
     """
     ray = _imported("ray.data")
     target, paths = Path(output), [str(path) for path in inputs]
     with locked(target / _PLAN) as lock:  # two drivers of one output would do every shard twice
-        _check_plan(lock, paths, Path(bundle), shard)
+        _check_plan(lock, paths, Bundle.open(Path(bundle)).manifest.model.digest, shard)
         shards: list[dict[str, Any]] = [
             {"shard": n, "paths": paths[i : i + shard]} for n, i in enumerate(range(0, len(paths), shard))
         ]
@@ -143,6 +174,11 @@ def embed_to_parquet(
                 num_gpus=gpus,
             )
             counts = done.take_all()
+        if differ := sorted({row["differ"] for row in counts} - {""}):
+            raise OutputError(
+                f"{target} holds vectors of an engine that differs from that of a worker: {differ[0]}",
+                hint=f"use workers with the same machine, bundle and versions, or {_OTHER}",
+            )
     return Totals(
         embedded=sum(int(row["embedded"]) for row in counts),
         rejected=sum(int(row["rejected"]) for row in counts),
@@ -172,31 +208,49 @@ def _part(output: Path, number: int) -> Path:
     return output / f"part-{number:06}.parquet"
 
 
-def _check_plan(lock: Lock, paths: Sequence[str], bundle: Path, shard: int) -> None:
-    manifest = Bundle.open(bundle).manifest
+def _check_plan(lock: Lock, paths: Sequence[str], model: str, shard: int) -> None:
     digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
-    decisive = {"preprocessing", "files", "config"}
-    made_by = hashlib.sha256(f"{TOOL} {manifest.model_dump_json(include=decisive)}".encode()).hexdigest()
-    plan = {
-        "schema": 2,
-        "inputs": digest,
-        "count": len(paths),
-        "model": manifest.model.digest,
-        "bundle": made_by,
-        "shard": shard,
-    }
+    plan = {"schema": _SCHEMA, "inputs": digest, "count": len(paths), "model": model, "shard": shard}
     path = lock.path
+    if any(path.parent.glob("part-*.parquet")) and not (path.exists() and path.with_name(_KEY).exists()):
+        raise OutputError(f"{path.parent} does not say what its vectors were made with", hint=_OTHER)
+    if path.with_name(_KEY).exists():
+        _record(path.with_name(_KEY))  # Damage is told before any worker starts.
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != plan:
-            changed = [key for key in plan if found.get(key) != plan[key]]
+        found = _record(path)
+        changed = [name for name in dict.fromkeys([*plan, *found]) if found.get(name) != plan.get(name)]
+        if changed:
             raise OutputError(
-                f"{path.parent} holds the output of another run: {', '.join(changed)} differ",
-                hint="choose another directory",
+                f"{path.parent} holds the output of another run: {', '.join(changed)} differ", hint=_OTHER
             )
         return
     with new_file(path, lock) as partial:
         partial.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+
+
+def _agreed(output: Path, key: Key) -> dict[str, Any]:
+    """The key of the vectors in a directory, which is that of the first worker to ask."""
+    path = output / _KEY
+    if not path.exists():
+        own = output / f".{_KEY}.{uuid4().hex}"
+        with explain_os_errors(path):
+            try:
+                own.write_text(json.dumps(key.parts, indent=2) + "\n", encoding="utf-8")
+                with suppress(FileExistsError):  # Another worker was first.
+                    os.link(own, path)
+            finally:
+                own.unlink(missing_ok=True)
+    return _record(path)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} is damaged: {error}", hint=_OTHER) from None
+    if not isinstance(found, dict):
+        raise OutputError(f"{path} is damaged: expected an object, found {type(found).__name__}", hint=_OTHER)
+    return found
 
 
 def _write_table(path: Path, columns: dict[str, Any]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
+import re
+import shutil
 import threading
 import time
 
@@ -89,6 +92,51 @@ def test_files_become_parquet_and_a_run_goes_on(cluster, bundle, paths, tmp_path
     assert_complete(output, paths)
     with pytest.raises(OutputError, match="inputs, count differ"):
         embed_to_parquet(paths[1:], bundle, output, shard=6)
+    with pytest.raises(OutputError, match="shard differ"):
+        embed_to_parquet(paths, bundle, output, shard=7)
+
+
+def changed(bundle, folder, change):
+    """A copy of a bundle whose manifest says something else; its weights, and thus its model, are the same."""
+    shutil.copytree(bundle, folder)
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content | {"digest": ""}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda manifest: manifest["variants"][0].update(precision="fp16"), 'variant.precision was "fp32", is "fp16"'),
+        (lambda manifest: manifest["config"]["image"].update(dpi=77), "image.dpi was"),
+    ],
+    ids=["precision", "image"],
+)
+def test_a_run_does_not_go_on_with_an_engine_of_other_vectors(cluster, bundle, paths, tmp_path, change, said):
+    output = tmp_path / "vectors"
+    embed_to_parquet(paths[:4], bundle, output, shard=2, workers=1)
+    lost = output / "part-000001.parquet"
+    lost.unlink()
+    with pytest.raises(OutputError, match=re.escape(said)):
+        embed_to_parquet(paths[:4], changed(bundle, tmp_path / "changed", change), output, shard=2, workers=1)
+    assert not lost.exists()
+    assert embed_to_parquet(paths[:4], bundle, output, shard=2, workers=1).shards == 1
+
+
+@pytest.mark.parametrize("name", ["plan.json", "key.json"])
+def test_a_damaged_or_lost_record_is_named(cluster, bundle, paths, tmp_path, name):
+    output = tmp_path / "vectors"
+    embed_to_parquet(paths[:2], bundle, output, shard=1, workers=1)
+    content = (output / name).read_bytes()
+    for damaged in (content[:9], b"[]", b"\xff"):
+        (output / name).write_bytes(damaged)
+        with pytest.raises(OutputError, match=re.escape(f"{output / name} is damaged")):
+            embed_to_parquet(paths[:2], bundle, output, shard=1, workers=1)
+    (output / name).unlink()
+    with pytest.raises(OutputError, match="does not say what its vectors were made with"):
+        embed_to_parquet(paths[:2], bundle, output, shard=1, workers=1)
 
 
 def test_a_killed_worker_loses_no_row(cluster, bundle, paths, tmp_path):
