@@ -37,6 +37,18 @@ def test_unmeasured_figures_and_labels_survive(bundle: Path) -> None:
     assert found.variants[0].gate.min_cosine is None
 
 
+@pytest.mark.parametrize("key", ["std", "mean"])
+@pytest.mark.parametrize("value", [0.0, -0.5, float("nan"), float("inf")])
+def test_pixels_are_divided_by_positive_numbers(bundle: Path, key: str, value: float) -> None:
+    preprocessing = json.loads(a_manifest().to_json())["preprocessing"]
+    edit(bundle, preprocessing=preprocessing | {key: [0.5, value, 0.5]})
+    if key == "mean" and value <= 0:
+        assert Manifest.read(bundle).preprocessing.mean[1] == value
+    else:
+        with pytest.raises(BundleError, match=rf"preprocessing\.{key}\.1: Input should be"):
+            Manifest.read(bundle)
+
+
 def test_variants_are_found_by_name() -> None:
     manifest = a_manifest()
     assert manifest.variant("onnxruntime-cpu-fp32") is manifest.variants[0]

@@ -7,7 +7,7 @@ import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputError
+from naflex_deploy.core.errors import BundleError, IncompatibleError, MissingExtraError, OutputError
 from naflex_deploy.core.files import new_file
 from naflex_deploy.core.locks import LockedError
 from naflex_deploy.core.machine import cpu_flags
@@ -75,7 +75,7 @@ def verify(path: Path, public_key: Path | None = None) -> Verification:
             gates[variant.name] = measure(
                 open_session(path, variant), golden, variant.precision, executed_by(variant.backend)
             )
-        except IncompatibleError as error:
+        except (IncompatibleError, MissingExtraError) as error:
             gates[variant.name] = Gate(status="unmeasured", reason=error.message)
     return Verification(gates, _record(bundle, gates, executed, pixels), pixels)
 

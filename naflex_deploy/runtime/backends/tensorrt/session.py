@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from naflex_deploy.core.errors import IncompatibleError
+from naflex_deploy.core.errors import IncompatibleError, needs_extra
 from naflex_deploy.core.manifest import Sizes, Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.backends.session import Outputs
@@ -38,12 +38,14 @@ class TensorRTSession:
     Raises:
         IncompatibleError: This machine cannot run the engine, which is checked before it is deserialised, or the
             library cannot deserialise it.
+        MissingExtraError: cuda-core is not installed.
     """
 
     def __init__(self, plan: Path, variant: Variant) -> None:
         check_plan(plan, variant)
         self._trt = import_module(MODULES[variant.backend])
-        self._cuda = _cuda_core()
+        with needs_extra(variant.backend):
+            self._cuda: Any = import_module("cuda.core")
         self._variant = variant
         self._device = self._cuda.Device()
         self._device.set_current()
@@ -189,16 +191,6 @@ def _within_memory(variant: Variant) -> Iterator[None]:
             f"variant '{variant.name}' needs {memory_needed(variant) / 1e9:.1f} GB of GPU memory, "
             "which is not free while other work runs on the GPU",
             hint="free GPU memory, or remove the largest of packing.budgets",
-        ) from None
-
-
-def _cuda_core() -> Any:
-    try:
-        return import_module("cuda.core")
-    except ImportError:
-        raise IncompatibleError(
-            "running TensorRT needs cuda-core, which is not installed",
-            hint="pip install 'naflex-deploy[tensorrt]' or 'naflex-deploy[tensorrt-rtx]'",
         ) from None
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naflex_deploy.compiler.backends.tensorrt.lowering import write_lowered
-from naflex_deploy.core.errors import BundleError, IncompatibleError, UsageError
+from naflex_deploy.core.errors import BundleError, IncompatibleError, MissingExtraError, UsageError
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.backends import cannot_run, cuda_device, executed_by, open_session
 from naflex_deploy.runtime.backends.cuda_device import Device
@@ -297,15 +297,16 @@ def test_a_plan_of_another_model_is_refused(prepare: Prepare) -> None:
 def test_without_cuda_core_it_says_what_to_install(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, variant, _ = prepare()
     monkeypatch.setitem(sys.modules, "cuda.core", None)
-    with pytest.raises(IncompatibleError, match="cuda-core"):
+    with pytest.raises(MissingExtraError, match=r"'cuda\.core', which is not installed") as caught:
         open_session(plan.parent, variant)
+    assert (caught.value.code, caught.value.hint) == (2, f"pip install 'naflex-deploy[{variant.backend}]'")
 
 
 def test_on_this_machine_a_variant_tells_the_truth(prepare: Prepare) -> None:
     _, variant, _ = prepare()
     assert cannot_run(variant) is None
     assert cannot_run(variant.model_copy(update={"target": "ampere+"})) is None
-    assert cannot_run(variant.model_copy(update={"backend": "openvino"})) == "this version has no backend 'openvino'"
+    assert cannot_run(variant.model_copy(update={"backend": "abacus"})) == "this version has no backend 'abacus'"
     executed = executed_by("tensorrt-rtx")
     assert (executed.runtime, executed.gpu) == (
         "tensorrt-rtx 1.7.1.116",
