@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +24,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
-from benchmarks.peers.contenders import Graphs, model
+from benchmarks.peers.contenders import export_graphs, lower, model
+from benchmarks.peers.engines import Graphs
 from naflex_deploy.bench.compare.compare import Contender, Loaded, compare
 from naflex_deploy.compiler.backends.onnxruntime.lowering import PASSES
 from naflex_deploy.compiler.passes import manager
@@ -46,7 +48,13 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("build/overhead.json"))
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
-    graphs = Graphs(model("small" if options.small else "siglip2-base"))
+    with tempfile.TemporaryDirectory(prefix="naflex-overhead-") as folder:
+        graphs = export_graphs(model("small" if options.small else "siglip2-base"), Path(folder))
+        lower(graphs)
+        _write(graphs, options, clock)
+
+
+def _write(graphs: Graphs, options: argparse.Namespace, clock: Callable[[], float]) -> None:
     rows = []
     for tokens in options.tokens:
         for images in options.images:
@@ -67,7 +75,7 @@ def _measure(
         shifts = [0] * (count % 2) + [-1, 1] * (count // 2)
         packs["that differ"] = [(side + shift, grid[1]) for shift in shifts]
     images = {
-        name: [_image(one, int(graphs.variant.inputs[0].shape[1])) for one in pack] for name, pack in packs.items()
+        name: [_image(one, int(graphs.variant().inputs[0].shape[1])) for one in pack] for name, pack in packs.items()
     }
     path = plain(graphs, grid, count)
     feed = {Role.PATCHES.value: np.concatenate([image.pixels for image in images["equal"]])}
@@ -77,7 +85,7 @@ def _measure(
         return Loaded({name: [partial(session.run, None, feed)] for name in packs})
 
     def load_ours() -> Loaded:
-        session = OnnxRuntimeSession(graphs.folder / graphs.variant.model, graphs.variant, threads, graphs.folder)
+        session = OnnxRuntimeSession(graphs.folder / graphs.variant().model, graphs.variant(), threads, graphs.folder)
 
         def run(pack: Sequence[Patches]) -> np.ndarray:
             return session.run(Pack.of(pack), ("pooled",))["pooled"]
@@ -128,7 +136,7 @@ def plain(graphs: Graphs, grid: Grid, count: int) -> Path:
     for consumer in list(embedding.outputs):
         consumer.inputs[consumer.inputs.index(embedding)] = one.constant("positions", np.asarray(values))
     for node in [node for node in one.graph.nodes if node.op == "PackedAttention"]:
-        _unpack(one, node, count, int(graphs.variant.outputs[0].shape[-1]))
+        _unpack(one, node, count, int(graphs.variant().outputs[0].shape[-1]))
     for tensor, value in feeds:
         for consumer in list(tensor.outputs):
             consumer.inputs[consumer.inputs.index(tensor)] = one.constant(tensor.name, value)

@@ -1,49 +1,105 @@
-"""Measures the fastest matrix products that this machine reaches with any of the installed libraries."""
+"""Measures the fastest matrix products that this machine reaches, each library alone in a process of its own."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-import torch
 from onnx import TensorProto, helper, numpy_helper
-
-from benchmarks.support.timing import interleaved
 
 SHAPES = ((1024, 768, 3072), (1024, 3072, 768), (1024, 768, 768))
 """Sizes (T, D, E) of the products [T, D]·[D, E] of a ViT-B."""
 
+Shape = tuple[int, int, int]
+Calls = dict[str, Callable[[], object]]
+Rates = dict[str, float]
+"""GFLOP/s of ``sgemm`` and ``bf16``, GOP/s of ``int8``, as far as a library has such products."""
 
-def rooflines(threads: int, rounds: int = 7, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """GFLOP/s of float32 and bf16 products and GOP/s of u8·s8 products, as the best over libraries and `SHAPES`."""
+REPEATS = 3
+"""Calls of each product in a turn."""
+
+LIBRARIES = ("torch", "onnxruntime", "openvino")
+
+
+def products(library: str, threads: int, clock: Callable[[], float] = time.perf_counter) -> Callable[[], Rates]:
+    """A turn of one library: the best rate of each kind of product, of all `SHAPES`."""
+    calls = {shape: _CALLS[library](shape, threads) for shape in SHAPES}
+
+    def turn() -> Rates:
+        best: Rates = {}
+        for shape, kinds in calls.items():
+            for kind, call in kinds.items():
+                for _ in range(REPEATS):
+                    start = clock()
+                    call()
+                    rate = 2 * math.prod(shape) / (clock() - start) / 1e9
+                    best[kind] = max(best.get(kind, 0.0), rate)
+        return best
+
+    return turn
+
+
+def _torch(shape: Shape, threads: int) -> Calls:
+    import torch
+
     torch.set_num_threads(threads)
-    best: dict[str, float] = {}
-    for shape in SHAPES:
-        timings = interleaved(_calls(shape, threads), rounds, clock)
-        for name, timing in timings.items():
-            kind = name.partition(" ")[0]
-            best[kind] = max(best.get(kind, 0.0), 2 * np.prod(shape, dtype=np.float64) / timing.best / 1e9)
-    return best
+    a, b = (torch.from_numpy(array) for array in _arrays(shape))
+    low, weight = a.bfloat16(), b.T.contiguous().bfloat16()
+    return {"sgemm": lambda: a @ b, "bf16": lambda: torch.nn.functional.linear(low, weight)}
 
 
-def _calls(shape: tuple[int, int, int], threads: int) -> dict[str, Callable[[], object]]:
-    rows, inner, columns = shape
+def _onnxruntime(shape: Shape, threads: int) -> Calls:
+    a, b = _arrays(shape)
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((rows, inner), np.float32), rng.standard_normal((inner, columns), np.float32)
-    ta, tb = torch.from_numpy(a), torch.from_numpy(b)
-    ha, hb = ta.bfloat16(), tb.bfloat16()
     gemm = _session("MatMul", b, TensorProto.FLOAT, threads)
     integer = _session("MatMulInteger", rng.integers(-99, 99, b.shape, dtype=np.int8), TensorProto.UINT8, threads)
     u8 = rng.integers(0, 255, a.shape, dtype=np.uint8)
-    return {
-        "sgemm torch": lambda: ta @ tb,
-        "sgemm onnxruntime": lambda: gemm.run(None, {"a": a}),
-        "bf16 torch": lambda: ha @ hb,
-        "int8 onnxruntime": lambda: integer.run(None, {"a": u8}),
-    }
+    return {"sgemm": lambda: gemm.run(None, {"a": a}), "int8": lambda: integer.run(None, {"a": u8})}
+
+
+def _openvino(shape: Shape, threads: int) -> Calls:
+    import openvino as ov
+    from openvino import opset13 as op
+
+    a, b = _arrays(shape)
+    scale = np.float32(0.05)
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+
+    def compiled(hint: str, *, integer: bool = False) -> Callable[[], object]:
+        x = op.parameter([-1, shape[1]], np.float32)
+        source, weight = x, op.constant(b)
+        if integer:
+            ends = [op.constant(np.float32(end) * scale) for end in (-128, 127)]
+            source = op.fake_quantize(x, *ends, *ends, 256)
+            stored = op.constant(np.clip(np.rint(b / scale), -127, 127).astype(np.int8))
+            weight = op.multiply(op.convert(stored, np.float32), op.constant(scale))
+        product = op.reduce_sum(op.matmul(source, weight, False, False), op.constant(np.array([1])), False)
+        request = (
+            ov.Core()
+            .compile_model(ov.Model([product], [x]), "CPU", {**settings, "INFERENCE_PRECISION_HINT": hint})
+            .create_infer_request()
+        )
+        request.set_input_tensor(ov.Tensor(a))
+        return request.infer  # type: ignore[no-any-return]
+
+    return {"sgemm": compiled("f32"), "bf16": compiled("bf16"), "int8": compiled("f32", integer=True)}
+
+
+_CALLS: dict[str, Callable[[Shape, int], Calls]] = {
+    "torch": _torch,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+
+
+def _arrays(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    rows, inner, columns = shape
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((rows, inner), np.float32), rng.standard_normal((inner, columns), np.float32)
 
 
 def _session(op: str, weight: np.ndarray, dtype: int, threads: int) -> ort.InferenceSession:

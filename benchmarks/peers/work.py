@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 
-def useful_gflop(model: Mapping[str, int], lengths: Sequence[int]) -> float:
+def useful_gflop(model: Mapping[str, int], lengths: Sequence[int], *, attention: bool = True) -> float:
     """GFLOP that any implementation has to do, where a multiplication and an addition count as two.
 
     These are the matrix products of the projection, the blocks and the head's MLP, and attention's two products over
@@ -14,9 +14,10 @@ def useful_gflop(model: Mapping[str, int], lengths: Sequence[int]) -> float:
     Args:
         model: ``width``, ``mlp_width``, ``depth`` and ``patch_values``.
         lengths: Tokens of each image.
+        attention: Whether to count attention's two products.
     """
     width, hidden, depth = model["width"], model["mlp_width"], model["depth"]
     token = 2 * (model["patch_values"] * width + depth * (4 * width**2 + 2 * width * hidden))
     image = 2 * (2 * width**2 + 2 * width * hidden)
-    attention = 4 * width * depth * sum(length**2 for length in lengths)
-    return (token * sum(lengths) + image * len(lengths) + attention) / 1e9
+    scores = 4 * width * depth * sum(length**2 for length in lengths)
+    return (token * sum(lengths) + image * len(lengths) + (scores if attention else 0)) / 1e9

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("openvino", reason="OpenVINO is an extra")
+
 from benchmarks.host import embed
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import overhead
+from benchmarks.peers.report import ratio
 from naflex_deploy import load
+from naflex_deploy.core.errors import BenchmarkError
 from tests.support.bundles import write_summing_bundle
 
 Run = Callable[..., dict[str, Any]]
@@ -33,18 +37,37 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_peers(run: Run, tmp_path: Path) -> None:
-    only = ("naflex-deploy", "sdpa fp32, one by one", "timm fp32, one by one")
-    report = run(peers.main, tmp_path, tmp_path / "peers.json", "--rounds", "1", "--threads", "1", "--only", *only)
+    mix = ("--mix", "thumbnails")
+    only = ("eager", "bf16 in openvino, packed")
+    report = run(
+        peers.main, tmp_path, tmp_path / "peers.json", "--rounds", "1", "--threads", "1", *mix, "--only", *only
+    )
     (measured,) = report["runs"]
-    assert [mix["mix"] for mix in measured["mixes"]] == ["fill", "mixed", "documents", "thumbnails"]
+    assert [mix["mix"] for mix in measured["mixes"]] == ["thumbnails"]
     assert measured["rooflines"].keys() == {"sgemm", "bf16", "int8"}
     for mix in measured["mixes"]:
         rows = {row["name"]: row for row in mix["rows"]}
         assert not mix["left_out"]
-        layouts = ("one by one", "packed")
-        assert {f"naflex-deploy {kind}, {layout}" for kind in ("fp32", "int8") for layout in layouts} <= rows.keys()
-        assert all(row["cosine"] > (0.9 if row["precision"] == "int8" else 0.99999) for row in rows.values())
-    assert "naflex-deploy fp32" in (tmp_path / "peers.md").read_text()
+        assert len(rows) == 2
+        assert all(row["cosine"] > 0.999 for row in rows.values())
+        assert all(len(row["seconds"]) == 1 and row["share"] > 0 for row in rows.values())
+    assert "**naflex-deploy bf16 in openvino, packed**" in (tmp_path / "peers.md").read_text()
+
+
+def test_no_contender_outruns_the_products_it_is_made_of() -> None:
+    row = {"name": "fast", "share": 1.01}
+    report = {"runs": [{"mixes": [{"mix": "mixed", "rows": [{"name": "slow", "share": 1.0}, row]}]}]}
+    with pytest.raises(BenchmarkError, match="fast on mixed reaches 101%"):
+        peers.refuse_impossible(report)
+
+
+def test_ratios_have_intervals_from_their_pairs() -> None:
+    """Both slow down by half in three rounds, which no ratio sees."""
+    slow = {"seconds": [2.0, 2.0, 3.0, 3.0, 3.0, 2.0]}
+    fast = {"seconds": [1.0, 1.0, 1.5, 1.5, 1.5, 1.0]}
+    assert ratio(slow, fast) == "2.00 (2.00–2.00)"
+    few = [{"seconds": one["seconds"][:3]} for one in (slow, fast)]
+    assert ratio(*few) == "2.00"
 
 
 def test_overhead(run: Run, tmp_path: Path) -> None:

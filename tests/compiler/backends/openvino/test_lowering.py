@@ -100,7 +100,7 @@ def test_fewer_products_than_asked_for_fail_the_build(monkeypatch: pytest.Monkey
 
 
 def test_a_session_refuses_what_falls_back_where_it_runs() -> None:
-    variant = lowered("siglip2")
+    variant = lowered("siglip2", "fp32")
     claimed = variant.model_copy(update={"build": {"products": {"bf16": 40}}})
     with pytest.raises(IncompatibleError, match="0 of 40 products in bf16"):
         OpenVinoSession(portable("siglip2").parent, claimed)
