@@ -69,7 +69,13 @@ CHANGES: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "head.thresholds": lambda m, b: m["head"].update(thresholds=[0.1, 0.1, 0.1]),
     "packing.max_images": lambda m, b: m["config"]["packing"].update(max_images=3),
 }
-SETTINGS = {"image.dpi was 150": "image.dpi=72", "image.tokens": "image.tokens=64", "video.rate": "video.rate=3"}
+SETTINGS = {
+    "image.dpi was 150": "image.dpi=72",
+    "image.tokens": "image.tokens=64",
+    "video.rate": "video.rate=3",
+    'volume.axis was "axial"': "volume.axis=sagittal",
+    "ros.rate": "ros.rate=3",
+}
 
 
 @pytest.mark.parametrize("named", CHANGES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from naflex_deploy.core.config import ADJUSTABLE
 from naflex_deploy.core.version import __version__
 from naflex_deploy.runtime.backends import executed_by
 from naflex_deploy.runtime.engine import Engine
@@ -28,8 +29,7 @@ def key_of(engine: Engine, tokens: Path | None) -> Key:
             "variant": variant.model_dump(mode="json", exclude=described),
             "preprocessing": manifest.preprocessing.model_dump(mode="json"),
             "head": manifest.head.model_dump(mode="json") if manifest.head else None,
-            "image": manifest.config.image.model_dump(mode="json"),
-            "video": manifest.config.video.model_dump(mode="json"),
+            **manifest.config.model_dump(mode="json", include=set(ADJUSTABLE)),
             "packing": manifest.config.packing.model_dump(mode="json"),
             "tokens": str(tokens) if tokens else None,
             "naflex-deploy": __version__,

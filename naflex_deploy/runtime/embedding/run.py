@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from naflex_deploy.core.config import ADJUSTABLE
 from naflex_deploy.core.errors import ImageError, OutputError, UsageError
 from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.core.locks import Lock, locked
@@ -161,7 +162,7 @@ def output_width(engine: Engine) -> int:
 def provenance(engine: Engine, key: Key, inputs: Iterable[tuple[str, str]]) -> Provenance:
     """What made the vectors of an engine, of inputs given by name and digest."""
     manifest = engine.manifest
-    preparation = manifest.config.model_dump_json(include={"image", "video", "dicom", "volume", "ros"})
+    preparation = manifest.config.model_dump_json(include=set(ADJUSTABLE))
     digests = json.dumps(key.digests() | {"inputs": digest_of_inputs(inputs)}, separators=(",", ":"))
     return Provenance(manifest.model.digest, engine.variant.name, preparation, TOOL, digests)
 
