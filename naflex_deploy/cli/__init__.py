@@ -12,7 +12,7 @@ COMMANDS = {
     "build": "Build a bundle from a checkpoint.",
     "plan": "Show what build would do, or tune budgets to images.",
     "calibrate": "Observe a model on real images, for int8 and fp8.",
-    "look": "Draw what the model sees of images, and tell how it came about.",
+    "look": "Show what the model sees of images, and why.",
     "embed": "Embed and classify images, documents and clips.",
     "verify": "Check digests and accuracy on this machine.",
     "bench": "Measure latency and throughput, or compare bundles.",

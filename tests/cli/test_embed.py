@@ -115,7 +115,7 @@ def test_a_page_of_which_a_tile_is_missing_is_done_again(run: Run, pages_bundle:
 def test_the_summary_names_what_is_not_in_the_table(
     run: Run, bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (images / "anim.gif").write_bytes(b"GIF89a")
+    (images / "drawing.svg").write_text("<svg/>")
     (images / "deeper" / "notes.txt").write_text("none")
     (images / "bad.jpg").write_text("this is no picture")
     monkeypatch.setattr(embed_module, "SHOWN", 2)

@@ -19,6 +19,7 @@ import naflex_deploy
 from naflex_deploy.core.manifest import FileEntry
 from naflex_deploy.runtime.embedding import contents as contents_module
 from naflex_deploy.runtime.embedding import key as key_module
+from naflex_deploy.runtime.images import versions as versions_module
 from naflex_deploy.runtime.results.journal import Journal
 from tests.cli.conftest import Run
 
@@ -110,7 +111,7 @@ def test_other_settings_do_not_continue_a_run(run: Run, bundle: Path, images: Pa
     ("named", "module", "attribute", "value"),
     [
         ("naflex-deploy was", key_module, "__version__", "9.9"),
-        ("readers.pillow was", key_module, "version", lambda package: "9.9"),
+        ("readers.pillow was", versions_module, "version", lambda package: "9.9"),
     ],
 )
 def test_other_versions_do_not_continue_a_run(

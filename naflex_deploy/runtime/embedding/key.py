@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from naflex_deploy.core.config import ADJUSTABLE
 from naflex_deploy.core.version import __version__
 from naflex_deploy.runtime.backends import executed_by
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.images.versions import pixel_versions
 from naflex_deploy.runtime.results.key import Key
-
-READERS = ("numpy", "pillow", "pypdfium2", "pydicom", "av", "tifffile", "imagecodecs", "pylibjpeg")
-"""Packages that turn files into pixels, where they are installed."""
 
 
 def key_of(engine: Engine, tokens: Path | None) -> Key:
@@ -34,13 +31,6 @@ def key_of(engine: Engine, tokens: Path | None) -> Key:
             "tokens": str(tokens) if tokens else None,
             "naflex-deploy": __version__,
             "backend": executed_by(variant.backend).runtime,
-            "readers": {name: found for name in READERS if (found := _version(name))},
+            "readers": pixel_versions(),
         }
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -8,7 +8,18 @@ from PIL import features
 
 _LIBRARIES = {"libjpeg_turbo": "libjpeg-turbo", "zlib": "zlib", "webp": "libwebp", "libtiff": "libtiff"}
 _LIBRARIES |= {"avif": "libavif", "jpg_2000": "OpenJPEG", "littlecms2": "Little CMS"}
-_PACKAGES = ["pillow", "numpy", "pypdfium2", "pydicom", "python-gdcm", "pyjpegls", "av", "tifffile", "imagecodecs"]
+_PACKAGES = [
+    "pillow",
+    "numpy",
+    "pypdfium2",
+    "pypdf",
+    "pydicom",
+    "python-gdcm",
+    "pyjpegls",
+    "av",
+    "tifffile",
+    "imagecodecs",
+]
 _PACKAGES += ["pi-heif", "openslide-bin", "nibabel", "rosbags"]
 
 
