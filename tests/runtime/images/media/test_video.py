@@ -255,7 +255,7 @@ def test_a_cover_is_no_clip(tmp_path: Path) -> None:
     with av.open(str(path), "w") as container:
         picture = container.add_stream("mjpeg", rate=1)
         picture.width, picture.height, picture.pix_fmt = 96, 96, "yuvj420p"
-        picture.disposition = Disposition.attached_pic
+        picture.disposition = int(Disposition.attached_pic)
         film = container.add_stream("mpeg4", rate=25)
         film.width, film.height = 64, 48
         frame = av.VideoFrame.from_ndarray(plain(0, (96, 96)), "rgb24")
