@@ -54,7 +54,7 @@ def commands(folder: Path, place: Path) -> dict[str, Command]:
 
     build = ["build", "--profile", "photo", "--model", "demo", "--backend", "onnxruntime"]
     small = ["--set", "image.tokens=64", "--set", "outputs=['pooled', 'tokens']"]
-    calibrate = ["calibrate", "--profile", "photo", "--model", "demo", "--set", "image.tokens=64", "--samples", "8"]
+    calibrate = ["calibrate", "--profile", "photo", "--model", "demo", "--set", "image.tokens=64", "--samples", "16"]
     return {
         "embed npz": embed("npz"),
         "embed jsonl": embed("jsonl"),
