@@ -97,5 +97,5 @@ def _mounted(place: Path, size: int) -> Iterator[None]:
 
 
 def _fill(place: Path, free: int) -> None:
-    """Leave so many kB."""
-    subprocess.run(["mount", "-o", f"remount,size={_used(place) + free}k", place], check=True)
+    """Leave so many kB, at least a page on an empty disk: a size of 0 means no limit."""
+    subprocess.run(["mount", "-o", f"remount,size={max(_used(place) + free, 4)}k", place], check=True)

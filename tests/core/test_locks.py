@@ -12,7 +12,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import Mock
 
 import pytest
@@ -150,13 +152,19 @@ def test_a_lock_file_that_is_garbage_stops_nobody_and_is_named_where_it_is_held(
     assert names(tmp_path) == ["out"]
 
 
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that every user may write to; those of pytest lie below one that is closed to others."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_a_lock_file_of_another_user_is_named(tmp_path: Path) -> None:
-    path, file = tmp_path / "out", tmp_path / ".out.lock"
+def test_a_lock_file_of_another_user_is_named(shared_folder: Path) -> None:
+    path, file = shared_folder / "out", shared_folder / ".out.lock"
     file.write_text("{}")
     file.chmod(0o600)
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o777)
     pid = os.fork()
     if pid == 0:
         os.setuid(65534)
@@ -168,7 +176,7 @@ def test_a_lock_file_of_another_user_is_named(tmp_path: Path) -> None:
         finally:
             os._exit(3)
     assert os.waitpid(pid, 0)[1] == 0
-    assert names(tmp_path) == [".out.lock"]
+    assert names(shared_folder) == [".out.lock"]
 
 
 @pytest.mark.parametrize("kind", ["directory", "link"])

@@ -44,8 +44,12 @@ def show(
     if pixels.ndim == 3:
         return scale(pixels, 0, 2**bits - 1), ()
     padding = padded(pixels, header)
-    values = rescaled(pixels, header)
-    shown, decision = _window(values, header, bits, window, limits, padding)
+    if limits is None and needs_limits(header):
+        shown, decision = _window(rescaled(pixels, header), header, bits, window, None, padding)
+    else:
+        stored, index = _each_once(pixels)
+        shown, decision = _window(rescaled(stored, header), header, bits, window, limits, None)
+        shown = shown if index is None else shown[index]
     decisions = [decision]
     if header.get("PresentationLUTShape", "") == "INVERSE" or header.PhotometricInterpretation == "MONOCHROME1":
         shown = 255 - shown
@@ -54,6 +58,20 @@ def show(
         shown = np.where(padding, np.uint8(0), shown)
         decisions.append(Decision("range", f"padding left out and black: {padding.mean():.0%} of the frame"))
     return shown, tuple(decisions)
+
+
+def _each_once(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32] | None]:
+    """Every value from the least to the greatest of a frame, and where each pixel's stands among them.
+
+    What is shown depends on the stored value alone, so it is computed once for each value rather than for each pixel.
+    A frame with fewer pixels than values, or of other types than integers of 16 bits, comes back without an index.
+    """
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2 or not pixels.size:
+        return pixels, None
+    least, greatest = int(pixels.min()), int(pixels.max())
+    if greatest - least >= pixels.size:
+        return pixels, None
+    return np.arange(least, greatest + 1).astype(pixels.dtype), np.subtract(pixels, least, dtype=np.int32)
 
 
 def needs_limits(header: Dataset) -> bool:
