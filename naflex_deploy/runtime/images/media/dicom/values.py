@@ -45,11 +45,10 @@ def show(
         return scale(pixels, 0, 2**bits - 1), ()
     padding = padded(pixels, header)
     if limits is None and needs_limits(header):
-        shown, decision = _window(rescaled(pixels, header), header, bits, window, None, padding)
-    else:
-        stored, index = _each_once(pixels)
-        shown, decision = _window(rescaled(stored, header), header, bits, window, limits, None)
-        shown = shown if index is None else shown[index]
+        limits = limits_of(pixels, header)
+    stored, index = _each_once(pixels)
+    shown, decision = _window(rescaled(stored, header), header, bits, window, limits or (0.0, 0.0))
+    shown = shown if index is None else shown[index]
     decisions = [decision]
     if header.get("PresentationLUTShape", "") == "INVERSE" or header.PhotometricInterpretation == "MONOCHROME1":
         shown = 255 - shown
@@ -84,9 +83,13 @@ def needs_limits(header: Dataset) -> bool:
 
 def limits_of(pixels: npt.NDArray[Any], header: Dataset) -> Limits | None:
     """Least and greatest rescaled value of a frame, padding left out; ``None`` where nothing else is there."""
-    values, padding = rescaled(pixels, header), padded(pixels, header)
-    known = values[np.isfinite(values) if padding is None else np.isfinite(values) & ~padding]
-    return (float(known.min()), float(known.max())) if known.size else None
+    padding = padded(pixels, header)
+    known = pixels if padding is None else pixels[~padding]
+    if known.dtype.kind in "iu" and known.size and "ModalityLUTSequence" not in header:
+        known = np.array([known.min(), known.max()])  # rescaling is linear, so the ends stay the ends
+    values = rescaled(known, header)
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if values.size else None
 
 
 def rescaled(pixels: npt.NDArray[Any], header: Dataset) -> Values:
@@ -123,8 +126,7 @@ def _window(
     header: Dataset,
     bits: int,
     window: Window,
-    limits: Limits | None,
-    padding: npt.NDArray[np.bool_] | None,
+    limits: Limits,
 ) -> tuple[Bytes, Decision]:
     """That of the profile; else the first of the file (C.11.2.1.2), its table, or the range of the values."""
     warning = ""
@@ -155,10 +157,6 @@ def _window(
         return scale(values, 0, 2**bits - 1), Decision(
             "range", f"0..{2**bits - 1}: {bits} bits as stored{warning}", bool(warning)
         )
-    if limits is None:
-        known = values[~padding] if padding is not None and not padding.all() else values
-        known = known[np.isfinite(known)]
-        limits = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     told = f"{limits[0]:g}..{limits[1]:g}: least to greatest{warning}"
     return scale(values, *limits), Decision("range", told, bool(warning))
 
