@@ -21,6 +21,7 @@ from naflex_deploy.cli.terminal import (
     err,
     json_option,
     out,
+    path_option,
     print_error,
     print_json,
     print_table,
@@ -36,11 +37,8 @@ from naflex_deploy.core.files import refuse_existing
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("second", metavar="[BUNDLE2]", required=False, type=click.Path(path_type=Path))
 @click.option("--mix", metavar="NAME", help=f"Generate images: {', '.join(DISTRIBUTIONS)}. Default: photos.")
-@click.option(
-    "--sizes",
-    type=click.Path(path_type=Path),
-    metavar="FILE|DIR",
-    help="Use the sizes in a CSV file of w,h lines, or the images in a directory.",
+@path_option(
+    "--sizes", metavar="FILE|DIR", help="Use the sizes in a CSV file of w,h lines, or the images in a directory."
 )
 @click.option(
     "--count", type=click.IntRange(1), metavar="N", default=32, show_default=True, help="Number of images in the mix."
@@ -68,11 +66,8 @@ from naflex_deploy.core.files import refuse_existing
 )
 @click.option("--url", help="Measure a running server of this bundle instead of loading the bundle.")
 @click.option("--model", metavar="NAME", help="Name of the server's model. Default: that of the bundle's directory.")
-@click.option(
-    "--api-keys",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File with the server's API keys; the first one is sent. Default: no key.",
+@path_option(
+    "--api-keys", metavar="FILE", help="File with the server's API keys; the first one is sent. Default: no key."
 )
 @click.option("--baseline", type=click.Choice(BASELINES), help="Compare with another way of using the same engine.")
 @click.option("--ablate", is_flag=True, help="Compare several budgets with a single one, and shrink-only with fill.")
@@ -109,9 +104,7 @@ from naflex_deploy.core.files import refuse_existing
     show_default=True,
     help="Seed of sizes, order and arrivals.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the report as one HTML file."
-)
+@path_option("-o", "--output", metavar="FILE", help="Write the report as one HTML file.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @wait_option
 @json_option

@@ -14,6 +14,7 @@ from naflex_deploy.cli.terminal import (
     err,
     json_option,
     out,
+    path_option,
     print_json,
     reports_errors,
     steps,
@@ -27,31 +28,16 @@ from naflex_deploy.runtime.backends.openvino.backend import opportunity
 @click.command()
 @profile_options
 @model_options
-@click.option(
+@path_option(
     "--labels",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="File with one class per line: NAME or NAME<TAB>TEXT. Default: the model's own classes.",
 )
 @click.option("--text", is_flag=True, help="Include the text tower in the bundle, for embed --text.")
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="File that `naflex-deploy calibrate` wrote; int8 and fp8 need it.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Directory of the bundle. Default: build/PROFILE.",
-)
-@click.option(
-    "--into",
-    type=click.Path(path_type=Path),
-    metavar="BUNDLE",
-    help="Add the variant to this bundle of the same model, instead of writing a new one.",
+@path_option("--calibration", metavar="FILE", help="File that `naflex-deploy calibrate` wrote; int8 and fp8 need it.")
+@path_option("-o", "--output", metavar="DIR", help="Directory of the bundle. Default: build/PROFILE.")
+@path_option(
+    "--into", metavar="BUNDLE", help="Add the variant to this bundle of the same model, instead of writing a new one."
 )
 @click.option("--no-witness", is_flag=True, help="Do not compare the graph with the original model.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from naflex_deploy.cli.configuration import engine_options, split_targets
-from naflex_deploy.cli.terminal import json_option, out, print_json, reports_errors, steps, wait_option
+from naflex_deploy.cli.terminal import json_option, out, path_option, print_json, reports_errors, steps, wait_option
 from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.profile import Profile
 
@@ -25,12 +25,7 @@ def command() -> None:
 @command.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @engine_options
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Calibration for int8 and fp8. Default: that in the bundle.",
-)
+@path_option("--calibration", metavar="FILE", help="Calibration for int8 and fp8. Default: that in the bundle.")
 @wait_option
 @json_option
 @reports_errors

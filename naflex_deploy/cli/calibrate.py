@@ -13,7 +13,16 @@ import click
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from naflex_deploy.cli.configuration import model_options, model_or_demo, source_options
-from naflex_deploy.cli.terminal import err, json_option, out, print_json, print_table, reports_errors, wait_option
+from naflex_deploy.cli.terminal import (
+    err,
+    json_option,
+    out,
+    path_option,
+    print_json,
+    print_table,
+    reports_errors,
+    wait_option,
+)
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.files import new_file
@@ -51,21 +60,15 @@ SHOWN = 5
 @click.option(
     "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Seed of the choice of images."
 )
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="CSV file of PATH,CLASS lines, so that the gate also measures accuracy.",
-)
+@path_option("--labels", metavar="FILE", help="CSV file of PATH,CLASS lines, so that the gate also measures accuracy.")
 @click.option(
     "--sensitivity",
     is_flag=True,
     help="Measure the loss of each activation in int8, and keep in float those that need it.",
 )
-@click.option(
+@path_option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     default=Path("calibration.json"),
     show_default=True,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from naflex_deploy.cli.terminal import err
+from naflex_deploy.cli.terminal import err, path_option
 from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.config import Config, resolve
 from naflex_deploy.core.profile import Precision
@@ -37,12 +37,7 @@ source_options = _together(
         metavar="NAME|FILE",
         help="Built-in profile, as `naflex-deploy profiles` lists them, or a TOML file.",
     ),
-    click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="TOML file whose values override the profile's.",
-    ),
+    path_option("--config", metavar="FILE", help="TOML file whose values override the profile's."),
     click.option(
         "--set",
         "settings",
@@ -97,9 +92,8 @@ model_options = _together(
         metavar="N",
         help="Resize the patch projection to N pixels a side, as FlexiViT does. Default: as in the checkpoint.",
     ),
-    click.option(
+    path_option(
         "--lora",
-        type=click.Path(path_type=Path),
         metavar="DIR",
         help="Directory of a LoRA adapter, as peft saves it, to merge into the weights. Default: none.",
     ),

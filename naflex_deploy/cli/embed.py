@@ -14,6 +14,7 @@ from naflex_deploy.cli.embed_text import embed_texts
 from naflex_deploy.cli.terminal import (
     err,
     json_option,
+    path_option,
     print_error,
     reports_errors,
     wait_option,
@@ -31,25 +32,14 @@ SHOWN = 40
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="Embed this text instead of images. Repeatable.")
-@click.option(
+@path_option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write vectors to FILE, in the format that its suffix names, such as .npz or .parquet.",
 )
-@click.option(
-    "--tokens",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write the tokens of each frame to DIR as [h, w, D] .npy.",
-)
-@click.option(
-    "--preview",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Draw each frame with its tiles, its packs and its tokens into DIR.",
-)
+@path_option("--tokens", metavar="DIR", help="Write the tokens of each frame to DIR as [h, w, D] .npy.")
+@path_option("--preview", metavar="DIR", help="Draw each frame with its tiles, its packs and its tokens into DIR.")
 @click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--variant", metavar="NAME", help="Use this variant. Default: the first one that runs here.")

@@ -20,6 +20,7 @@ from naflex_deploy.cli.terminal import (
     json_option,
     listed,
     out,
+    path_option,
     print_json,
     print_table,
     reports_errors,
@@ -42,25 +43,9 @@ RELIABLE = 0.10
 @click.option(
     "--tune", "tuning", is_flag=True, help="Choose budgets for --sizes from measured costs of packs on this machine."
 )
-@click.option(
-    "--sizes",
-    type=click.Path(path_type=Path),
-    metavar="FILE|DIR",
-    help="CSV file of w,h lines, or a directory of images, to tune for.",
-)
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Tune on this bundle. Default: build one in a temporary directory.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Tuned profile to write. Default: PROFILE-tuned.toml.",
-)
+@path_option("--sizes", metavar="FILE|DIR", help="CSV file of w,h lines, or a directory of images, to tune for.")
+@path_option("--bundle", metavar="DIR", help="Tune on this bundle. Default: build one in a temporary directory.")
+@path_option("-o", "--output", metavar="FILE", help="Tuned profile to write. Default: PROFILE-tuned.toml.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option(
     "--seconds",

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -33,6 +34,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def _wait(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
         context.with_resource(waiting(lambda line: err.print(_plain(line))))
+
+
+def path_option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
+    """An option that names a file or a directory; ``attributes`` are those of `click.option`."""
+    return click.option(*names, type=click.Path(path_type=Path), **attributes)
 
 
 wait_option = click.option(

@@ -14,6 +14,7 @@ from naflex_deploy.cli.terminal import (
     err,
     json_option,
     out,
+    path_option,
     print_json,
     print_table,
     reports_errors,
@@ -45,9 +46,8 @@ def print_pixels(pixels: PixelCheck | None) -> None:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
+@path_option(
     "--signature",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Public key in PEM; first check that its owner signed the bundle. Default: no check.",
 )

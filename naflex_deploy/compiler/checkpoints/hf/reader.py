@@ -49,7 +49,7 @@ def read_directory(path: Path, source: str | None = None, lora: Path | None = No
     config = load_json(path / "config.json", source)
     refuse_quantised(config, source)
     _check_type(config, source)
-    return _convert(config, path, Tensors(load_weights(path, source, lora), source), source)
+    return convert(config, path, Tensors(load_weights(path, source, lora), source), source)
 
 
 def read_module(module: nn.Module) -> Checkpoint:
@@ -58,10 +58,21 @@ def read_module(module: nn.Module) -> Checkpoint:
     config: dict[str, Any] = module.config.to_dict()  # type: ignore[union-attr, operator]
     refuse_quantised(config, source)
     _check_type(config, source)
-    return _convert(config, None, Tensors(unwrapped(module.state_dict(), source), source), source)
+    return convert(config, None, Tensors(unwrapped(module.state_dict(), source), source), source)
 
 
-def _convert(config: dict[str, Any], directory: Path | None, tensors: Tensors, source: str) -> Checkpoint:
+def convert(config: dict[str, Any], directory: Path | None, tensors: Tensors, source: str) -> Checkpoint:
+    """A checkpoint of SigLIP2's layout, as any reader of a family with this tower may use it.
+
+    Args:
+        config: What ``config.json`` holds.
+        directory: Where the preprocessing is read from, if there is one.
+        tensors: The weights.
+        source: In messages.
+
+    Raises:
+        CheckpointError: An option or a tensor is not as expected; names it.
+    """
     vision = checked(config.get("vision_config") or config, VISION_DEFAULTS, source)
     prefix = tensors.prefix_of(PATCH_EMBEDDING)
     if config["model_type"] in VLM_TYPES:
