@@ -8,10 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    NonNegativeInt,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -19,124 +16,30 @@ from pydantic import (
 
 from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.profile_errors import explain
+from naflex_deploy.core.profile_inputs import (
+    DicomSection,
+    ImageSection,
+    RosSection,
+    Section,
+    VideoSection,
+    VolumeSection,
+)
 from naflex_deploy.core.profile_values import (
     Backend,
     Budgets,
     ByteCount,
     Output,
     ProfileName,
-    Range,
     Score,
     Target,
-    Window,
     once,
 )
+
+__all__ = ["SCHEMA", "DicomSection", "ImageSection", "Profile", "RosSection", "VideoSection", "VolumeSection"]
 
 SCHEMA = 1
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
 Method = Literal["minmax", "percentile", "entropy", "mse"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ImageSection(Section):
-    """How one image becomes tokens.
-
-    Attributes:
-        tokens: Maximum number of patches per image, or per tile; ``auto`` allows what the largest pack holds.
-        fit: ``fill`` scales an image up or down to use all tokens, ``shrink-only`` never enlarges it, ``pad-to-patch``
-            never resizes it; ``tiles`` is ``shrink-only`` that cuts larger images into tiles.
-        oversize: ``shrink`` scales an image above the limit down, ``tiles`` cuts it into tiles, ``error`` refuses it
-            (only where ``fit`` is ``pad-to-patch``).
-        multiple: Both sides of a patch grid are multiples of this: 2 for a decoder that merges 2x2 tokens.
-        dpi: Pixels per inch at which pages are rendered; tiles are cut at this resolution at most.
-        overlap: Number of patches by which neighbouring tiles overlap.
-        max_tiles: Maximum number of tiles per page.
-        max_pixels: Maximum number of pixels of a decoded image.
-        pixel_aspect: ``file`` brings pixels that the file states not to be square to squares; ``square`` takes all
-            pixels for squares.
-        frames: Of an animation (GIF, WebP, PNG, AVIF) the ``first`` picture or ``all``, with their times.
-        icc: Whether pictures with a colour profile are brought to sRGB. Off, as the models were trained without.
-        range: What becomes black and white where values have more than 8 bits or are floating-point numbers:
-            ``file`` what the file states, else all of 16 bits; ``full`` all bits that are stored; ``frame`` the least
-            and the greatest value of each frame; ``[low, high]`` these two values.
-    """
-
-    tokens: PositiveInt | Literal["auto"] = 256
-    fit: Literal["fill", "shrink-only", "pad-to-patch", "tiles"] = "fill"
-    oversize: Literal["error", "shrink", "tiles"] = "shrink"
-    multiple: PositiveInt = 1
-    dpi: PositiveInt = 150
-    overlap: NonNegativeInt = 2
-    max_tiles: PositiveInt = 64
-    max_pixels: PositiveInt = 120_000_000
-    pixel_aspect: Literal["file", "square"] = "file"
-    frames: Literal["first", "all"] = "first"
-    icc: bool = False
-    range: Range = "file"
-
-    @model_validator(mode="after")
-    def _one_block_fits(self) -> Self:
-        if isinstance(self.tokens, int) and self.tokens < self.multiple**2:
-            raise ValueError(f"tokens = {self.tokens} does not hold one block of {self.multiple}x{self.multiple}")
-        return self
-
-    @property
-    def tiled(self) -> bool:
-        """Whether an image above the limit is cut into tiles."""
-        return "tiles" in (self.fit, self.oversize)
-
-
-class VideoSection(Section):
-    """Which frames of a clip are embedded.
-
-    Attributes:
-        frames: ``rate`` takes frames at a fixed rate, ``scenes`` one frame per scene.
-        rate: Frames per second.
-        scene: How much has to change to start a new scene, on FFmpeg's scale from 0 to 1.
-    """
-
-    frames: Literal["rate", "scenes"] = "rate"
-    rate: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    scene: Annotated[float, Field(gt=0, lt=1)] = 0.3
-
-
-class DicomSection(Section):
-    """How slices of DICOM files are windowed.
-
-    Attributes:
-        window: ``file`` applies the first window or table of the file, else the range of its values; ``lung``,
-            ``soft`` and ``bone`` are windows for CT; ``[centre, width]`` is one for all, in the units of the modality.
-    """
-
-    window: Window = "file"
-
-
-class VolumeSection(Section):
-    """Which slices of a volume (NIfTI) are embedded.
-
-    Attributes:
-        axis: Direction in the body along which slices follow each other: ``axial`` from foot to head, ``coronal``
-            from back to front, ``sagittal`` from left to right.
-        step: Every n-th slice, beginning with the first.
-    """
-
-    axis: Literal["axial", "coronal", "sagittal"] = "axial"
-    step: PositiveInt = 1
-
-
-class RosSection(Section):
-    """Which pictures of a recording of a robot or a car (MCAP, ROS bags) are embedded.
-
-    Attributes:
-        topics: Names of topics of images; all of them where none is named.
-        rate: Pictures per second of each topic; all where it is 0.
-    """
-
-    topics: list[str] = []
-    rate: Annotated[float, Field(ge=0, le=1000)] = 0.0
 
 
 class PackingSection(Section):
