@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import ImageError
-from naflex_deploy.core.profile_values import Range
+from naflex_deploy.core.profile.values import Range
 from naflex_deploy.runtime.images.media.frame import Decision
 
 _NARROW = 1 / 16

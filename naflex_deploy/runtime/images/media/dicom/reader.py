@@ -13,7 +13,7 @@ from PIL import Image
 
 from naflex_deploy.core.errors import ImageError, MissingExtraError, needs_extra
 from naflex_deploy.core.profile import ImageSection, VideoSection
-from naflex_deploy.core.profile_values import Window
+from naflex_deploy.core.profile.values import Window
 from naflex_deploy.runtime.images.media import density
 from naflex_deploy.runtime.images.media.dicom.values import Limits, limits_of, needs_limits, show
 from naflex_deploy.runtime.images.media.frame import Frame

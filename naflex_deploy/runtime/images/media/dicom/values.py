@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.profile_values import Window
+from naflex_deploy.core.profile.values import Window
 from naflex_deploy.runtime.images.media.depth import scale
 from naflex_deploy.runtime.images.media.frame import Decision
 

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from naflex_deploy.core.profile_values import (
+from naflex_deploy.core.profile.values import (
     Range,
     Window,
 )

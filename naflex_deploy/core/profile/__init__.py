@@ -15,8 +15,8 @@ from pydantic import (
 )
 
 from naflex_deploy.core.backends import FOLDERS
-from naflex_deploy.core.profile_errors import explain
-from naflex_deploy.core.profile_inputs import (
+from naflex_deploy.core.profile.errors import explain
+from naflex_deploy.core.profile.inputs import (
     DicomSection,
     ImageSection,
     RosSection,
@@ -24,7 +24,7 @@ from naflex_deploy.core.profile_inputs import (
     VideoSection,
     VolumeSection,
 )
-from naflex_deploy.core.profile_values import (
+from naflex_deploy.core.profile.values import (
     Backend,
     Budgets,
     ByteCount,
