@@ -6,10 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from naflex_deploy.core.sizing import Sizing
+
 Triple = tuple[float, float, float]
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Level = Annotated[int, Field(ge=0, le=255)]
 
 
 class Preprocessing(BaseModel):
@@ -20,11 +23,20 @@ class Preprocessing(BaseModel):
         mean, std: Per-channel normalisation of pixel values between 0 and 1, with every other operation of the
             original on pixels folded into it; both are finite, and std is positive. The graph applies it, so the
             runtime passes raw pixels.
-        resample: Filter of the image resize, which antialiases.
+        resample: Filter of the image resize.
+        antialias: Whether the filter is as wide as the pixels it makes, which all models but Isaac expect.
         search: Precision of the size search that fills a token budget: ``float64`` as in transformers and timm,
             ``float32`` as in big_vision. The chosen grids can differ where a size is on a boundary.
         channels: 1 where the model expects grey images. The runtime turns every image grey before it is resized, and
             passes it as three equal channels.
+        merge: Patches a side that a vision-language model merges into one token: 2 where both sides of every grid are
+            even. Patches are given to the graph in raster order whatever the order of the model.
+        sizing: How the model's own image processor chooses sizes, which a profile asks for by ``image.fit = "model"``;
+            ``None`` where it fills a number of tokens, as SigLIP2's.
+        padding: (red, green, blue) of padded pixels, between 0 and 255; ``None`` for the mean, which is neutral.
+        frames: Frames of a clip that one patch spans. With 2, a patch has twice the values, those of the first frame
+            first, [h·w, 2·P·P·C]; a still is given as two equal frames. A reader that folds the two into one, as it may
+            where there are only stills, leaves 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,3 +47,8 @@ class Preprocessing(BaseModel):
     resample: Literal["bilinear", "bicubic"] = "bilinear"
     search: Literal["float64", "float32"] = "float64"
     channels: Literal[1, 3] = 3
+    antialias: bool = True
+    merge: PositiveInt = 1
+    sizing: Sizing | None = None
+    padding: tuple[_Level, _Level, _Level] | None = None
+    frames: Literal[1, 2] = 1

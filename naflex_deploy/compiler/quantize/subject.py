@@ -40,10 +40,7 @@ def _subject(weights: str, architecture: Mapping[str, Any], preprocessing: Prepr
         {
             "weights": weights,
             "architecture": architecture,
-            # Calibrations made before there were grey models do not say how many channels there are.
-            "preprocessing": preprocessing.model_dump(
-                mode="json", exclude={"channels"} if preprocessing.channels == 3 else None
-            ),
+            "preprocessing": _without_later_defaults(preprocessing),
             "image": {
                 **profile.image.model_dump(mode="json", exclude={"max_pixels"}),
                 "tokens": profile.image_tokens(BACKEND, prefix),
@@ -51,6 +48,14 @@ def _subject(weights: str, architecture: Mapping[str, Any], preprocessing: Prepr
         }
     )
     return values
+
+
+def _without_later_defaults(preprocessing: Preprocessing) -> Values:
+    """Calibrations that are older than an option do not state it, so it is stated only where it is not the default."""
+    older = {"patch_size", "mean", "std", "resample", "search"}
+    values = preprocessing.model_dump(mode="json")
+    default = Preprocessing(patch_size=preprocessing.patch_size).model_dump(mode="json")
+    return {name: value for name, value in values.items() if name in older or value != default[name]}
 
 
 def differences(expected: Values, found: Values) -> list[str]:
