@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test exhaustive check docs clean
+.PHONY: demo test exhaustive integrations check docs clean
 
 demo: $(STAMP)
 	$(BIN)/naflex-deploy build --profile doc-ocr --model demo -o build/demo --force
@@ -20,6 +20,10 @@ test: $(STAMP)-dev
 # Sweeps over every case, of which `make test` runs a sample.
 exhaustive: $(STAMP)-dev
 	$(PYTEST) -m exhaustive
+
+# Tests with packages that are too heavy for `make test`. One process: they start clusters and processes of their own.
+integrations: $(STAMP)-integrations
+	$(BIN)/pytest -m integrations
 
 check: $(STAMP)-dev
 	$(BIN)/ruff check .
@@ -40,6 +44,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(STAMP)-dev: $(STAMP)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(STAMP)-integrations: $(STAMP)-dev
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]'
 	touch $@
 
 clean:
