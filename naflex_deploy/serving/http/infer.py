@@ -22,7 +22,7 @@ from naflex_deploy.runtime.scheduling.scheduler import Work
 from naflex_deploy.serving.http.limits import Limits, Sent
 from naflex_deploy.serving.http.models import Model
 from naflex_deploy.serving.http.problems import Problem, problem_of
-from naflex_deploy.serving.http.receive import left
+from naflex_deploy.serving.http.receiving.body import left
 
 PATIENCE = 0.02
 """Seconds after which a request starts to check whether its sender has left; most are answered earlier."""

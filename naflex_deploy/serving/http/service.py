@@ -17,7 +17,7 @@ from naflex_deploy.serving.http.limits import Limits, Sent
 from naflex_deploy.serving.http.metrics import Metrics
 from naflex_deploy.serving.http.models import Model, Models
 from naflex_deploy.serving.http.problems import Problem, problem_of
-from naflex_deploy.serving.http.receive import Buffers
+from naflex_deploy.serving.http.receiving.body import Buffers
 
 INLINE = 64 << 10
 """Largest body, in bytes, that is parsed or written on the event loop instead of in another thread."""

@@ -1,0 +1,1 @@
+"""Receive requests: connections, room for bodies, and JSON within bounds."""
