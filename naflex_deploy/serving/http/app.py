@@ -195,7 +195,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
             if media == "application/json":
                 parsed, images = await work(len(body), openai.parse_json, body, kind, service.limits)
             else:
-                parsed, images = await openai.parse_multipart(body, request.headers, kind, service.limits)
+                parsed, images = await openai.read_multipart(body, request.headers, kind, service.limits)
             model = service.model(parsed.model)
             if output not in model.outputs:
                 raise Problem(422, "no_such_output", f"model '{model.name}' has no output '{output}'", param="model")

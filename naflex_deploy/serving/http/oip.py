@@ -7,9 +7,8 @@ patches of all images one after another, and ``grid_hw`` [N, 2] INT32 gives the 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +22,13 @@ from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
 from naflex_deploy.serving.http.limits import Limits, Sent
 from naflex_deploy.serving.http.models import Model
 from naflex_deploy.serving.http.problems import Problem
+from naflex_deploy.serving.http.receiving.json_bounds import decode_base64, parse_json
 
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
 _SIGNATURE = "see GET /v2/models/NAME for the signature"
+_LONGEST = 1 << 62
+"""Of a tensor's dimensions, checked before any are multiplied: Python's integers grow without a limit."""
 _DTYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32"}
 
 
@@ -39,7 +41,7 @@ class _Tensor(_Part):
     """`images` or `pixels`."""
     datatype: str
     """`BYTES` for `images`, `UINT8` for `pixels`."""
-    shape: list[int]
+    shape: list[int] = Field(max_length=8, fail_fast=True)
     """[N] for `images`; [N, H, W, 3] or [H, W, 3] for `pixels`."""
     parameters: dict[str, Any] = {}
     """`binary_data_size`, where the content follows the JSON as bytes."""
@@ -59,9 +61,9 @@ class InferRequest(_Part):
 
     id: str = ""
     """Id of the request, which the answer repeats."""
-    inputs: list[_Tensor] = Field(min_length=1)
+    inputs: list[_Tensor] = Field(min_length=1, max_length=8, fail_fast=True)
     """One tensor, `images` or `pixels`."""
-    outputs: list[_Output] = []
+    outputs: list[_Output] = Field([], max_length=64, fail_fast=True)
     """Outputs to return. Default: all of them."""
     parameters: dict[str, Any] = {}
     """`timeout` in microseconds; `priority` from -1 to 1, where 1 goes first; `binary_data_output`, a boolean."""
@@ -122,16 +124,16 @@ def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) 
             raise _wrong(f"expected {HEADER_LENGTH} of at most {len(body)}, found {header_length[:20]!r}")
         header, binary = body[: int(header_length)], memoryview(body)[int(header_length) :]
     try:
-        request = InferRequest.model_validate_json(header)
+        request = parse_json(InferRequest, header)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False, include_url=False)[0]
         raise _wrong(first["msg"], ".".join(map(str, first["loc"])) or None) from None
     if len(request.inputs) != 1 or request.inputs[0].name not in ("images", "pixels"):
         found = [tensor.name for tensor in request.inputs]
         raise _wrong(f"expected one input, 'images' or 'pixels', found {found[:5]}", "inputs")
     tensor = request.inputs[0]
-    if len(tensor.shape) == 0 or min(tensor.shape) < 0:
-        raise _wrong(f"expected a shape, found {tensor.shape}", "inputs[0].shape")
+    if not tensor.shape or min(tensor.shape) < 0 or max(tensor.shape) > _LONGEST:
+        raise _wrong(f"expected a shape, found {tensor.shape!s:.80}", "inputs[0].shape")
     content = _binary(tensor, binary)
     images = _encoded(tensor, content, limits) if tensor.name == "images" else _pixels(tensor, content, limits)
     parameters = request.parameters
@@ -186,15 +188,15 @@ def _binary(tensor: _Tensor, binary: memoryview) -> memoryview | None:
 
 
 def _encoded(tensor: _Tensor, content: memoryview | None, limits: Limits) -> list[Sent]:
-    count = int(np.prod(tensor.shape, dtype=object))
+    count = math.prod(tensor.shape)
     _check_type(tensor, "BYTES")
     limits.check_count(count, "inputs[0]", _SIGNATURE)
     images: list[Sent] = []
     if content is None:
         for text in _flat(tensor):
             try:
-                images.append(base64.b64decode(text, validate=True))
-            except (TypeError, ValueError, binascii.Error):
+                images.append(decode_base64(text))
+            except (TypeError, ValueError):
                 raise _wrong("expected base64 text", f"inputs[0].data[{len(images)}]") from None
     else:
         start = 0

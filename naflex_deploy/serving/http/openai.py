@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import binascii
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,6 +17,8 @@ from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
 from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.models import Model
 from naflex_deploy.serving.http.problems import Problem
+from naflex_deploy.serving.http.receiving import json_bounds
+from naflex_deploy.serving.http.service import INLINE
 
 FILES = "image"
 """Name of the multipart field for images; a request repeats it for each image."""
@@ -29,7 +31,7 @@ class _Body(BaseModel):
 class ImagesRequest(_Body):
     """The fields of every request with images."""
 
-    input: str | list[str]
+    input: str | Annotated[list[str], Field(fail_fast=True)]
     """One image or several, each in base64 or as a `data:` URL. Other URLs are not fetched."""
     model: str = ""
     """Name of a loaded bundle. Default: the first one."""
@@ -128,12 +130,18 @@ def parse_json(body: bytes, kind: type[T], limits: Limits) -> tuple[T, list[byte
         Problem: The body is not valid; the problem says what is wrong and where.
     """
     try:
-        request = kind.model_validate_json(body)
+        request = json_bounds.parse_json(kind, body)
     except ValidationError as error:
         raise _invalid(error) from None
     texts = [request.input] if isinstance(request.input, str) else request.input
     limits.check_count(len(texts), "input", "send images in base64 as `input`")
     return request, [_image(text, index) for index, text in enumerate(texts)]
+
+
+async def read_multipart(body: bytes, headers: Headers, kind: type[T], limits: Limits) -> tuple[T, list[bytes]]:
+    """Like `parse_multipart`, for a large body in another thread."""
+    parsing = parse_multipart(body, headers, kind, limits)
+    return await parsing if len(body) <= INLINE else await asyncio.to_thread(asyncio.run, parsing)
 
 
 async def parse_multipart(body: bytes, headers: Headers, kind: type[T], limits: Limits) -> tuple[T, list[bytes]]:
@@ -225,13 +233,13 @@ def _image(text: str, index: int) -> bytes:
         if not comma or not header.endswith(";base64"):
             raise Problem(422, "bad_request", "expected data:TYPE;base64,…", param=f"input[{index}]")
     try:
-        return base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
+        return json_bounds.decode_base64(text)
+    except ValueError:
         raise Problem(422, "bad_request", "expected an image in base64", param=f"input[{index}]") from None
 
 
 def _invalid(error: ValidationError) -> Problem:
-    first: Any = error.errors()[0]
+    first: Any = error.errors(include_input=False, include_url=False)[0]
     return Problem(
         422, "bad_request", first["msg"], hint="see /openapi.json", param=".".join(map(str, first["loc"])) or None
     )

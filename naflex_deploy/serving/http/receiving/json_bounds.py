@@ -1,0 +1,136 @@
+"""Bound what parsing a JSON body costs, before it is parsed.
+
+A parser makes an object of every value, and holds Python's global lock meanwhile, so that the server answers nothing
+else. Here the bytes are scanned in pieces, and no objects are made: how many values, arrays, objects and keys there are
+outside of texts, and how long the numbers are.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from naflex_deploy.serving.http.problems import Problem
+
+SMALL = 16 << 10
+"""Bytes below which any JSON is cheap, and is not scanned."""
+
+MOST = {b",": (1 << 18, "values"), b"[": (1 << 13, "arrays"), b"{": (1 << 10, "objects"), b":": (1 << 12, "keys")}
+"""The mark that counts a thing outside of texts, and how many of these there may be.
+
+The most of each is parsed in less than 50 ms on one core.
+"""
+
+OUTSIDE = 4 << 20
+"""Bytes outside of texts."""
+
+DIGITS = 40
+"""Digits in a row, twice as many where a piece ends: the time to parse an integer grows with their square."""
+
+ESCAPES = 1 << 20
+"""Backslashes."""
+
+FOREIGN = 4 << 20
+"""Bytes of JSON that is not all ASCII; images in base64 are."""
+
+_PIECE = 64 << 10
+_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse_json(kind: type[M], body: bytes) -> M:
+    """Check the cost of a JSON body, and parse it.
+
+    Raises:
+        Problem: Parsing it would cost too much.
+        ValidationError: It is no JSON, or not as ``kind`` describes it.
+    """
+    if len(body) > SMALL:
+        check_json(body)
+    return kind.model_validate_json(body)
+
+
+def check_json(body: bytes) -> None:
+    """Check what parsing a JSON body would cost. It need not be valid.
+
+    Raises:
+        Problem: It has more of something than is allowed.
+    """
+    escapes = 0
+    for piece in _pieces(body):
+        escapes += piece.count(b"\\")
+        _check(escapes, ESCAPES, "backslashes")
+    if not body.isascii():
+        _check(len(body), FOREIGN, "bytes, as not all of them are ASCII,")
+    counts = dict.fromkeys(MOST, 0)
+    between, outside, at = bytearray(), 0, 0
+    while at < len(body):
+        quote = body.find(b'"', at)
+        end = len(body) if quote < 0 else quote
+        outside += end - at
+        _check(outside, OUTSIDE, "bytes outside of texts")
+        between += body[at:end]
+        at = end if quote < 0 else _end_of_text(body, quote + 1)
+        if len(between) >= _PIECE or at == len(body):
+            for piece in _pieces(between):
+                _count(piece, counts)
+            between.clear()
+
+
+def _count(piece: bytes, counts: dict[bytes, int]) -> None:
+    for mark, (most, what) in MOST.items():
+        counts[mark] += piece.count(mark)
+        _check(counts[mark], most, what)
+    if b"0" * (DIGITS + 1) in piece.translate(_ZEROS):
+        raise _too_large(f"numbers of at most {DIGITS} digits")
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes that a base64 text stands for, decoded in pieces, between which other threads may run.
+
+    Raises:
+        ValueError: It is not base64: ``binascii.Error`` for what is wrong in ASCII.
+    """
+    step = 4 * _PIECE
+    if len(text) <= step:
+        return base64.b64decode(text, validate=True)
+    head = (len(text) - 1) // step * step
+    parts = [base64.b64decode(text[at : at + step], validate=True) for at in range(0, head, step)]
+    if any(len(part) != 3 * _PIECE for part in parts):
+        raise ValueError("padding inside of the text")
+    return b"".join([*parts, base64.b64decode(text[head:], validate=True)])
+
+
+def _pieces(content: bytes | bytearray) -> Iterator[bytes]:
+    """Small enough that counting in one of them keeps no other thread waiting."""
+    return (bytes(content[at : at + _PIECE]) for at in range(0, len(content), _PIECE))
+
+
+def _end_of_text(body: bytes, at: int) -> int:
+    """The place after the quote that ends a text, which begins at ``at``."""
+    while (quote := body.find(b'"', at)) >= 0:
+        slashes = quote
+        while slashes > at and body[slashes - 1] == 0x5C:
+            slashes -= 1
+        at = quote + 1
+        if (quote - slashes) % 2 == 0:
+            return at
+    return len(body)
+
+
+def _check(found: int, most: int, what: str) -> None:
+    if found > most:
+        raise _too_large(f"at most {most} {what}")
+
+
+def _too_large(expected: str) -> Problem:
+    return Problem(
+        413,
+        "body_too_large",
+        f"expected JSON with {expected}, found more",
+        hint="send images as files in base64, or pixels as bytes after the JSON",
+    )
