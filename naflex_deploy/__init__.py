@@ -101,6 +101,6 @@ def load(bundle: str | PathLike[str], *, variant: str | None = None, settings: s
         BundleError: A file is missing or changed.
         IncompatibleError: A newer version wrote the bundle, or no variant can run here; the error says why for each.
     """
-    from naflex_deploy.runtime.engine import load_engine
+    from naflex_deploy.runtime.loading import load_engine
 
     return load_engine(Path(bundle), variant, settings=settings)

@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property, partial
-from pathlib import Path
-from typing import TypeVar
+from functools import cached_property
+from types import TracebackType
+from typing import Literal, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from naflex_deploy.core.config import adjust
-from naflex_deploy.core.errors import BundleError, NaflexError, UsageError
-from naflex_deploy.core.files import identity
-from naflex_deploy.core.locks import standing
+from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, Variant
-from naflex_deploy.runtime.backends import open_session
+from naflex_deploy.runtime.asynchronous import in_thread
 from naflex_deploy.runtime.backends.session import OnDevice, Session
-from naflex_deploy.runtime.bundle.bundle import Bundle
-from naflex_deploy.runtime.images.inputs import require_list
+from naflex_deploy.runtime.images.inputs import as_list, require_list
 from naflex_deploy.runtime.packing.grouping import PackMaker
-from naflex_deploy.runtime.packing.pack_stream import Images, PackStream, prepare_ahead
+from naflex_deploy.runtime.packing.pack_stream import Image, Images, PackStream, prepare_ahead
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.results.classes import Prediction, rank
+from naflex_deploy.runtime.results.embeddings import Embeddings, only, unit
 from naflex_deploy.runtime.results.result import Result, by_frame, join
 from naflex_deploy.runtime.results.tokens import Floats, Packed, merge_blocks, narrowed
 from naflex_deploy.runtime.text_encoder import TextEncoder
@@ -33,15 +30,14 @@ from naflex_deploy.runtime.text_encoder import TextEncoder
 Float = npt.NDArray[np.float32]
 T = TypeVar("T")
 
-ATTEMPTS = 20
-"""Times that a bundle is loaded, where another process replaces it each time."""
-
 
 class Engine:
     """A loaded variant of a bundle, as `naflex_deploy.load` returns it.
 
-    Images come in a list or any other iterable: paths, bytes, open binary files, Pillow images or [h, w, 3] uint8
-    arrays, of any size; or `Patches`, which are cut already. All methods are thread-safe.
+    An image is a path, bytes, an open binary file, a Pillow image, an array [h, w, 3] of uint8 or of floats in 0…1, or
+    a torch tensor [3, h, w] of either, of any size; or `Patches`, which are cut already. URLs are never fetched.
+    Several images come in a list or any other iterable. All methods are thread-safe, and those that compute have an
+    async variant, such as ``await engine.aembed(images)``. As a context manager, an engine is closed at the end.
 
     Args:
         session: Runs packs.
@@ -62,7 +58,7 @@ class Engine:
         self.manifest = manifest
         self.variant = variant
         self.why = why
-        self._session = session
+        self._session: Session | None = session
         self._prepare = Preparer.of(manifest, variant)
         self._maker = PackMaker(variant.budgets[-1], manifest.config.packing.max_images, manifest.model.prefix)
         self._open_text = text
@@ -71,6 +67,17 @@ class Engine:
         return (
             f"<Engine {self.variant.name} of {self.manifest.model.source}, packs of up to {self._maker.tokens} tokens>"
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the engine, its memory and its text tower. Streams that are running go on to their end."""
+        self._session = None
+        self.__dict__.pop("text", None)
 
     @property
     def labels(self) -> list[str]:
@@ -85,32 +92,77 @@ class Engine:
             UsageError: The bundle has no text tower.
             MissingExtraError: The package ``tokenizers`` is not installed.
         """
+        self._opened()
         if self._open_text is None:
             raise UsageError("this engine has no text tower", hint="load a bundle that was built with --text")
         return self._open_text()
 
-    def embed(self, images: Images) -> Float:
+    @overload
+    def embed(
+        self, images: Image | Images, *, normalize: bool = False, return_index: Literal[False] = False
+    ) -> Float: ...
+
+    @overload
+    def embed(self, images: Image | Images, *, normalize: bool = False, return_index: Literal[True]) -> Embeddings: ...
+
+    def embed(
+        self, images: Image | Images, *, normalize: bool = False, return_index: bool = False
+    ) -> Float | Embeddings:
         """Embed every image as one vector.
 
+        Args:
+            images: One image, or several.
+            normalize: Divide each vector by its length, so that inner products are cosines.
+            return_index: Return the input, frame and box of each vector beside it.
+
         Returns:
-            [N, D] float32, in order. A document, scan or clip gives one row per frame; `join` says how the vectors of
-            a frame's tiles become one.
+            [D] float32 of one image; [N, D] of several, in order. A document, scan or clip among several gives one row
+            per frame; `join` says how the vectors of a frame's tiles become one. With ``return_index``, always rows.
 
         Raises:
-            UsageError: ``images`` is a single image instead of a list.
+            UsageError: One input was passed, which has several frames, without ``return_index``.
             ImageError: An input is not an image. `stream` reports such inputs and continues.
             EngineError: The engine failed on an image, which `stream` also reports, or on every image.
         """
-        rows = self._all(images, "pooled", lambda pooled: pooled)
-        return np.stack(rows) if rows else np.zeros((0, self._width("pooled")), np.float32)
+        sources, alone = as_list(images)
+        frames, rows = self._all(sources, "pooled", unit if normalize else lambda pooled: pooled)
+        if alone and not return_index:
+            return only(frames, rows)
+        vectors = np.stack(rows) if rows else np.zeros((0, self._width("pooled")), np.float32)
+        if not return_index:
+            return vectors
+        return Embeddings.of(frames, vectors)
 
+    def similarity(self, images: Image | Images, texts: str | Sequence[str]) -> Float:
+        """Cosine of the angle between the vectors of images and of texts.
+
+        Returns:
+            [N, M] float32 for N images (frames) and M texts; without the axis of what was passed as a single one.
+
+        Raises:
+            UsageError: The bundle has no text tower.
+            ImageError: An input is not an image.
+        """
+        text = self.text.embed(texts, normalize=True)
+        return np.asarray(self.embed(images, normalize=True) @ text.T, np.float32)
+
+    @overload
+    def tokens(  # type: ignore[overload-overlap]  # text is a path here, never an iterable of letters
+        self, images: Image, output: str = "tokens", *, merge: int = 1, dtype: npt.DTypeLike = np.float32
+    ) -> Floats: ...
+
+    @overload
     def tokens(
         self, images: Images, output: str = "tokens", *, merge: int = 1, dtype: npt.DTypeLike = np.float32
-    ) -> list[Floats]:
+    ) -> list[Floats]: ...
+
+    def tokens(
+        self, images: Image | Images, output: str = "tokens", *, merge: int = 1, dtype: npt.DTypeLike = np.float32
+    ) -> Floats | list[Floats]:
         """Embed every patch: one [h, w, D] array per image, in order. Tiles are stitched into their page.
 
         Args:
-            images: As for `embed`.
+            images: One image, which gives one array, or several, which give a list.
             output: ``tokens``, or the output of a block that the profile lists: ``tokens:-K``, ``tokens:-K:norm``.
             merge: Merge blocks of this many rows and columns into one token, as decoders expect; see `merge_blocks`.
             dtype: float32, or float16 for half the memory.
@@ -125,7 +177,11 @@ class Engine:
                 f"expected an output per token, found '{output}', which has one vector per image",
                 hint="get it from stream() or embed()",
             )
-        return self._all(images, output, lambda tokens: narrowed(merge_blocks(tokens, merge), np.dtype(dtype)))
+        sources, alone = as_list(images)
+        frames, found = self._all(
+            sources, output, lambda tokens: narrowed(merge_blocks(tokens, merge), np.dtype(dtype))
+        )
+        return only(frames, found) if alone else found
 
     def packed(self, images: Images, output: str = "tokens") -> Iterator[Packed]:
         """Yield an output pack by pack, where the engine left it: in GPU memory, or as numpy arrays on a CPU.
@@ -138,7 +194,8 @@ class Engine:
             ImageError: An input is not an image.
         """
         self._width(output)
-        run = self._session.run_on_device if isinstance(self._session, OnDevice) else self._session.run
+        session = self._opened()
+        run = session.run_on_device if isinstance(session, OnDevice) else session.run
         frames = (frame for index, source in enumerate(require_list(images)) for frame in self._prepare(index, source))
         window = [prepared for frame in frames for prepared in frame]
         for prepared in window:
@@ -149,11 +206,17 @@ class Engine:
             results = [replace(item.result, pack=number) for item in members]
             yield Packed.of(pack, run(pack, (output,))[output], results, per_token=output.startswith("tokens"))
 
-    def classify(self, images: Images, top: int = 5) -> list[list[Prediction]]:
+    @overload
+    def classify(self, images: Image, top: int = 5) -> list[Prediction]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def classify(self, images: Images, top: int = 5) -> list[list[Prediction]]: ...
+
+    def classify(self, images: Image | Images, top: int = 5) -> list[Prediction] | list[list[Prediction]]:
         """Classify every image: names and scores, best first. Classes below their threshold are left out.
 
         Args:
-            images: As for `embed`.
+            images: One image, which gives one list of classes, or several.
             top: Maximum number of classes per image, at least 1.
 
         Raises:
@@ -168,7 +231,14 @@ class Engine:
                 "the bundle has no classes, because its model has neither a classifier nor labels",
                 hint="build a two-tower model with --labels, or a model that was fine-tuned for classification",
             )
-        return self._all(images, "logits", lambda logits: rank(logits, head, top))
+        sources, alone = as_list(images)
+        frames, found = self._all(sources, "logits", lambda logits: rank(logits, head, top))
+        return only(frames, found) if alone else found
+
+    aembed = in_thread(embed)
+    atokens = in_thread(tokens)
+    aclassify = in_thread(classify)
+    asimilarity = in_thread(similarity)
 
     def stream(self, images: Images, outputs: str | Sequence[str] = ("pooled",)) -> Iterator[Result]:
         """Yield results as packs finish, not in input order. Memory is bounded by a window of a few packs.
@@ -187,27 +257,33 @@ class Engine:
         names = (outputs,) if isinstance(outputs, str) else tuple(outputs)
         for name in names:
             self._width(name)
-        images = require_list(images)
+        images, session = require_list(images), self._opened()
         with ThreadPoolExecutor(cores(), "naflex") as pool:
             try:
                 frames = prepare_ahead(self._prepare, images, pool)
-                yield from PackStream(self._session, self._maker, names, pool).results(frames)
+                yield from PackStream(session, self._maker, names, pool).results(frames)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _all(self, images: Images, output: str, finish: Callable[[Float], T]) -> list[T]:
-        """Apply ``finish`` to an output of every frame as results arrive, and return them in input order."""
-        finished: dict[tuple[int, int], T] = {}
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise UsageError("the engine is closed", hint="load it again, or use it inside its with block")
+        return self._session
+
+    def _all(self, images: Images, output: str, finish: Callable[[Float], T]) -> tuple[list[Result], list[T]]:
+        """Apply ``finish`` to an output of every frame as results arrive; both in input order."""
+        finished: dict[tuple[int, int], tuple[Result, T]] = {}
         failed: dict[tuple[int, int], NaflexError] = {}
         for result in map(join, by_frame(self.stream(images, (output,)))):
             key = (result.input, result.frame)
             if result.error is None:
-                finished[key] = finish(result.outputs[output])
+                finished[key] = replace(result, outputs={}), finish(result.outputs[output])
             else:
                 failed[key] = result.error
         if failed:
             raise failed[min(failed)]
-        return [finished[key] for key in sorted(finished)]
+        found = [finished[key] for key in sorted(finished)]
+        return [frame for frame, _ in found], [value for _, value in found]
 
     def _width(self, output: str) -> int:
         for spec in self.variant.outputs:
@@ -217,46 +293,3 @@ class Engine:
             f"the bundle has no output '{output}', expected one of {[spec.name for spec in self.variant.outputs]}",
             hint="add it to 'outputs' of the profile and build again",
         )
-
-
-def load_engine(
-    path: Path,
-    variant: str | None = None,
-    session: Callable[[Path, Variant], Session] = open_session,
-    settings: str | Sequence[str] = (),
-) -> Engine:
-    """Open a bundle, choose a variant, check its files and load its engine, in this order.
-
-    A bundle that is replaced meanwhile is loaded again, so that an engine is never of two bundles.
-
-    Args:
-        path: Directory of the bundle.
-        variant: Name of a variant. Default: the first one that this machine can run.
-        session: Opens the engine; a server may pass its own function.
-        settings: How inputs are read; see `adjust`.
-    """
-    for _ in range(ATTEMPTS):
-        stands = standing(path)
-        before = identity(stands)
-        try:
-            engine = _open_engine(Bundle.open(stands), variant, session, settings)
-        except NaflexError:
-            if identity(standing(path)) == before:
-                raise
-        else:
-            if identity(standing(path)) == before:
-                return engine
-    raise BundleError(f"{path} was replaced {ATTEMPTS} times while it was loaded", hint="load it again")
-
-
-def _open_engine(
-    bundle: Bundle, variant: str | None, session: Callable[[Path, Variant], Session], settings: str | Sequence[str]
-) -> Engine:
-    manifest = bundle.manifest.model_copy(update={"config": adjust(bundle.manifest.config, settings)})
-    chosen = bundle.choose(variant)
-    files = bundle.files_of(chosen)
-    bundle.check(files)
-    opened = session(bundle.path, chosen)
-    bundle.refuse_changed(files)
-    why = bundle.why(chosen) if variant is None else "it was asked for by name"
-    return Engine(opened, manifest, chosen, partial(TextEncoder, bundle), why)

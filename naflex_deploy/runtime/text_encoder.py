@@ -13,6 +13,7 @@ from naflex_deploy.core.errors import IncompatibleError, MissingExtraError, Usag
 from naflex_deploy.core.manifest import TextTower, Tokenization
 from naflex_deploy.runtime.backends.memory import detached
 from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.results.embeddings import unit
 
 Float = npt.NDArray[np.float32]
 
@@ -90,14 +91,22 @@ class TextEncoder:
         self._tokenize = Tokenizer(bundle.path / spec.tokenizer, spec.tokens)
         self._session = open_tower(bundle.path / spec.model)
 
-    def embed(self, texts: Sequence[str]) -> Float:
-        """Embed every text: [N, D] float32, in order. As from `Engine.embed`, vectors are not normalised."""
+    def embed(self, texts: str | Sequence[str], *, normalize: bool = False) -> Float:
+        """Embed every text: [N, D] float32, in order; [D] of one text that is not in a list.
+
+        Args:
+            texts: One text, or several.
+            normalize: Divide each vector by its length.
+        """
+        if isinstance(texts, str):
+            return np.asarray(self.embed([texts], normalize=normalize)[0])
         width = int(self._session.get_outputs()[0].shape[-1])
         rows = [np.zeros((0, width), np.float32)]
         for start in range(0, len(texts), BATCH):
             ids, mask = self._tokenize.encode(texts[start : start + BATCH])
             rows += self._session.run(None, {"ids": ids} | ({"mask": mask} if self.spec.tokens.mask else {}))
-        return np.concatenate(rows)
+        vectors = np.concatenate(rows)
+        return unit(vectors) if normalize else vectors
 
     def logits(self, images: Float, texts: Float) -> Float:
         """Logits of the match between images and texts; their sigmoid is a probability.
@@ -111,7 +120,7 @@ class TextEncoder:
         Returns:
             [N, M] float32.
         """
-        cosines: Float = _unit(images) @ _unit(texts).T
+        cosines: Float = unit(images) @ unit(texts).T
         return np.float32(self.spec.scale) * cosines + np.float32(self.spec.bias)
 
 
@@ -135,8 +144,3 @@ def open_tower(path: Path) -> Any:
             f"ONNX Runtime {ort.__version__} cannot load {path}: {str(error).splitlines()[0]}",
             hint="upgrade onnxruntime, or build the bundle again",
         ) from None
-
-
-def _unit(vectors: Float) -> Float:
-    unit: Float = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return unit

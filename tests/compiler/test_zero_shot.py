@@ -160,6 +160,17 @@ def test_logits_of_labels_are_those_of_transformers(bundle: Path, original: Sigl
     assert np.abs(retrieved - reference).max() <= 1e-4
 
 
+def test_similarity_is_the_cosine_of_images_and_texts(bundle: Path, original: Siglip2Model, images: list) -> None:
+    engine = nd.load(bundle)
+    reference = (expected(original, images, TEXTS) + 15) / 110  # undoes the scale and the bias of the logits
+    found = engine.similarity(images, TEXTS)
+    assert (found.dtype, found.shape) == (np.float32, (len(images), len(TEXTS)))
+    assert np.abs(found - reference).max() <= 1e-5
+    assert np.abs(engine.similarity(images[0], TEXTS) - reference[0]).max() <= 1e-5
+    assert np.abs(engine.similarity(images, TEXTS[1]) - reference[:, 1]).max() <= 1e-5
+    assert np.shape(engine.similarity(images[0], TEXTS[1])) == ()
+
+
 def test_classes_have_names_and_probabilities(bundle: Path, original: Siglip2Model, images: list) -> None:
     probabilities = torch.from_numpy(expected(original, images, texts_of_labels())).sigmoid().numpy()
     for found, reference in zip(nd.load(bundle).classify(images, top=9), probabilities, strict=True):

@@ -167,7 +167,7 @@ def test_one_image_is_not_taken_for_several(engine: Engine, tmp_path: Path, form
             "patches": Patches(np.zeros((1, 192), np.uint8), (1, 1)),
             "none": None,
         }[form]
-        for method in (engine.embed, engine.tokens, engine.classify, lambda images: list(engine.packed(images))):
+        for method in (lambda images: list(engine.stream(images)), lambda images: list(engine.packed(images))):
             with pytest.raises(UsageError, match="expected a list of images"):
                 method(one)
     batch = np.stack([photo(2), photo(2)])

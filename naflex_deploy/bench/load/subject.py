@@ -12,8 +12,9 @@ from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
-from naflex_deploy.runtime.engine import Engine, load_engine
+from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.loading import load_engine
 from naflex_deploy.runtime.packing.prepare import Prepared, Preparer
 from naflex_deploy.runtime.results.result import Result
 

@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.files import sha256
@@ -18,7 +19,7 @@ from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.media.dicom.series import in_slice_order, is_dicom_file
 from naflex_deploy.runtime.images.shards import read_tar
-from naflex_deploy.runtime.images.source import Source, describe
+from naflex_deploy.runtime.images.source import Source, describe, is_tensor
 from naflex_deploy.runtime.images.tables import read_parquet, split_column
 
 _IMAGES = (
@@ -56,16 +57,40 @@ class Input:
             return ""
 
 
-def require_list(images: Iterable[T]) -> Iterable[T]:
-    """Images as they are, where they are several.
+def is_one(images: object) -> bool:
+    """Whether it is one image instead of several.
 
     One of them can be iterated over, too: text gives its letters, an open file its lines, an array its rows.
+    """
+    if isinstance(images, np.ndarray) or is_tensor(images):
+        return images.ndim < 4
+    known = str | Path | bytes | bytearray | memoryview | Patches | Image.Image | Input
+    return isinstance(images, known) or hasattr(images, "read")
+
+
+def as_list(images: object) -> tuple[Iterable[Any], bool]:
+    """One image or several as several, and whether it is one.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if is_one(images):
+        return [images], True
+    if isinstance(images, Iterable):
+        return images, False
+    raise UsageError(
+        f"expected an image or a list of images, found {describe(images)}",
+        hint="pass a path, bytes, a Pillow image, an array or a torch tensor, or a list of them",
+    )
+
+
+def require_list(images: Iterable[T]) -> Iterable[T]:
+    """Images as they are, where they are several.
 
     Raises:
         UsageError: It is one image, or nothing that can be iterated over.
     """
-    one = isinstance(images, str | bytes | bytearray | memoryview | Patches) or hasattr(images, "read")
-    if one or (isinstance(images, np.ndarray) and images.ndim < 4) or not isinstance(images, Iterable):
+    if is_one(images) or not isinstance(images, Iterable):
         raise UsageError(
             f"expected a list of images, found {describe(images)} alone",
             hint="put it into a list: [image]; an array of several has the shape [N, H, W, C]",

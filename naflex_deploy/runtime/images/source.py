@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,34 @@ from PIL import Image
 from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.core.pack import Patches
 
+
+class Tensor(Protocol):
+    """A torch tensor, as far as it is used here: torch itself is not imported."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def detach(self) -> Any: ...
+
+
 Source = (
-    str | Path | bytes | bytearray | memoryview | IO[bytes] | Image.Image | npt.NDArray[Any] | tuple[bytes | Path, ...]
+    str
+    | Path
+    | bytes
+    | bytearray
+    | memoryview
+    | IO[bytes]
+    | Image.Image
+    | npt.NDArray[Any]
+    | Tensor
+    | tuple[bytes | Path, ...]
 )
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}(?=[^/])|data:")
+"""A scheme, also where `Path` made one slash of two. Drives of Windows have a single letter."""
+
+
+LONGEST = 255
+"""Characters of a path in messages; what is longer is probably no path."""
 
 
 def describe(source: object) -> str:
@@ -24,11 +51,14 @@ def describe(source: object) -> str:
     match source:
         case str() | Path():
             name = str(source)
+            name = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
             return name if name.isprintable() else repr(name)
         case bytes() | bytearray() | memoryview():
             return f"<{len(source)} bytes>"
         case Patches():
             return f"<{source.grid_hw[0]}x{source.grid_hw[1]} patches>"
+        case _ if is_tensor(source):
+            return f"<{str(source.dtype).removeprefix('torch.')} tensor {list(source.shape)}>"
         case Image.Image():
             return f"<{source.mode} image, {source.width}x{source.height}>"
         case np.ndarray():
@@ -36,6 +66,41 @@ def describe(source: object) -> str:
         case _:
             filename = getattr(source, "name", None)
             return describe(filename) if isinstance(filename, str) else f"<{type(source).__name__}>"
+
+
+def is_tensor(source: object) -> TypeGuard[Any]:
+    """Whether it is a torch tensor, which nothing is where torch has not been imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, getattr(torch, "Tensor", ()))
+
+
+def array_of(tensor: Tensor, name: str) -> npt.NDArray[Any]:
+    """The values of a tensor [C, H, W] or [H, W], on any device, as an array [H, W, C] or [H, W].
+
+    Raises:
+        ImageError: It has another shape.
+    """
+    if len(tensor.shape) == 3 and tensor.shape[0] not in (1, 3, 4):
+        raise ImageError(
+            f"{name}: expected a tensor [C, H, W] of 1, 3 or 4 channels, found {list(tensor.shape)}",
+            hint="put the channels first, as torchvision does: .permute(2, 0, 1)",
+        )
+    values = tensor.detach().cpu()
+    found = np.asarray(values.float() if values.is_floating_point() else values)
+    return np.moveaxis(found, 0, -1) if found.ndim == 3 else found
+
+
+def refuse_url(path: Path, name: str) -> None:
+    """Say of a URL, or of the content of one, that it is no path.
+
+    Raises:
+        ImageError: It is one.
+    """
+    if _URL.match(str(path)) and not (len(str(path)) < LONGEST and path.exists()):
+        raise ImageError(
+            f"{name}: expected an image file, found a URL, which is never fetched",
+            hint="download it, and pass the file or its bytes",
+        )
 
 
 def open_file(path: Path, name: str) -> IO[bytes]:
@@ -66,7 +131,7 @@ def content_of(source: object, name: str) -> bytes:
         raise ImageError(
             f"{name}: expected a path, bytes, a binary stream, a Pillow image or an array, found "
             + (f"a stream of {type(content).__name__}" if content is not source else type(source).__name__),
-            hint="open files in binary mode, and convert tensors to NumPy arrays with the channels last",
+            hint="open files in binary mode, and convert arrays of other libraries to NumPy with the channels last",
         )
     return bytes(content)
 

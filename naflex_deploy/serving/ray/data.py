@@ -35,7 +35,7 @@ from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.embedding.key import key_of
-from naflex_deploy.runtime.engine import load_engine
+from naflex_deploy.runtime.loading import load_engine
 from naflex_deploy.runtime.results.key import Key
 from naflex_deploy.runtime.results.result import by_frame, join
 

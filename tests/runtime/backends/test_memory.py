@@ -14,9 +14,9 @@ import pytest
 
 import naflex_deploy
 from naflex_deploy.core.errors import BundleError
-from naflex_deploy.runtime import engine as engine_module
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import SideBySide
+from naflex_deploy.runtime.loading import load_engine
 from tests.support.tiny import bundle
 
 __all__ = ["bundle"]
@@ -91,5 +91,5 @@ def test_an_engine_is_never_of_two_bundles(bundle: Path, tmp_path: Path) -> None
             paths[1].rename(paths[0])
         return open_session(path, variant)
 
-    engine_module.load_engine(paths[0], session=exchanging)
+    load_engine(paths[0], session=exchanging)
     assert len(opened) == 2, "it was loaded again"

@@ -16,7 +16,7 @@ from naflex_deploy.core.errors import BundleError, IncompatibleError
 from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, Gate
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.bundle.verify import verify
-from naflex_deploy.runtime.engine import load_engine
+from naflex_deploy.runtime.loading import load_engine
 from tests.support.manifests import a_manifest, a_variant
 from tests.support.tiny import VARIANT, WIDTH
 

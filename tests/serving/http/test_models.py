@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from naflex_deploy.core.errors import ImageError
-from naflex_deploy.runtime.engine import Engine, load_engine
+from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.loading import load_engine
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 from naflex_deploy.serving.client import Client

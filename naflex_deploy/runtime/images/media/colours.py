@@ -12,7 +12,7 @@ from PIL.Image import Transpose
 
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.profile import ImageSection
-from naflex_deploy.runtime.images.media.depth import Said, to_eight_bits
+from naflex_deploy.runtime.images.media.depth import Said, from_fractions, to_eight_bits
 from naflex_deploy.runtime.images.media.frame import Decision
 from naflex_deploy.runtime.images.source import check_size
 
@@ -107,13 +107,17 @@ def to_rgb(
 def from_array(array: npt.NDArray[Any], name: str, section: ImageSection) -> tuple[Image.Image, tuple[Decision, ...]]:
     """An array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] as RGB; of other types than uint8 by `to_eight_bits`.
 
+    Floats in 0…1 are brightness, as most Python libraries have it, where no range is set.
+
     Raises:
         ImageError: It has another shape, or its values have no range.
     """
     kind = array.dtype.kind
-    if array.dtype.name not in ("uint8", "uint16") and (section.range in ("file", "full") or kind not in "iuf"):
+    fractions = kind == "f" and section.range == "file"
+    known = fractions or array.dtype.name in ("uint8", "uint16")
+    if not known and (section.range in ("file", "full") or kind not in "iuf"):
         raise ImageError(
-            f"{name}: expected an array of uint8 or uint16, found {array.dtype}",
+            f"{name}: expected an array of uint8, uint16 or floats in 0..1, found {array.dtype}",
             hint="scale it to 0..255 and convert it with .astype(numpy.uint8), or set image.range",
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
@@ -125,7 +129,7 @@ def from_array(array: npt.NDArray[Any], name: str, section: ImageSection) -> tup
     decisions: tuple[Decision, ...] = ()
     if array.dtype.name != "uint8":
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        array, decision = to_eight_bits(native, section.range, name)
+        array, decision = from_fractions(native, name) if fractions else to_eight_bits(native, section.range, name)
         decisions = (decision,)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]

@@ -59,6 +59,21 @@ def to_eight_bits(
     return scale(values, low, high), Decision("range", f"{low:g}..{high:g}: {reason}", warning)
 
 
+def from_fractions(values: npt.NDArray[Any], name: str) -> tuple[npt.NDArray[np.uint8], Decision]:
+    """Floats of which 0 is black and 1 is white, as uint8 of the same shape.
+
+    Raises:
+        ImageError: A value is beyond 0…1, or NaN.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):
+        raise ImageError(
+            f"{name}: expected floating-point values in 0..1, found {low:g}..{high:g}",
+            hint="divide by 255, or undo a model's normalisation; or set image.range = [low, high] for black and white",
+        )
+    return scale(values, 0, 1), Decision("range", "0..1: an array of floats")
+
+
 def _range(values: npt.NDArray[Any], choice: Range, name: str, said: Said | None) -> tuple[float, float, str]:
     if isinstance(choice, tuple):
         return choice[0], choice[1], "image.range"

@@ -21,7 +21,7 @@ from naflex_deploy.runtime.images.media.slide import is_slide, read_slide
 from naflex_deploy.runtime.images.media.stills import read_image, read_still
 from naflex_deploy.runtime.images.media.video import is_motion_jpeg, read_video
 from naflex_deploy.runtime.images.media.volume import is_volume, read_volume
-from naflex_deploy.runtime.images.source import Source, content_of, open_file
+from naflex_deploy.runtime.images.source import Source, array_of, content_of, is_tensor, open_file, refuse_url
 
 START = 1024
 """Bytes that tell what a file is: a PDF may begin anywhere in them."""
@@ -57,9 +57,13 @@ def _read(source: Source, name: str, profile: Profile, done: Collection[int]) ->
     image = profile.image
     if isinstance(source, tuple):
         return _together(source, name, profile, done)
+    if is_tensor(source):
+        source = array_of(source, name)
     if isinstance(source, Image.Image | np.ndarray):
         return read_pictures(source, name, image, done)
     file = Path(source) if isinstance(source, str | Path) else content_of(source, name)
+    if isinstance(file, Path):
+        refuse_url(file, name)
     start = _start(file)
     if b"%PDF-" in start:
         return read_pdf(file, name=name, image=image, done=done)
