@@ -108,7 +108,13 @@ def command(
         host=host,
         port=port,
         policy=Policy(queue_tokens=queue_tokens, max_wait=max_wait / 1000),
-        limits=Limits(body_bytes=max_body << 20, items=max_items, deadline_seconds=deadline),
+        limits=Limits(
+            body_bytes=max_body << 20,
+            # One client may hold half of the room, and its body must fit into that.
+            buffered_bytes=max(512, 4 * max_body) << 20,
+            items=max_items,
+            deadline_seconds=deadline,
+        ),
         keys=read_keys(api_keys) if api_keys else (),
         notice_seconds=notice,
     )

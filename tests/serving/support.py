@@ -22,6 +22,7 @@ from naflex_deploy.serving.http.app import create_app
 from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.metrics import Metrics
 from naflex_deploy.serving.http.models import Model, Models
+from naflex_deploy.serving.http.server import Settings, configured
 from naflex_deploy.serving.http.service import Service
 from tests.support.bundles import PATCH, WIDTH, expected, projection, summing_manifest
 
@@ -56,26 +57,33 @@ class Running:
     server: uvicorn.Server
 
 
+def summing_model(name: str, session=None, *, policy=None, on_pack=lambda report: None) -> Model:
+    """A model of `summing_manifest`."""
+    manifest = summing_manifest()
+    variant = manifest.variants[0]
+    scheduler = Scheduler(
+        session or SummingSession(),
+        budget=variant.budgets[-1],
+        max_images=manifest.config.packing.max_images,
+        policy=policy or Policy(queue_tokens=10**5),
+        on_pack=on_pack,
+    )
+    return Model(name, manifest, variant, scheduler, Preparer.of(manifest, variant))
+
+
 @contextmanager
 def running(session=None, *, names=("sums",), policy=None, limits=None, keys=(), load=None) -> Iterator[Running]:
     """A server of `summing_manifest` on an engine of the test's own."""
     metrics = Metrics()
 
     def loaded(name: str, path: Path) -> Model:
-        manifest = summing_manifest()
-        variant = manifest.variants[0]
-        scheduler = Scheduler(
-            session or SummingSession(),
-            budget=variant.budgets[-1],
-            max_images=manifest.config.packing.max_images,
-            policy=policy or Policy(queue_tokens=10**5),
-            on_pack=metrics.pack_observer(name),
-        )
-        return Model(name, manifest, variant, scheduler, Preparer.of(manifest, variant))
+        return summing_model(name, session, policy=policy, on_pack=metrics.pack_observer(name))
 
     models = Models({name: Path(name) for name in names}, load or loaded)
     app = create_app(models, limits=limits or Limits(), keys=keys, metrics=metrics)
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off", ws="none")
+    settings = Settings(port=0, limits=limits or Limits())
+    config = configured(app, settings, metrics)
+    config.port = 0
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

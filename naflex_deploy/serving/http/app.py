@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection
 from importlib.resources import files
 from typing import Any
@@ -133,7 +132,7 @@ def _add_oip(app: FastAPI, service: Service) -> None:
                 hint="start the server with API keys, or send it SIGHUP",
             )
         service.model(name)
-        await asyncio.to_thread(service.models.reload, name)
+        await service.reload(name)
         return Response(status_code=200)
 
 
@@ -191,7 +190,9 @@ def _add_openai(app: FastAPI, service: Service) -> None:
         if media not in ("application/json", "multipart/form-data"):
             expected = "expected application/json or multipart/form-data"
             raise Problem(415, "unsupported_media_type", f"{expected}, found {media[:60]!r}")
-        async with service.buffers.body(dict(request.scope["headers"]), request.receive) as body:
+        headers = dict(request.scope["headers"])
+        client = service.keys.client(request.scope, headers)
+        async with service.buffers.body(headers, request.receive, client) as body:
             if media == "application/json":
                 parsed, images = await work(len(body), openai.parse_json, body, kind, service.limits)
             else:

@@ -46,7 +46,7 @@ class InferRoute:
         model = service.model(name)
         service.check_ready(model)
         headers = dict(scope["headers"])
-        async with service.buffers.body(headers, receive) as body:
+        async with service.buffers.body(headers, receive, service.keys.client(scope, headers)) as body:
             length = headers.get(oip.HEADER_LENGTH.encode())
             inference = await work(
                 len(body), oip.parse, body, None if length is None else length.decode("latin-1"), model, service.limits

@@ -21,12 +21,16 @@ class Limits:
 
     Attributes:
         body_bytes: Maximum size of a request's body, before and after decompression.
-        buffered_bytes: Maximum size of the bodies of all requests that are being received or answered.
+        buffered_bytes: Maximum size of the bodies of all requests that are being received or answered. As with
+            connections, a client may hold as much as is still free: half of it where there is no other.
         items: Maximum number of images per request.
         pixels: Maximum width times height of an image; the limit in the profile applies as well.
         aspect: Maximum ratio of the longer side of an image to the shorter one.
-        receive_seconds: Time within which a request's body must arrive.
+        receive_seconds: Time within which a request's headers must arrive, and its body after them.
         deadline_seconds: Time within which a request is answered, unless it asks for a shorter one.
+        connections: Maximum number of connections.
+        idle_seconds: Time after which a connection without a request is closed.
+        head_bytes: Maximum size of a request's headers.
     """
 
     body_bytes: int = 32 << 20
@@ -36,6 +40,9 @@ class Limits:
     aspect: float = 200.0
     receive_seconds: float = 10.0
     deadline_seconds: float = 30.0
+    connections: int = 4096
+    idle_seconds: int = 30
+    head_bytes: int = 64 << 10
 
     def check_count(self, count: int, param: str, hint: str) -> None:
         """Check the number of images in the part ``param`` of a request.

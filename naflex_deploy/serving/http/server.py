@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvicorn
@@ -20,11 +20,15 @@ from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.runtime.scheduling.queue import Policy
 from naflex_deploy.serving.http.app import create_app
-from naflex_deploy.serving.http.gate import BufferedLines, log
+from naflex_deploy.serving.http.gate import BufferedLines, Gate, log
 from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.metrics import Metrics
 from naflex_deploy.serving.http.models import Model, Models, open_model
+from naflex_deploy.serving.http.receiving.connections import protocol
 from naflex_deploy.serving.http.service import Service
+
+SPARE = 256
+"""Descriptors that are kept for files and pipes."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +89,41 @@ def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
     with _bound(settings.host, settings.port) as address:
         flush_log = _prepare_process()
         app = create_app(models, limits=settings.limits, keys=settings.keys, metrics=metrics)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-        )
+        config = configured(app, settings, metrics)
         _Server(config, app.service, settings, flush_log).run(sockets=[address])
     answered = models.close(settings.drain_seconds)
     log.info("stopped", extra={"fields": {"all_answered": answered}})
     return answered
+
+
+def configured(app: Gate, settings: Settings, metrics: Metrics) -> uvicorn.Config:
+    """What uvicorn needs to know to serve an application."""
+    limits = replace(settings.limits, connections=_connections(settings.limits.connections))
+    return uvicorn.Config(
+        app,
+        http=protocol(limits, lambda reason: metrics.rejections.labels(reason).inc()),  # type: ignore[arg-type]
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=limits.idle_seconds,
+        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+    )
+
+
+def _connections(wanted: int) -> int:
+    """As many connections as the system lets this process have, at most ``wanted``, with some descriptors to spare."""
+    try:
+        import resource
+    except ImportError:  # Windows has no limit on sockets
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted + SPARE if hard == resource.RLIM_INFINITY else min(wanted + SPARE, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(1, min(wanted, most - SPARE))
 
 
 def _prepare_process() -> Callable[[], None]:
@@ -180,7 +204,7 @@ class _Server(uvicorn.Server):
     async def _reload(self) -> None:
         for model in self._service.models.all():
             try:
-                await asyncio.to_thread(self._service.models.reload, model.name)
+                await self._service.reload(model.name)
                 log.info("reloaded", extra={"fields": {"model": model.name}})
             except NaflexError as error:
                 log.error("reload failed", extra={"fields": {"model": model.name, "message": str(error)}})

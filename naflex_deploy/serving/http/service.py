@@ -36,12 +36,31 @@ class Service:
         self.models, self.limits, self.keys, self.metrics = models, limits, keys, metrics
         self.buffers = Buffers(limits)
         self.draining = False
+        self._reloads: dict[str, asyncio.Task[None]] = {}
+        self._one_reload = asyncio.Lock()
 
     def model(self, name: str | None) -> Model:
         try:
             return self.models.get(name)
         except NaflexError as error:
             raise Problem(404, "no_such_model", error.message, hint=error.hint) from None
+
+    async def reload(self, name: str) -> None:
+        """Load a model again. Whoever asks while a reload runs shares the next one, which reads what is there then.
+
+        Raises:
+            Problem: There is no such model.
+            NaflexError: The bundle cannot be loaded; the old model stays.
+        """
+        self.model(name)
+        if name not in self._reloads:
+            self._reloads[name] = asyncio.create_task(self._reload(name))
+        await asyncio.shield(self._reloads[name])
+
+    async def _reload(self, name: str) -> None:
+        async with self._one_reload:
+            del self._reloads[name]
+            await asyncio.to_thread(self.models.reload, name)
 
     def check_ready(self, model: Model | None = None) -> None:
         """Refuse a request before its body is received, where its model, or every model, has no room."""

@@ -10,6 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import numpy as np
@@ -20,7 +23,7 @@ from naflex_deploy.cli import main
 from naflex_deploy.core.errors import BundleError
 from naflex_deploy.serving.client import Client
 from naflex_deploy.serving.http.models import Models, open_model
-from tests.serving.support import pixels, png, running, vector, wait_until
+from tests.serving.support import pixels, png, running, summing_model, vector, wait_until
 from tests.support.bundles import write_summing_bundle
 
 
@@ -148,3 +151,25 @@ def read_until(stream, events: list[dict], event: str) -> None:
             if events[-1]["event"] == event:
                 return
     raise AssertionError(f"the server ended before '{event}': {events}")
+
+
+def test_reloads_that_are_asked_for_while_one_runs_are_one_more():
+    loads, go = [], threading.Event()
+
+    def load(name, path):
+        loads.append(name)
+        if len(loads) > 1:
+            assert go.wait(20)
+        return summing_model(name)
+
+    with running(load=load, keys=("key",)) as server, ThreadPoolExecutor(8) as pool:
+        url = f"{server.url}/v2/repository/models/sums/load"
+        post = partial(httpx.post, url, headers={"x-api-key": "key"}, timeout=30)
+        first = pool.submit(post)
+        wait_until(lambda: len(loads) == 2)
+        others = [pool.submit(post) for _ in range(5)]
+        wait_until(lambda: server.service._reloads)
+        time.sleep(0.1)  # the others arrive
+        go.set()
+        assert [answer.result().status_code for answer in (first, *others)] == [200] * 6
+        assert len(loads) == 3

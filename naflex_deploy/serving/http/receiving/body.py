@@ -12,26 +12,28 @@ from starlette.types import Receive
 
 from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.problems import Problem
+from naflex_deploy.serving.http.receiving.room import Room
 
 
 class Buffers:
-    """Limits the memory that the bodies of all requests take together.
+    """Limits the memory that the bodies of all requests take together, and the share of each client.
 
     Attributes:
-        used: Number of bytes in use.
+        room: Of the bytes that have arrived.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.used = 0
+        self.room = Room(limits.buffered_bytes)
 
     @asynccontextmanager
-    async def body(self, headers: Mapping[bytes, bytes], receive: Receive) -> AsyncIterator[bytes]:
-        """Receive a body. Its memory is reserved before it arrives, and released at the end of the block.
+    async def body(self, headers: Mapping[bytes, bytes], receive: Receive, client: str) -> AsyncIterator[bytes]:
+        """Receive a body. Room is taken as it arrives, and given back at the end of the block.
 
         Args:
             headers: Headers of the request, with names in lower case.
             receive: ASGI receive function of the request, from which nothing was received yet.
+            client: Whose share of the room it takes.
 
         Raises:
             Problem: The body is too large, too slow or in an unknown encoding, or the server has no room for it.
@@ -44,25 +46,39 @@ class Buffers:
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
         if encoding not in ("identity", "gzip", "deflate"):
             raise Problem(415, "unsupported_encoding", f"expected gzip or deflate, found {encoding[:40]!r}")
-        room = limit if declared is None or encoding != "identity" else int(declared)
-        if self.used + room > self.limits.buffered_bytes:
-            raise Problem(
-                429,
-                "buffers_full",
-                "the server has no room for another body",
-                hint="send it again later",
-                retry_after=1,
-            )
-        self.used += room
+        if declared is not None and not self.room.fits(client, int(declared)):
+            raise _no_room()
+        share = _Share(self.room, client)
         try:
             try:
                 async with asyncio.timeout(seconds):
-                    body = await _read(receive, limit)
+                    body = await _read(receive, limit, share)
             except TimeoutError:
                 raise Problem(408, "too_slow", f"the body did not arrive within {seconds:g} s") from None
-            yield body if encoding == "identity" else await asyncio.to_thread(_inflated, body, encoding, limit)
+            if encoding != "identity":
+                share.take(limit)
+                body = await asyncio.to_thread(_inflated, body, encoding, limit)
+                share.keep(len(body))
+            yield body
         finally:
-            self.used -= room
+            share.keep(0)
+
+
+class _Share:
+    """What one body takes of the room."""
+
+    def __init__(self, room: Room, client: str) -> None:
+        self._room, self._client, self._taken = room, client, 0
+
+    def take(self, amount: int) -> None:
+        if not self._room.take(self._client, amount):
+            raise _no_room()
+        self._taken += amount
+
+    def keep(self, amount: int) -> None:
+        """Give back what is above ``amount``."""
+        self._room.give_back(self._client, self._taken - amount)
+        self._taken = amount
 
 
 async def left(receive: Receive) -> None:
@@ -71,26 +87,19 @@ async def left(receive: Receive) -> None:
         pass
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        return _checked(message.get("body", b""), limit)
-    parts, size = [], 0
-    while message["type"] == "http.request":
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
+async def _read(receive: Receive, limit: int, share: _Share) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while (message := await receive())["type"] == "http.request":
+        part = message.get("body", b"")
+        size += len(part)
         if size > limit:
             raise _too_large(limit, str(size))
+        share.take(len(part))
         if not message.get("more_body"):
-            return b"".join(parts)
-        message = await receive()
+            return b"".join([*parts, part]) if parts else part
+        parts.append(part)
     raise ClientDisconnect
-
-
-def _checked(body: bytes, limit: int) -> bytes:
-    if len(body) > limit:
-        raise _too_large(limit, str(len(body)))
-    return body
 
 
 def _inflated(body: bytes, encoding: str, limit: int) -> bytes:
@@ -112,4 +121,10 @@ def _too_large(limit: int, found: str) -> Problem:
         "body_too_large",
         f"expected at most {limit} bytes, found {found[:20]}",
         hint="send fewer or smaller images",
+    )
+
+
+def _no_room() -> Problem:
+    return Problem(
+        429, "buffers_full", "the server has no room for another body", hint="send it again later", retry_after=1
     )
