@@ -32,7 +32,7 @@ def reseed(module: nn.Module, seed: int = 0, scale: float = 1.0, gain: float = 1
             values = 0.5 + 0.1 * values
         elif parameter.ndim == 1:
             values *= 0.1
-        elif re.search(r"patch_embedding|embeds\.proj", name):
+        elif re.search(r"patch_embed(ding|\.proj)|embeds\.proj", name):
             values *= scale / math.sqrt(parameter[0].numel())
         elif re.search(r"probe|latent", name):
             values *= probe

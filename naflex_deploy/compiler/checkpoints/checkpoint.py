@@ -49,6 +49,7 @@ class Checkpoint:
         prompts: Texts of each class, where the classifier was made of texts.
         original: How its own library loads it; ``None`` for what no library loads from files.
         left_out: Files of weights that lie beside those of the model and are no part of it.
+        family: Kind of the vision-language model whose image tower this is; empty where it stands alone.
     """
 
     source: str
@@ -61,6 +62,7 @@ class Checkpoint:
     prompts: tuple[tuple[str, ...], ...] = ()
     original: Original | None = None
     left_out: tuple[str, ...] = ()
+    family: str = ""
 
     def model(
         self, outputs: Sequence[str] = ("pooled", "tokens"), attention: Attention = masked_attention

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -63,11 +63,15 @@ class Tensors:
     Args:
         tensors: By the checkpoint's own names.
         source: Where they came from, for messages.
+        stored: The name of a tensor in the file, for messages, where it differs.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], source: str) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], source: str, stored: Callable[[str], str] = lambda name: name
+    ) -> None:
         self._tensors = dict(tensors)
         self._source = source
+        self._stored = stored
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -91,11 +95,6 @@ class Tensors:
             )
         return found[0].removesuffix(suffix) if found else ""
 
-    def below(self, prefix: str) -> Tensors:
-        """The tensors whose names begin with a prefix, without it; the others are of another part of the model."""
-        part = {name.removeprefix(prefix): tensor for name, tensor in self._tensors.items() if name.startswith(prefix)}
-        return Tensors(part, self._source)
-
     def take(self, name: str, *shape: int) -> Tensor:
         """The tensor of that name as float32, contiguous.
 
@@ -103,6 +102,7 @@ class Tensors:
             CheckpointError: It is missing, has another shape, is quantised, or holds NaN or infinity.
         """
         tensor = self._tensors.pop(name, None)
+        name = self._stored(name)
         if tensor is None:
             raise CheckpointError(
                 f"{self._source}: tensor '{name}' is missing, expected shape {list(shape)}",
@@ -150,7 +150,9 @@ class Tensors:
         """
         useless = tuple(ignore)
         left = sorted(
-            name for name in self._tensors if not name.startswith(useless) and not name.endswith(".position_ids")
+            self._stored(name)
+            for name in self._tensors
+            if not name.startswith(useless) and not name.endswith(".position_ids")
         )
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""

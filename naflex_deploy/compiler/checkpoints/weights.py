@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from naflex_deploy.compiler.checkpoints.files.choice import INDEX, choose_local
+from naflex_deploy.compiler.checkpoints.files.choice import INDEX, choose_local, every
 from naflex_deploy.compiler.checkpoints.files.load import load_safetensors
 from naflex_deploy.compiler.checkpoints.lora import merge
 from naflex_deploy.compiler.checkpoints.tensors import bare_name
 from naflex_deploy.core.errors import CheckpointError
 
 
-def load_weights(path: Path, source: str, lora: Path | None = None) -> dict[str, Tensor]:
+def load_weights(
+    path: Path, source: str, lora: Path | None = None, wanted: Callable[[str], bool] = every
+) -> dict[str, Tensor]:
     """The tensors of a file, or of the model in a directory, an adapter merged into them if there is one.
+
+    Args:
+        path: Of the file or directory.
+        source: For messages.
+        lora: Directory of the adapter.
+        wanted: Whether a tensor of that name is read; files of the directory without any are not opened.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the adapter does not belong to the model.
     """
-    tensors = unwrapped(_load_directory(path, source) if path.is_dir() else load_safetensors(path, source), source)
+    tensors = unwrapped(
+        _load_directory(path, source, wanted) if path.is_dir() else load_safetensors(path, source), source
+    )
     return tensors if lora is None else merge(tensors, lora)
 
 
@@ -42,12 +52,12 @@ def unwrapped(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     return {name: tensors[wrapped] for name, wrapped in plain.items()}
 
 
-def _load_directory(directory: Path, source: str) -> dict[str, Tensor]:
-    files = choose_local(directory, source)
+def _load_directory(directory: Path, source: str, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    files = choose_local(directory, source, wanted)
     tensors: dict[str, Tensor] = {}
     found_in: dict[str, str] = {}
     for file in files.weights:
-        for name, tensor in load_safetensors(directory / file, source).items():
+        for name, tensor in load_safetensors(directory / file, source, wanted).items():
             if name in tensors:
                 raise CheckpointError(
                     f"{source}: tensor '{name}' is in {found_in[name]} and in {file}", hint="download it again"

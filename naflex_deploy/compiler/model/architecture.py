@@ -59,6 +59,35 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class Projector:
+    """The last step to a language model: tokens of a block are joined, then go through two layers.
+
+    Attributes:
+        width: Channels of a token of the language model.
+        hidden: Channels between the two layers.
+        merge: Side of the blocks of tokens that are joined, row by row; 1 joins none.
+        norm: Whether a LayerNorm is on each ``token`` before blocks are joined, on each joined ``block``, or there is
+            ``none``.
+        norm_eps: ε of that LayerNorm.
+        activation: Between the layers; ``gelu`` is exact (erf).
+        bias: Whether the layers have biases.
+        source: The output that it takes its tokens from.
+        taps: Blocks, from 0, whose hidden states the language model takes as well, each through a projector of its own
+            that has its norm on joined blocks (DeepStack).
+    """
+
+    width: int
+    hidden: int
+    merge: int = 1
+    norm: Literal["token", "block", "none"] = "token"
+    norm_eps: float = 1e-6
+    activation: Literal["gelu", "silu"] = "gelu"
+    bias: bool = True
+    source: str = "tokens"
+    taps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Architecture:
     """Shape and options of a model. Every reader produces one, and the packed model is built from nothing else.
 
@@ -93,6 +122,7 @@ class Architecture:
         rope: Rotary embedding, if there is one.
         coordinate_mlp: Hidden channels of an MLP of the patch's position, whose output is added to the token; 0 for
             none.
+        projector: The step to the language model that the tower belongs to.
     """
 
     width: int
@@ -123,6 +153,7 @@ class Architecture:
     attention_gate: bool = False
     rope: Rope | None = None
     coordinate_mlp: int = 0
+    projector: Projector | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "mlp_width", "patch_size", "channels"):
@@ -137,6 +168,21 @@ class Architecture:
             raise ValueError("a classifier needs pooling")
         if self.rope is not None and self.head_width % 4:
             raise ValueError(f"rotary embedding needs heads of a multiple of 4 channels, found {self.head_width}")
+        if self.projector is not None:
+            self._check_projector(self.projector)
+
+    def _check_projector(self, projector: Projector) -> None:
+        if min(projector.width, projector.hidden, projector.merge) < 1:
+            raise ValueError(
+                f"a projector of {projector.width} channels, {projector.hidden} hidden and blocks of {projector.merge}"
+            )
+        if self.prefix:
+            raise ValueError("a projector takes patches alone, found prefix tokens")
+        for tap in projector.taps:
+            if not 0 <= tap < self.depth:
+                raise ValueError(f"a tap after block {tap}, of {self.depth} blocks")
+        if projector.source not in self.outputs:
+            raise ValueError(f"a projector of '{projector.source}', of {self.depth} blocks")
 
     @property
     def prefix(self) -> int:
@@ -172,7 +218,9 @@ class Architecture:
         forms = ("", ":norm") if self.final_norm == "tokens" else ("",)
         hidden = tuple(f"tokens:-{k}{form}" for k in range(1, self.depth + 1) for form in forms)
         pooled = () if self.pooling == "none" else ("pooled",)
-        return ("tokens", *pooled, *(("logits",) if self.classes else ()), *hidden)
+        taps = len(self.projector.taps) if self.projector else 0
+        projected = ("vlm", *(f"deepstack:{k}" for k in range(taps))) if self.projector else ()
+        return ("tokens", *pooled, *(("logits",) if self.classes else ()), *projected, *hidden)
 
     def check_outputs(self, names: Sequence[str]) -> None:
         """Refuse outputs that the model does not have.
@@ -182,7 +230,7 @@ class Architecture:
         """
         for name in names:
             if name not in self.outputs:
-                own = ", ".join(found for found in self.outputs if ":" not in found)
+                own = ", ".join(found for found in self.outputs if not found.startswith("tokens:"))
                 norm = ", each also with :norm" if self.final_norm == "tokens" else ""
                 raise UsageError(
                     f"outputs: the model has no output '{name}'",

@@ -19,6 +19,7 @@ from naflex_deploy.compiler.model.positions.factorized import FactorizedTables
 from naflex_deploy.compiler.model.positions.gather import GatheredTable
 from naflex_deploy.compiler.model.positions.interpolation import PositionTable
 from naflex_deploy.compiler.model.positions.learned import CoordinateMlp, SoftmaxTable
+from naflex_deploy.compiler.model.projector import VlmProjector, block_rows
 from naflex_deploy.compiler.model.rope import RotaryEmbedding
 from naflex_deploy.core.pack import Role
 
@@ -34,9 +35,11 @@ class PackedNaFlexViT(nn.Module):
 
     Args:
         architecture: Shape and options.
-        outputs: Outputs to return, among ``pooled``, ``tokens``, ``tokens:-K``, ``tokens:-K:norm`` and ``logits``.
+        outputs: Outputs to return, among ``pooled``, ``tokens``, ``tokens:-K``, ``tokens:-K:norm``, ``logits``, ``vlm``
+            and ``deepstack:K``.
             ``tokens`` are normalised; ``tokens:-K`` is the hidden state after the K-th block from the end, before any
-            norm, and ``tokens:-K:norm`` is the same after the final norm.
+            norm, and ``tokens:-K:norm`` is the same after the final norm. ``vlm`` are the tokens as a language model
+            takes them, and ``deepstack:K`` its K-th further input.
         attention: `masked_attention` for export, or `ragged_attention` to run eagerly.
     """
 
@@ -65,6 +68,9 @@ class PackedNaFlexViT(nn.Module):
         self.pooled_norm = nn.LayerNorm(a.width, a.norm_eps) if a.final_norm == "pooled" else None
         self.representation = nn.Linear(a.width, a.representation) if a.representation else None
         self.classifier = nn.Linear(a.pooled_width, a.classes) if a.classes else None
+        self.projector = VlmProjector(a.projector, a.width) if a.projector else None
+        taps = a.projector.taps if a.projector else ()
+        self.deepstack = nn.ModuleList(VlmProjector(a.projector, a.width, tap=True) for _ in taps if a.projector)
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -91,7 +97,8 @@ class PackedNaFlexViT(nn.Module):
                 `roles` has it.
 
         Returns:
-            The outputs asked for, by name: ``pooled`` [M, D], ``tokens`` [T, D], ``logits`` [M, classes].
+            The outputs asked for, by name: ``pooled`` [M, D], ``tokens`` [T, D], ``logits`` [M, classes], ``vlm`` and
+            ``deepstack:K`` [T/s², width] with blocks of s×s tokens.
         """
         token_grid = grid_hw.index_select(0, segment_ids)
         x = self._embed(patches, coords, token_grid, token_kind)
@@ -112,7 +119,19 @@ class PackedNaFlexViT(nn.Module):
             results["pooled"] = self._finish(self.pool(tokens, images, counted, self.attention))
             if self.classifier is not None:
                 results["logits"] = self.classifier(self._classified(results["pooled"]))
+        results |= self._projected(results, coords, token_grid)
         return {name: results[name] for name in self.outputs}
+
+    def _projected(self, found: dict[str, Tensor], coords: Tensor, token_grid: Tensor) -> dict[str, Tensor]:
+        p = self.architecture.projector
+        if p is None or self.projector is None:
+            return {}
+        blocks = block_rows(coords, token_grid, p.merge) if p.merge > 1 else None
+        results = {"vlm": self.projector(found[p.source], blocks)} if "vlm" in self.outputs else {}
+        for index, (tap, project) in enumerate(zip(p.taps, self.deepstack, strict=True)):
+            if f"deepstack:{index}" in self.outputs:
+                results[f"deepstack:{index}"] = project(found[f"tokens:-{len(self.blocks) - tap}"], blocks)
+        return results
 
     def _embed(self, patches: Tensor, coords: Tensor, token_grid: Tensor, token_kind: Tensor | None) -> Tensor:
         x: Tensor = self.embed(patches.to(self.embed.weight.dtype) - PIXEL_CENTRE)

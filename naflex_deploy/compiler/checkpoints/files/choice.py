@@ -28,13 +28,18 @@ READABLE = (".safetensors", ".safetensors.index.json")
 SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
 
 
+def every(name: str) -> bool:
+    """Want a tensor, whatever its name."""
+    return True
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """The files of one model, by their names in the directory.
 
     Attributes:
-        weights: Its safetensors files, in the order in which they are read.
-        placed: File of each tensor as the index says; empty where the model is one file.
+        weights: Its safetensors files that hold tensors that are wanted, in the order in which they are read.
+        placed: File of each of these tensors as the index says; empty where the model is one file.
         left_out: Other files of weights that are there, which are not the model.
     """
 
@@ -44,7 +49,11 @@ class ModelFiles:
 
 
 def choose_files(
-    names: Collection[str], read_json: Callable[[str], Mapping[str, Any]], config: Mapping[str, Any], source: str
+    names: Collection[str],
+    read_json: Callable[[str], Mapping[str, Any]],
+    config: Mapping[str, Any],
+    source: str,
+    wanted: Callable[[str], bool] = every,
 ) -> ModelFiles:
     """Choose the files of the model: the one that ``config.json`` names, else ``model.safetensors``, else those that
     the index names, else the only safetensors file.
@@ -54,6 +63,7 @@ def choose_files(
         read_json: Gives the object in a JSON file of the directory.
         config: Of the model.
         source: For messages.
+        wanted: Whether a tensor of that name is to be read. Shards without any may be missing.
 
     Raises:
         CheckpointError: There is no such file, there are several, or the index does not fit the directory.
@@ -72,26 +82,28 @@ def choose_files(
         )
     chosen = stated or next((name for name in (SINGLE, INDEX) if name in names), None) or _only(names, source)
     placed = _placed(chosen, read_json, names, source) if chosen.endswith(".json") else {}
-    weights = tuple(sorted(set(placed.values()))) or (chosen,)
+    used = {*placed.values(), chosen}
+    sharded = bool(placed)
+    placed = {name: file for name, file in placed.items() if wanted(name)}
+    weights = tuple(sorted(set(placed.values()))) if sharded else (chosen,)
     for name in weights:
         if name not in names:
             raise CheckpointError(
-                f"{source}: the file {name} is missing, which {chosen if placed else CONFIG} names",
+                f"{source}: the file {name} is missing, which {chosen if sharded else CONFIG} names",
                 hint="the download was interrupted: download it again",
             )
-    used = {*weights, chosen}
     left_out = sorted(n for n in names if n.endswith((*WEIGHTS, *READABLE)) and n not in used)
     return ModelFiles(weights, placed, tuple(left_out))
 
 
-def choose_local(directory: Path, source: str) -> ModelFiles:
+def choose_local(directory: Path, source: str, wanted: Callable[[str], bool] = every) -> ModelFiles:
     """The same for a local directory with a ``config.json``."""
     config = load_json(directory / CONFIG, source)
     names = {path.name for path in directory.iterdir() if path.is_file()}
     stated = config.get("transformers_weights")
     if isinstance(stated, str) and _inside(stated) and (directory / stated).is_file():
         names.add(stated)
-    return choose_files(names, lambda name: load_json(directory / name, source), config, source)
+    return choose_files(names, lambda name: load_json(directory / name, source), config, source, wanted)
 
 
 def _only(names: Collection[str], source: str) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from naflex_deploy.compiler.checkpoints.files.choice import CONFIG, SETTINGS, TEXT_SETTINGS, choose_files
+from naflex_deploy.compiler.checkpoints.files.choice import CONFIG, SETTINGS, TEXT_SETTINGS, choose_files, every
 from naflex_deploy.compiler.checkpoints.files.load import load_json
 from naflex_deploy.core.errors import CheckpointError, MissingExtraError, NoCheckpointError
 
 
-def download(name: str, *, texts: bool = False) -> Path:
+def download(
+    name: str,
+    *,
+    texts: bool = False,
+    wanted_of: Callable[[Mapping[str, Any]], Callable[[str], bool]] = lambda config: every,
+) -> Path:
     """A directory with the settings and the weights of ``ORG/NAME[@revision]``.
 
     Files that are in the local cache are not downloaded again; without a network, what the cache holds is taken.
@@ -19,6 +24,7 @@ def download(name: str, *, texts: bool = False) -> Path:
     Args:
         name: The repository, and its branch, tag or commit.
         texts: Take the tokenizer's files, too.
+        wanted_of: Says by the model's config which tensors are read; shards without any are not downloaded.
 
     Raises:
         CheckpointError: The hub cannot be reached, or has no such model, or it is unclear which files are the model.
@@ -50,7 +56,8 @@ def download(name: str, *, texts: bool = False) -> Path:
     if CONFIG not in names:
         raise NoCheckpointError(f"{source}: no {CONFIG} there", hint="give a model of transformers or timm")
     try:
-        files = choose_files(names, read_json, read_json(CONFIG), source)
+        config = read_json(CONFIG)
+        files = choose_files(names, read_json, config, source, wanted_of(config))
         settings = [file for file in (*SETTINGS, *(TEXT_SETTINGS if texts else ())) if file in names]
         for file in (*settings, *files.weights):
             get(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,15 @@ def load_json(path: Path, source: str, *, required: bool = True) -> dict[str, An
     return content
 
 
-def load_safetensors(path: Path, source: str) -> dict[str, Tensor]:
-    """All tensors of one safetensors file.
+def load_safetensors(path: Path, source: str, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+    """The tensors of one safetensors file; the content of those that are not wanted is not read.
 
     Raises:
         NoCheckpointError: The path is not there.
         CheckpointError: It is damaged, or of another format.
     """
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
     except ImportError:
         raise MissingExtraError("safetensors", "build") from None
     if not path.exists():
@@ -59,6 +59,7 @@ def load_safetensors(path: Path, source: str) -> dict[str, Tensor]:
             hint="load it where you trust it, and save it as safetensors",
         )
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{source}: {path.name} is damaged: {error}", hint="download it again") from None

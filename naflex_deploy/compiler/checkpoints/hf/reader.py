@@ -1,4 +1,4 @@
-"""Hugging Face SigLIP2-NaFlex: a directory or a module object; of a model that holds one as a tower, that tower."""
+"""Hugging Face SigLIP2-NaFlex: a directory or a module object."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from naflex_deploy.compiler.model.architecture import Architecture, Positions
 from naflex_deploy.core.errors import CheckpointError
 
 VISION_TYPE = "siglip2_vision_model"
-VLM_TYPES = ("lfm2_vl",)
-"""Models whose image tower is a `Siglip2VisionModel`, which is read alone."""
 PATCH_EMBEDDING = "embeddings.patch_embedding.weight"
 
 # What transformers assumes where config.json leaves a key out.
@@ -75,8 +73,6 @@ def convert(config: dict[str, Any], directory: Path | None, tensors: Tensors, so
     """
     vision = checked(config.get("vision_config") or config, VISION_DEFAULTS, source)
     prefix = tensors.prefix_of(PATCH_EMBEDDING)
-    if config["model_type"] in VLM_TYPES:
-        tensors, prefix = tensors.below(prefix), ""
     rows = tensors.shape("classifier.weight")
     labels, scores = read_head(config, rows[0], source) if rows else ((), "softmax")
     classes = len(labels)
@@ -181,7 +177,7 @@ def checked(config: Mapping[str, Any], defaults: Mapping[str, Any], source: str)
 
 def _check_type(config: Mapping[str, Any], source: str) -> None:
     kind = config.get("model_type")
-    if kind not in ("siglip2", VISION_TYPE, *VLM_TYPES):
+    if kind not in ("siglip2", VISION_TYPE):
         raise CheckpointError(
             f"{source}: config.json has model_type '{kind}', expected 'siglip2' or '{VISION_TYPE}'",
             hint="fixed-resolution SigLIP is another model; use a '…-naflex' checkpoint",
