@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from transformers import Siglip2Config, Siglip2ForImageClassification
 
 from naflex_deploy.cli import main
+from tests.support.manifests import edit
 
 Run = Callable[..., Result]
 
@@ -65,9 +65,8 @@ def bundle(run: Run, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 def pages_bundle(bundle: Path, tmp_path: Path) -> Path:
     """The same, but images above 64 tokens are tiled."""
     path = Path(shutil.copytree(bundle, tmp_path / "pages-bundle"))
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["config"]["image"] |= {"tokens": 64, "fit": "shrink-only", "oversize": "tiles", "overlap": 1}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    tiled = {"tokens": 64, "fit": "shrink-only", "oversize": "tiles", "overlap": 1}
+    edit(path, lambda content: content["config"]["image"].update(tiled))
     return path
 
 

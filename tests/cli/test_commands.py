@@ -20,6 +20,7 @@ from naflex_deploy.cli.terminal import print_table
 from naflex_deploy.core.config import builtin_profiles
 from naflex_deploy.core.profile import Profile
 from tests.cli.conftest import Run
+from tests.support.manifests import edit
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -190,9 +191,7 @@ def test_verify_sees_a_flipped_byte(run: Run, bundle: Path, tmp_path: Path) -> N
 def test_verify_fills_the_gate_and_writes_a_report(run: Run, bundle: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["variants"][0]["gate"] = {"status": "unmeasured"}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    edit(copy, lambda content: content["variants"][0].update(gate={"status": "unmeasured"}))
     result = run("verify", copy)
     assert result.exit_code == 0, result.output
     gate = json.loads((copy / "manifest.json").read_text())["variants"][0]["gate"]

@@ -22,6 +22,7 @@ from naflex_deploy.runtime.embedding import key as key_module
 from naflex_deploy.runtime.images import versions as versions_module
 from naflex_deploy.runtime.results.journal import Journal
 from tests.cli.conftest import Run
+from tests.support.manifests import edit
 
 
 @pytest.fixture
@@ -42,9 +43,7 @@ def journal(output: Path) -> Path:
 def changed(bundle: Path, target: Path, change: Callable[[dict[str, Any], Path], None]) -> Path:
     """A copy of a bundle with another manifest."""
     shutil.copytree(bundle, target)
-    manifest = json.loads((target / "manifest.json").read_text())
-    change(manifest, target)
-    (target / "manifest.json").write_text(json.dumps(manifest))
+    edit(target, lambda manifest: change(manifest, target))
     return target
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from naflex_deploy.core.config import resolve
-from naflex_deploy.core.manifest import SCHEMA, FileEntry, InputSpec, Manifest, Model, OutputSpec, Variant
+from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, FileEntry, InputSpec, Manifest, Model, OutputSpec, Variant
+from naflex_deploy.core.manifest.reading import sealed
 from naflex_deploy.core.pack import Role
 from naflex_deploy.core.preprocessing import Preprocessing
 
@@ -51,3 +57,11 @@ def a_manifest(*variants: Variant) -> Manifest:
         config=config.profile,
         origins=config.origins,
     )
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest of a bundle as somebody would who seals it again."""
+    path = bundle / FILE_NAME
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(sealed(content)))

@@ -10,7 +10,9 @@ from pathlib import Path
 from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputError, nearest
 from naflex_deploy.core.files import Identity, identity, refuse_existing, sha256
 from naflex_deploy.core.manifest import FILE_NAME, Manifest, Variant
+from naflex_deploy.core.manifest.values import GRAPH
 from naflex_deploy.runtime.backends import cannot_run
+from naflex_deploy.runtime.bundle.external_data import refuse_unnamed_data
 
 
 @dataclass(frozen=True)
@@ -91,30 +93,42 @@ class Bundle:
             raise IncompatibleError(f"{self.path} has no variant '{name}'", hint=nearest(name, names)) from None
 
     def check(self, names: Iterable[str]) -> None:
-        """Compare files with their digests in the manifest.
+        """Compare files with their digests in the manifest, and what graphs among them read with what is compared.
 
         Raises:
-            BundleError: A file is missing or changed; the message names the first such file.
+            BundleError: A file is missing or changed, or a graph reads a file that is not among them; the message
+                names the first such file.
         """
+        names = list(names)
         for name in names:
-            expected, path = self.manifest.files.get(name), self.path / name
-            if expected is None:
-                raise BundleError(f"{path} is not listed in the manifest", hint="copy or build the bundle again")
-            if not path.resolve().is_relative_to(self.path.resolve()):
-                raise BundleError(f"{path} lies outside the bundle", hint="copy or build the bundle again")
-            if not path.is_file():
-                raise BundleError(f"{path} is missing from the bundle", hint="copy or build the bundle again")
-            size = path.stat().st_size
-            if size != expected.size:
-                raise BundleError(
-                    f"{path}: expected {expected.size} bytes, found {size}", hint="copy or build the bundle again"
-                )
-            found = sha256(path)
-            if found != expected.sha256:
-                raise BundleError(
-                    f"{path} was changed: expected sha256 {expected.sha256[:12]}…, found {found[:12]}…",
-                    hint="copy or build the bundle again",
-                )
+            try:
+                self._check(name)
+            except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
+                path = self.path / name
+                raise BundleError(f"{path} cannot be read: {error}", hint="copy or build the bundle again") from None
+        for name in names:
+            if name.endswith(GRAPH):
+                refuse_unnamed_data(self.path, name, set(names))
+
+    def _check(self, name: str) -> None:
+        expected, path = self.manifest.files.get(name), self.path / name
+        if expected is None:
+            raise BundleError(f"{path} is not listed in the manifest", hint="copy or build the bundle again")
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{path} lies outside the bundle", hint="copy or build the bundle again")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing from the bundle", hint="copy or build the bundle again")
+        size = path.stat().st_size
+        if size != expected.size:
+            raise BundleError(
+                f"{path}: expected {expected.size} bytes, found {size}", hint="copy or build the bundle again"
+            )
+        found = sha256(path)
+        if found != expected.sha256:
+            raise BundleError(
+                f"{path} was changed: expected sha256 {expected.sha256[:12]}…, found {found[:12]}…",
+                hint="copy or build the bundle again",
+            )
 
     def files_of(self, variant: Variant) -> list[str]:
         """The files that a variant needs to run: its engine, the files next to it, and those it shares."""

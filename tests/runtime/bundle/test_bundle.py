@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,15 @@ import pytest
 
 import naflex_deploy as nd
 from naflex_deploy.core.errors import BundleError, IncompatibleError
-from naflex_deploy.core.manifest import FILE_NAME, SCHEMA, Gate
+from naflex_deploy.core.manifest import SCHEMA, Gate
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.bundle.verify import verify
 from naflex_deploy.runtime.loading import load_engine
-from tests.support.manifests import a_manifest, a_variant
+from tests.support.manifests import a_manifest, a_variant, edit
 from tests.support.tiny import VARIANT, WIDTH
 
 ENGINE_FILES = [f"variants/{VARIANT}/model.onnx", f"variants/{VARIANT}/model.onnx.data", "portable.onnx.data"]
 FILES = ["golden.npz", "golden-images.npz", "portable.onnx", *ENGINE_FILES]
-
-
-def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    path = bundle / FILE_NAME
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def flip(path: Path) -> None:
@@ -93,22 +84,18 @@ def test_a_newer_schema_is_refused_before_anything_else(own_bundle: Path) -> Non
         verify(own_bundle)
 
 
-@pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("absolute", [True, False])
-def test_an_engine_outside_the_bundle_is_refused(own_bundle: Path, listed: bool, absolute: bool) -> None:
-    engine = own_bundle / ENGINE_FILES[0]
+def test_an_engine_outside_the_bundle_is_refused(own_bundle: Path, absolute: bool) -> None:
     outside = own_bundle.parent / "outside.onnx"
-    shutil.move(engine, outside)
+    shutil.move(own_bundle / ENGINE_FILES[0], outside)
     name = str(outside) if absolute else "../outside.onnx"
 
     def point_outside(content: dict[str, Any]) -> None:
         content["variants"][0]["model"] = name
-        entry = content["files"].pop(ENGINE_FILES[0])
-        if listed:
-            content["files"][name] = entry
+        content["files"][name] = content["files"].pop(ENGINE_FILES[0])
 
     edit(own_bundle, point_outside)
-    with pytest.raises(BundleError, match="lies outside the bundle" if listed else "is not listed"):
+    with pytest.raises(BundleError, match="expected a path inside the bundle"):
         load_engine(own_bundle, session=never)
 
 

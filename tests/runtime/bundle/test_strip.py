@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import naflex_deploy as nd
@@ -14,6 +15,7 @@ from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputErro
 from naflex_deploy.core.manifest import FILE_NAME, FileEntry, Manifest
 from naflex_deploy.runtime.bundle.strip import strip
 from naflex_deploy.runtime.bundle.verify import verify
+from tests.support.manifests import edit
 from tests.support.tiny import VARIANT
 
 KEPT = {
@@ -28,14 +30,19 @@ KEPT = {
 @pytest.fixture
 def two(own_bundle: Path) -> Path:
     """A bundle with a second variant, which shares nothing, and a calibration."""
-    shutil.copytree(own_bundle / "variants" / VARIANT, own_bundle / "variants" / "other")
+    graph = onnx.load(own_bundle / "variants" / VARIANT / "model.onnx", load_external_data=False)
+    onnx.load_external_data_for_model(graph, str(own_bundle))
+    (own_bundle / "variants" / "other").mkdir()
+    onnx.save(graph, own_bundle / "variants" / "other" / "model.onnx")
     (own_bundle / "calibration.json").write_text("{}")
-    content = json.loads((own_bundle / FILE_NAME).read_text())
-    other = content["variants"][0] | {"name": "other", "model": "variants/other/model.onnx", "shares": []}
-    content["variants"].append(other)
-    content["files"] = {name: entry.model_dump() for name, entry in FileEntry.below(own_bundle).items()}
-    del content["files"][FILE_NAME]
-    (own_bundle / FILE_NAME).write_text(json.dumps(content))
+
+    def add(content: dict[str, Any]) -> None:
+        other = content["variants"][0] | {"name": "other", "model": "variants/other/model.onnx", "shares": []}
+        content["variants"].append(other)
+        content["files"] = {name: entry.model_dump() for name, entry in FileEntry.below(own_bundle).items()}
+        del content["files"][FILE_NAME]
+
+    edit(own_bundle, add)
     return own_bundle
 
 
@@ -59,7 +66,6 @@ def test_a_variant_that_shares_nothing_needs_no_weights_of_the_portable_graph(tw
         "golden-images.npz",
         "golden.npz",
         "variants/other/model.onnx",
-        "variants/other/model.onnx.data",
     }
 
 

@@ -106,7 +106,8 @@ def test_an_engine_that_does_not_load_leaves_the_others_measured(own_bundle: Pat
     broken = a_variant("broken")
     path = own_bundle / broken.model
     path.parent.mkdir()
-    path.write_bytes(b"no graph")
+    unknown = onnx.helper.make_node("NotYetInvented", ["patches"], ["pooled"])
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([unknown], "broken", [], [])), path)
     entry = FileEntry(sha256=sha256(path), size=path.stat().st_size)
     rewrite(own_bundle, variants=[broken, here], files={**manifest.files, broken.model: entry})
     gates = verify(own_bundle).gates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -15,6 +14,7 @@ from naflex_deploy.core.errors import OutputError
 from naflex_deploy.serving.ray.data import EmbedImages, embed_to_parquet
 from tests.serving.ray.support import BAD, IMAGES, assert_complete
 from tests.serving.support import vector
+from tests.support.manifests import edit
 
 
 class Dataset:
@@ -43,10 +43,7 @@ def ray(monkeypatch):
 def changed(bundle, folder, change):
     """A copy of a bundle whose manifest says something else; its weights, and thus its model, are the same."""
     shutil.copytree(bundle, folder)
-    path = folder / "manifest.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content | {"digest": ""}))
+    edit(folder, change)
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from naflex_deploy.core.errors import BundleError, needs_extra
 
@@ -73,15 +74,21 @@ def read(path: Path, root: Path) -> openvino.Model:
         name = parameter.output(0).get_any_name()
         if name not in table:
             continue
-        entry = table[name]
-        file = root / entry["file"]
-        if not file.resolve().is_relative_to(root.resolve()):
-            raise BundleError(f"{path.parent / TABLE} names {entry['file']}, outside the bundle", hint="build it again")
-        # Copy on write, as OpenVINO takes no array that cannot be written to.
-        values = np.memmap(file, entry["dtype"], "c", entry["offset"], tuple(entry["shape"]))
+        values = _mapped(root, table[name], path.parent / TABLE)
         constant = op.Constant(np.asarray(values), shared_memory=True)
         for target in parameter.output(0).get_target_inputs():
             target.replace_source_output(constant.output(0))
         model.remove_parameter(parameter)
     model.validate_nodes_and_infer_types()
     return model
+
+
+def _mapped(root: Path, entry: dict[str, Any], table: Path) -> npt.NDArray[Any]:
+    """The values of one entry of the table. Copy on write, as OpenVINO takes no array that cannot be written to."""
+    try:
+        file = root / entry["file"]
+        if not file.resolve().is_relative_to(root.resolve()):
+            raise ValueError("it lies outside the bundle")
+        return np.memmap(file, entry["dtype"], "c", entry["offset"], tuple(entry["shape"]))
+    except (KeyError, OSError, OverflowError, TypeError, ValueError) as error:
+        raise BundleError(f"{table}: cannot read weights: {error}", hint="build the bundle again") from None

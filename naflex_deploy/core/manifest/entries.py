@@ -1,26 +1,30 @@
-"""The manifest of a bundle: everything the runtime must know before it touches an engine."""
+"""The parts of a manifest: the model, its engines, its heads and its files."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
-from naflex_deploy.core.errors import BundleError, IncompatibleError
 from naflex_deploy.core.files import sha256
-from naflex_deploy.core.migrate import upgrade
+from naflex_deploy.core.manifest.values import (
+    GRAPH,
+    BundlePath,
+    Digest,
+    OutputName,
+    Shape,
+    VariantBudgets,
+    VariantName,
+    unique,
+)
 from naflex_deploy.core.pack import Role
-from naflex_deploy.core.preprocessing import Preprocessing
-from naflex_deploy.core.profile import Profile
-
-SCHEMA = 3
-FILE_NAME = "manifest.json"
 
 Scores = Literal["softmax", "sigmoid", "raw"]
 
-Sizes = dict[str, int]
+DType = Literal["bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32"]
+
+Sizes = dict[str, PositiveInt]
 """Value of each symbol in an engine's shapes: ``tokens``, ``images``, ``rows``, ``row_tokens``."""
 
 
@@ -39,8 +43,8 @@ class Model(Entry):
     source: str
     digest: str
     architecture: dict[str, Any]
-    parameters: int
-    prefix: int = 0
+    parameters: NonNegativeInt
+    prefix: Annotated[int, Field(ge=0, le=4096)] = 0
     family: str = ""
     tower: dict[str, Any] = {}
 
@@ -49,16 +53,22 @@ class InputSpec(Entry):
     """One engine input. Dimensions are sizes or symbols: ``tokens``, ``images``, ``images+1``."""
 
     role: Role
-    dtype: str
-    shape: list[int | str]
+    dtype: DType
+    shape: Shape
 
 
 class OutputSpec(Entry):
-    """One engine output, named as in the profile."""
+    """One engine output, named as in the profile. Its last dimension is a size."""
 
-    name: str
-    dtype: str
-    shape: list[int | str]
+    name: OutputName
+    dtype: DType
+    shape: Shape
+
+    @model_validator(mode="after")
+    def _has_width(self) -> Self:
+        if isinstance(self.shape[-1], str):
+            raise ValueError(f"expected a size as the last dimension, found '{self.shape[-1]}'")
+        return self
 
 
 class Executed(Entry):
@@ -104,13 +114,13 @@ class Variant(Entry):
             is not known.
     """
 
-    name: str
+    name: VariantName
     backend: str
     target: str
     precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-    model: str
-    shares: list[str] = []
-    budgets: list[int]
+    model: BundlePath
+    shares: list[BundlePath] = []
+    budgets: VariantBudgets
     profiles: list[Sizes] = []
     inputs: list[InputSpec]
     outputs: list[OutputSpec]
@@ -119,6 +129,14 @@ class Variant(Entry):
     build: dict[str, Any] = {}
     gate: Gate = Gate()
     executed_precisions: dict[str, int] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.backend.startswith(("onnxruntime", "openvino")) and not self.model.endswith(GRAPH):
+            raise ValueError(f"expected the name of a graph, which ends in {GRAPH}, found '{self.model}'")
+        unique("inputs", [spec.role for spec in self.inputs])
+        unique("outputs", [spec.name for spec in self.outputs])
+        return self
 
 
 class Head(Entry):
@@ -133,7 +151,13 @@ class Head(Entry):
 
     labels: list[str]
     scores: Scores = "softmax"
-    thresholds: list[float] = []
+    thresholds: list[FiniteFloat] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.thresholds) not in (0, len(self.labels)):
+            raise ValueError(f"expected {len(self.labels)} thresholds, one a label, found {len(self.thresholds)}")
+        return self
 
 
 class Tokenization(Entry):
@@ -143,7 +167,7 @@ class Tokenization(Entry):
         mask: The text tower leaves padding out of attention.
     """
 
-    length: int
+    length: Annotated[int, Field(ge=1, le=65_536)]
     pad_token: str
     side: Literal["left", "right"]
     mask: bool = False
@@ -159,12 +183,18 @@ class TextTower(Entry):
         scale, bias: Terms of ``scale · cos(image, text) + bias``, the logit that an image and a text match.
     """
 
-    model: str
-    tokenizer: str
-    files: list[str]
+    model: BundlePath
+    tokenizer: BundlePath
+    files: list[BundlePath]
     tokens: Tokenization
-    scale: float
-    bias: float
+    scale: FiniteFloat
+    bias: FiniteFloat
+
+    @model_validator(mode="after")
+    def _is_a_graph(self) -> Self:
+        if not self.model.endswith(GRAPH):
+            raise ValueError(f"expected the name of a graph, which ends in {GRAPH}, found '{self.model}'")
+        return self
 
 
 class Witness(Entry):
@@ -185,8 +215,8 @@ class Witness(Entry):
 
 
 class FileEntry(Entry):
-    sha256: str
-    size: int
+    sha256: Digest
+    size: NonNegativeInt
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
@@ -201,87 +231,3 @@ class FileEntry(Entry):
             for path in sorted((bundle / folder).rglob("*"))
             if path.is_file()
         }
-
-
-class Manifest(Entry):
-    """The content of a bundle's ``manifest.json``.
-
-    Attributes:
-        preprocessing_origins: Where each value of ``preprocessing`` was found.
-        witness: How the graph compared with the original model; ``None`` in bundles of earlier versions.
-        digest: Digest of the manifest without this key; empty where it was not computed.
-        head: How logits are read; ``None`` where the model has neither a classifier nor labels.
-        text: The text tower; ``None`` where the bundle was built without it.
-        config: The resolved profile.
-        origins: Origin of each value of ``config``, by dotted key.
-        files: Every file of the bundle except the manifest and ``reports/``, by relative path.
-    """
-
-    schema_: int = Field(SCHEMA, alias="schema")
-    tool: str
-    created: str
-    model: Model
-    preprocessing: Preprocessing
-    preprocessing_origins: dict[str, str] = {}
-    witness: Witness | None = None
-    head: Head | None = None
-    text: TextTower | None = None
-    inputs: list[InputSpec]
-    outputs: list[OutputSpec]
-    variants: list[Variant]
-    files: dict[str, FileEntry]
-    config: Profile
-    origins: dict[str, str] = {}
-    digest: str = ""
-
-    def variant(self, name: str) -> Variant:
-        """The variant with this name. Raises a `KeyError` where there is none."""
-        return {variant.name: variant for variant in self.variants}[name]
-
-    def to_json(self) -> str:
-        return self.model_dump_json(indent=2, by_alias=True) + "\n"
-
-    @classmethod
-    def read(cls, bundle: Path) -> Manifest:
-        """Read and check the manifest of a bundle, in this schema or an older one.
-
-        Raises:
-            BundleError: The manifest is missing or damaged.
-            IncompatibleError: A newer version of the tool wrote it.
-        """
-        path = bundle / FILE_NAME
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except NotADirectoryError:
-            raise BundleError(
-                f"{bundle} is not a bundle: expected a directory, found a file",
-                hint="give a directory that `naflex-deploy build` made",
-            ) from None
-        except FileNotFoundError:
-            found = "a directory without one" if bundle.is_dir() else "no such directory"
-            raise BundleError(
-                f"{bundle} is not a bundle: expected {FILE_NAME}, found {found}",
-                hint="build one with `naflex-deploy build`",
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise BundleError(f"{path} is unreadable: {error}", hint="copy or build the bundle again") from None
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise IncompatibleError(
-                f"{bundle} has manifest schema {schema}, expected at most {SCHEMA} (written by {content.get('tool')})",
-                hint="upgrade: pip install --upgrade naflex-deploy",
-            )
-        try:
-            if isinstance(schema, int):
-                content = upgrade(content, SCHEMA)
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BundleError(
-                f"{path}: {where}: {first['msg']}", hint="the file was edited or damaged; build the bundle again"
-            ) from None
-        except ValueError as error:
-            raise BundleError(
-                f"{path}: {error}", hint="the file was edited or damaged; build the bundle again"
-            ) from None
