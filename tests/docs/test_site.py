@@ -132,7 +132,7 @@ def test_the_reference_has_every_key_of_a_profile_with_its_meaning(pages):
             assert len(meaning) > 10, f"{path}.{key} has no description in the docstring of its section"
 
     check("", shown["profile"])
-    assert '| `fit` | `"fill"`, `"shrink-only"`, `"pad-to-patch"`, `"tiles"` | `"fill"` |' in text
+    assert '| `fit` | `"fill"`, `"shrink-only"`, `"pad-to-patch"`, `"tiles"`, `"model"` | `"fill"` |' in text
     assert "| `threshold` | number from 0 to 1 | `0.0` |" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from naflex_deploy.compiler.checkpoints.files.choice import PREPROCESSOR_CONFIG
 from naflex_deploy.core.pack import Patches
+from tests.support.families import HALF, PROCESSORS
 from tests.support.weights import reseed
 
 TEXT_WIDTH = 64
@@ -90,10 +93,12 @@ class Vlm:
     merge: int = 2
 
     def save(self, directory: Path) -> Path:
-        """Save the whole model, with seeded weights under which attention is not uniform."""
+        """Save the whole model, with seeded weights under which attention is not uniform, and its image processor."""
         kind = getattr(transformers, self.kind)
         model = kind(kind.config_class(**copy.deepcopy(dict(self.config))))
         reseed(model, scale=0.5, gain=2.0).save_pretrained(directory)
+        family = "qwen3_vl" if kind.config_class.model_type.startswith("qwen") else kind.config_class.model_type
+        (directory / PREPROCESSOR_CONFIG).write_text(json.dumps(dict(PROCESSORS[family]) | HALF))
         return directory
 
     def load(self, directory: Path) -> nn.Module:

@@ -57,6 +57,29 @@ class Values:
             raise self.wrong(name, "a positive number")
         return float(value)
 
+    def integer(self, name: str, default: int) -> int:
+        """A positive integer.
+
+        Raises:
+            CheckpointError: It is of another type, or not positive.
+        """
+        value = self.values[name] if self.stated(name) else default
+        if type(value) is not int or value < 1:
+            raise self.wrong(name, "a positive integer")
+        return value
+
+    def square(self, name: str, default: int) -> int:
+        """A positive integer, or two equal ones: the side of a square.
+
+        Raises:
+            CheckpointError: It is of another type, or the sides differ.
+        """
+        value = self.values.get(name, default)
+        sides = value if isinstance(value, list | tuple) else [value, value]
+        if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides) or sides[0] != sides[1]:
+            raise self.wrong(name, "a positive integer, or two equal ones")
+        return int(sides[0])
+
     def per_channel(self, name: str, default: tuple[float, ...], channels: int) -> tuple[float, ...]:
         """One number a channel. One number, or a list of one, stands for every channel.
 

@@ -29,10 +29,12 @@ class ImageSection(Section):
     Attributes:
         tokens: Maximum number of patches per image, or per tile; ``auto`` allows what the largest pack holds.
         fit: ``fill`` scales an image up or down to use all tokens, ``shrink-only`` never enlarges it, ``pad-to-patch``
-            never resizes it; ``tiles`` is ``shrink-only`` that cuts larger images into tiles.
+            never resizes it; ``tiles`` is ``shrink-only`` that cuts larger images into tiles; ``model`` does what the
+            image processor of the checkpoint does, within ``tokens``, and ``fill`` where that fills a number of tokens.
         oversize: ``shrink`` scales an image above the limit down, ``tiles`` cuts it into tiles, ``error`` refuses it
             (only where ``fit`` is ``pad-to-patch``).
-        multiple: Both sides of a patch grid are multiples of this: 2 for a decoder that merges 2x2 tokens.
+        multiple: Both sides of a patch grid are multiples of this: 2 for a decoder that merges 2x2 tokens. A checkpoint
+            that merges them itself asks for this by itself.
         dpi: Pixels per inch at which pages are rendered; tiles are cut at this resolution at most.
         overlap: Number of patches by which neighbouring tiles overlap.
         max_tiles: Maximum number of tiles per page.
@@ -47,7 +49,7 @@ class ImageSection(Section):
     """
 
     tokens: PositiveInt | Literal["auto"] = 256
-    fit: Literal["fill", "shrink-only", "pad-to-patch", "tiles"] = "fill"
+    fit: Literal["fill", "shrink-only", "pad-to-patch", "tiles", "model"] = "fill"
     oversize: Literal["error", "shrink", "tiles"] = "shrink"
     multiple: PositiveInt = 1
     dpi: PositiveInt = 150
@@ -63,6 +65,12 @@ class ImageSection(Section):
     def _one_block_fits(self) -> Self:
         if isinstance(self.tokens, int) and self.tokens < self.multiple**2:
             raise ValueError(f"tokens = {self.tokens} does not hold one block of {self.multiple}x{self.multiple}")
+        return self
+
+    @model_validator(mode="after")
+    def _model_sizes_alone(self) -> Self:
+        if self.fit == "model" and self.oversize != "shrink":
+            raise ValueError(f'oversize = "{self.oversize}" has no effect with fit = "model", expected "shrink"')
         return self
 
     @property

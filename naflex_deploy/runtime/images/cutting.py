@@ -68,12 +68,18 @@ class Cutter:
         return plan_layout(size, image=self.image, model=self.model, tokens=self.tokens, dpi=dpi, name=name)
 
     def patches(self, picture: Picture, fit: Fit) -> Patches:
-        """A picture, resampled once, as patches. Padding has the colour that the model subtracts."""
-        red, green, blue = (round(255 * min(max(mean, 0.0), 1.0)) for mean in self.model.mean)
+        """A picture, resampled once, as patches. Padding has the model's own colour, or else the one it subtracts."""
+        red, green, blue = self.model.padding or (round(255 * min(max(mean, 0.0), 1.0)) for mean in self.model.mean)
         # Grey before it is resized, as the libraries do; a page that is drawn to size becomes grey once it is drawn.
         grey = self.model.channels == 1
         drawn = picture.convert("L").convert("RGB") if grey and isinstance(picture, Image.Image) else picture
-        pixels = apply_fit(drawn, fit, resample=self.model.resample, background=(red, green, blue))
+        pixels = apply_fit(
+            drawn,
+            fit,
+            resample=self.model.resample,
+            antialias=self.model.antialias,
+            background=(red, green, blue),
+        )
         if grey and drawn is picture:
             pixels = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
         return patchify(pixels, self.model.patch_size)

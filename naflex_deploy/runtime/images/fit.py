@@ -92,7 +92,7 @@ def plan_fit(
             f"which are {whole[1]}x{whole[0]} = {whole[0] * whole[1]} patches",
             hint='shrink or tile the image, or set image.oversize = "shrink"',
         )
-    grid = whole if policy == "shrink-only" and fits else _largest_grid(size, patch_size, tokens, search)
+    grid = whole if policy == "shrink-only" and fits else largest_grid(size, patch_size, tokens, search)
     if grid[0] * grid[1] > tokens:
         raise ImageError(
             f"{name}: no scale brings {width}x{height} pixels to at most {tokens} patches", hint="crop the image"
@@ -100,7 +100,7 @@ def plan_fit(
     return Fit((grid[0] * patch_size, grid[1] * patch_size), grid, patch_size)
 
 
-def _largest_grid(size: tuple[int, int], patch_size: int, tokens: int, search: Search) -> tuple[int, int]:
+def largest_grid(size: tuple[int, int], patch_size: int, tokens: int, search: Search) -> tuple[int, int]:
     """Binary search for the largest scale whose grid, each side rounded up, has at most ``tokens`` patches.
 
     The steps, in floating point, are those of ``get_image_size_for_max_num_patches`` in transformers and, in
@@ -129,9 +129,10 @@ def apply_fit(
     fit: Fit,
     *,
     resample: Resample = "bilinear",
+    antialias: bool = True,
     background: tuple[int, int, int] = (128, 128, 128),
 ) -> npt.NDArray[np.uint8]:
-    """Resize, antialiased, and pad an RGB image, or draw a page.
+    """Resize and pad an RGB image, or draw a page.
 
     The width is resized first and the height then, with 8-bit pixels in between. This is the order of Pillow up to 12
     and of torchvision, with which the models were trained. Pillow 13 starts with the height where that shrinks much
@@ -139,6 +140,7 @@ def apply_fit(
 
     Args:
         resample: Pillow's filter: bilinear as SigLIP2, bicubic as timm's NaFlexVit.
+        antialias: Whether the filter widens where the image is shrunk. Without, it is bilinear, as Isaac's.
         background: Colour of padding. The mean that the model subtracts is neutral; 128 is that of SigLIP2,
             0.5, rounded to a pixel.
 
@@ -146,13 +148,28 @@ def apply_fit(
         [canvas height, canvas width, 3] uint8.
     """
     height, width = fit.size
-    pixels = np.asarray(_resized(image, (width, height), _RESAMPLE[resample]))
+    if antialias or not isinstance(image, Image.Image):
+        pixels = np.asarray(_resized(image, (width, height), _RESAMPLE[resample]))
+    else:
+        across = _interpolated(np.asarray(image), width, axis=1)
+        pixels = _interpolated(across, height, axis=0)
     if fit.size == fit.canvas:
         return pixels
     canvas = np.empty((*fit.canvas, 3), np.uint8)
     canvas[:] = background
     canvas[:height, :width] = pixels
     return canvas
+
+
+def _interpolated(pixels: npt.NDArray[np.uint8], length: int, axis: int) -> npt.NDArray[np.uint8]:
+    """One axis of [H, W, 3], bilinear between the centres of two pixels, as torch's ``interpolate`` of 8-bit images."""
+    stored = pixels.shape[axis]
+    centres = ((np.arange(length) + 0.5) * (stored / length) - 0.5).clip(0)
+    before = centres.astype(np.int64)
+    after = np.minimum(before + 1, stored - 1)
+    share = np.expand_dims((centres - before).astype(np.float32), [other for other in range(3) if other != axis])
+    mixed = pixels.take(before, axis) * (1 - share) + pixels.take(after, axis) * share
+    return np.asarray(np.floor(mixed + np.float32(0.5)), np.uint8)
 
 
 def _resized(image: Picture, size: tuple[int, int], resample: Resampling) -> Image.Image:

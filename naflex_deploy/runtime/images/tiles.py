@@ -6,6 +6,7 @@ patch grid, all of one size, so that their tokens can be put together to one gri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,7 +19,9 @@ from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import ImageSection
+from naflex_deploy.core.sizing import Sizing, SmartTiles
 from naflex_deploy.runtime.images.fit import Fit, Policy, plan_fit
+from naflex_deploy.runtime.images.sizing import plan_tile_grid, plan_whole
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Box = tuple[float, float, float, float]
@@ -104,12 +107,15 @@ def plan_layout(
     Raises:
         ImageError: The frame is above the limit and may not be cut or shrunk, or would need too many tiles.
     """
-    if (factor := image.multiple) > 1:
+    factor = math.lcm(image.multiple, model.merge)
+    if image.fit == "model" and model.sizing is not None:
+        return _plan_as_model(size, model.sizing, model.patch_size, factor, tokens, name)
+    if factor > 1:
         coarse = image.model_copy(update={"multiple": 1, "overlap": -(-image.overlap // factor)})
-        model = model.model_copy(update={"patch_size": model.patch_size * factor})
+        model = model.model_copy(update={"patch_size": model.patch_size * factor, "merge": 1})
         layout = plan_layout(size, image=coarse, model=model, tokens=tokens // factor**2, dpi=dpi, name=name)
         return layout.refined(factor)
-    policy: Policy = "shrink-only" if image.fit == "tiles" else image.fit
+    policy: Policy = "shrink-only" if image.fit == "tiles" else "fill" if image.fit == "model" else image.fit
     if image.tiled:
         page = _plan_page(size, model.patch_size, policy, min(1.0, image.dpi / dpi) if dpi else 1.0)
         if page.tokens > tokens:
@@ -128,6 +134,24 @@ def plan_layout(
         name=name,
     )
     return Layout(whole)
+
+
+def _plan_as_model(size: tuple[int, int], rule: Sizing, patch: int, merge: int, tokens: int, name: str) -> Layout:
+    """The images that the model's own processor makes of a frame."""
+    whole = plan_whole(size, rule, patch_size=patch, merge=merge, tokens=tokens, name=name)
+    found = plan_tile_grid(size, rule, patch, merge) if isinstance(rule, SmartTiles) else None
+    if found is None or not isinstance(rule, SmartTiles):
+        return Layout(whole)
+    (rows, columns), side = found, rule.tile // patch
+    if rule.tile % (patch * merge) or side * side > tokens:
+        raise ImageError(
+            f"{name}: the model cuts it into tiles of {side}x{side} patches, expected at most {tokens} patches in "
+            f"whole blocks of {merge}x{merge}",
+            hint="raise image.tokens and packing.budgets, or lower image.multiple, and build again",
+        )
+    page = Fit((rows * rule.tile, columns * rule.tile), (rows * side, columns * side), patch)
+    tiles = tuple(Tile((row * side, column * side), (side, side)) for row in range(rows) for column in range(columns))
+    return Layout(page) if len(tiles) == 1 else Layout(whole, page, tiles)
 
 
 def _plan_page(size: tuple[int, int], patch: int, policy: Policy, scale: float) -> Fit:

@@ -50,6 +50,11 @@ class Preparer:
         self._profile = profile
         self._cutter = Cutter(profile.image, model, profile.image_tokens(backend, prefix))
 
+    @property
+    def model(self) -> Preprocessing:
+        """How the model expects its pixels."""
+        return self._cutter.model
+
     @classmethod
     def of(cls, manifest: Manifest, variant: Variant) -> Preparer:
         """The preparer for a variant of a bundle."""
@@ -118,6 +123,9 @@ class Preparer:
         elif not self._cutter.accepts(found):
             what = "expected grey pixels, each of three equal values, found colours"
             error = ImageError(f"{name}: {what}", hint="make the image grey before you cut it")
+        elif h % (merge := self._cutter.model.merge) or w % merge:
+            what = f"expected a grid that divides into blocks of {merge}x{merge}, which the model merges"
+            error = ImageError(f"{name}: {what}", hint=f"cut images whose sides are multiples of {merge * side} pixels")
         elif len(patches) > self._cutter.tokens:
             error = ImageError(f"{name}: expected at most {self._cutter.tokens} patches", hint="raise image.tokens")
         return Prepared(replace(result, error=error), None if error else patches)

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from naflex_deploy.compiler.checkpoints.files.choice import PREPROCESSOR_CONFIG, PROCESSOR_CONFIG
 from naflex_deploy.compiler.checkpoints.files.load import load_json
+from naflex_deploy.compiler.checkpoints.hf.image_processors import CLASSES, MODEL_TYPES, ImageProcessor
 from naflex_deploy.compiler.checkpoints.values import Values
 from naflex_deploy.core.errors import CheckpointError
 from naflex_deploy.core.preprocessing import Preprocessing, Triple
 
-CLASSES = ("Siglip2ImageProcessor", "Lfm2VlImageProcessor")
 NESTED = "image_processor"
 FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers. Names are refused: transformers takes every name, also ``bicubic``, for bilinear."""
@@ -36,25 +36,30 @@ def read_processor(
     Raises:
         CheckpointError: It is of another class, or a value has no counterpart here.
     """
-    values = _values(directory, source)
-    _check_class(values, config)
-    if values.values.get("patch_size", patch_size) not in (patch_size, None):
-        raise CheckpointError(
-            f"{source}: {values.place} has patch_size {values.values['patch_size']}, config.json {patch_size}",
-            hint="the two files belong to different models",
-        )
-    if not values.flag("do_resize", True):
+    values, processor = _find(directory, config, source)
+    _check_patch_size(values, processor, patch_size)
+    if not values.flag("do_resize", True) and values.library != "Lfm2VlImageProcessor":  # which ignores it
         raise values.wrong("do_resize", "true: images are resized to the tokens that a profile gives them")
     if values.values.get("do_convert_rgb") is not None and values.flag("do_convert_rgb", False) and channels == 1:
         raise values.wrong("do_convert_rgb", "false, as the model has num_channels = 1")
-    resample = values.values.get("resample", 2)
+    resample = values.values.get("resample", processor.resample)
     if type(resample) is not int or resample not in FILTERS:
         raise values.wrong("resample", "2 (bilinear) or 3 (bicubic)")
-    mean, std, names = _normalisation(values, channels)
+    mean, std, names = _normalisation(values, channels, processor)
+    sized = processor.size(values, config)
+    _check_merge(values, sized.merge, config)
     preprocessing = Preprocessing(
-        patch_size=patch_size, mean=mean, std=std, resample=FILTERS[resample], channels=1 if channels == 1 else 3
+        patch_size=patch_size,
+        mean=mean,
+        std=std,
+        resample=FILTERS[resample],
+        channels=1 if channels == 1 else 3,
+        antialias=processor.antialias,
+        merge=sized.merge,
+        sizing=sized.rule,
+        padding=processor.padding,
     )
-    return preprocessing, {
+    origins = {
         "patch_size": "config.json: patch_size",
         "mean": values.origin("image_mean", *names),
         "std": values.origin("image_std", *names),
@@ -62,42 +67,88 @@ def read_processor(
         "channels": "config.json: num_channels",
         "search": f"as {values.library} has it",
     }
+    if sized.names:
+        origins |= {"sizing": values.origin(*sized.names), "merge": values.origin(*sized.names)}
+    return preprocessing, origins
 
 
-def _values(directory: Path | None, source: str) -> Values:
-    """The settings that transformers takes: those inside the processor's file come before the image processor's own."""
-    kind = "Siglip2ImageProcessor"
-    if directory is None:
-        return Values({}, source, "", kind)
+def _find(directory: Path | None, config: Mapping[str, Any], source: str) -> tuple[Values, ImageProcessor]:
+    """The settings that transformers takes, and their class.
+
+    Those inside the processor's file come before the image processor's own.
+    """
+    content, place = ({}, "") if directory is None else _load(directory, source)
+    stated = content.get("image_processor_type") or content.get("feature_extractor_type")
+    stated = stated or config.get("image_processor_type") or _mapped(content)
+    kind = str(stated or MODEL_TYPES.get(str(config.get("model_type")), "Siglip2ImageProcessor"))
+    name = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
+    processor = CLASSES.get(name)
+    if processor is None:
+        raise CheckpointError(
+            f"{source}: {place}: image_processor_type = {stated!r} is not supported",
+            hint=f"supported: {', '.join(CLASSES)}; another class prepares images in another way",
+        )
+    if processor.nested is not None:
+        content, place = content.get(processor.nested, {}), f"{place}: {processor.nested}"
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{source}: {place}: expected an object", hint="copy the processor's file again")
+    if not content and not processor.alone:
+        raise CheckpointError(
+            f"{source}: expected {PREPROCESSOR_CONFIG} or {PROCESSOR_CONFIG} of a {name}, found neither",
+            hint="copy the processor's files of the checkpoint into the directory; checkpoints differ in their pixels",
+        )
+    return Values(content, source, place, name), processor
+
+
+def _load(directory: Path, source: str) -> tuple[dict[str, Any], str]:
+    """The image processor's settings, and where they stand."""
     nested = load_json(directory / PROCESSOR_CONFIG, source, required=False).get(NESTED)
     if nested is None:
-        own = load_json(directory / PREPROCESSOR_CONFIG, source, required=False)
-        return Values(own, source, PREPROCESSOR_CONFIG, kind)
+        return load_json(directory / PREPROCESSOR_CONFIG, source, required=False), PREPROCESSOR_CONFIG
     if not isinstance(nested, dict):
         raise CheckpointError(
             f"{source}: {PROCESSOR_CONFIG}: {NESTED}: expected an object, found {type(nested).__name__}",
             hint="save the processor again",
         )
-    return Values(nested, source, f"{PROCESSOR_CONFIG}: {NESTED}", kind)
+    return nested, f"{PROCESSOR_CONFIG}: {NESTED}"
 
 
-def _check_class(values: Values, config: Mapping[str, Any]) -> None:
-    stated = values.values.get("image_processor_type") or values.values.get("feature_extractor_type")
-    stated = stated or config.get("image_processor_type")
-    if stated is None:
-        return
-    name = str(stated).replace("FeatureExtractor", "ImageProcessor")
-    if name.removesuffix("Fast").removesuffix("Pil") not in CLASSES:
+def _mapped(content: Mapping[str, Any]) -> str | None:
+    """The class of code that is published with a checkpoint."""
+    published = content.get("auto_map")
+    name = published.get("AutoImageProcessor") if isinstance(published, Mapping) else None
+    if isinstance(name, list | tuple):
+        name = next((each for each in reversed(name) if each), None)
+    return name.rpartition(".")[2] if isinstance(name, str) else None
+
+
+def _check_patch_size(values: Values, processor: ImageProcessor, patch_size: int) -> None:
+    found = values.values.get(processor.patch_name, processor.patch_size)
+    if found not in (patch_size, None):
         raise CheckpointError(
-            f"{values.source}: {values.place}: image_processor_type = {stated!r} is not supported",
-            hint=f"supported: {', '.join(CLASSES)}; another class prepares images in another way",
+            f"{values.source}: {values.place} has {processor.patch_name} {found}, config.json {patch_size}",
+            hint="the two files belong to different models",
         )
 
 
-def _normalisation(values: Values, channels: int) -> tuple[Triple, Triple, list[str]]:
+def _check_merge(values: Values, merge: int, config: Mapping[str, Any]) -> None:
+    """Grids of the processor must divide into the blocks that the model merges."""
+    vision = config.get("vision_config")
+    model = (vision.get("spatial_merge_size") if isinstance(vision, Mapping) else None) or config.get(
+        "downsample_factor"
+    )
+    if isinstance(model, int) and model != merge and values.library != "VideoLlama3ImageProcessor":
+        raise CheckpointError(
+            f"{values.source}: {values.place} merges {merge}x{merge} patches, config.json {model}x{model}",
+            hint="the two files belong to different models",
+        )
+
+
+def _normalisation(values: Values, channels: int, processor: ImageProcessor) -> tuple[Triple, Triple, list[str]]:
     """Mean and deviation of three channels on a scale of 0…1, and the names of further settings folded into them."""
     names = [name for name in ("do_rescale", "rescale_factor", "do_normalize") if values.stated(name)]
-    mean, std = (values.per_channel(name, (0.5,) * 3, channels) for name in ("image_mean", "image_std"))
+    mean = values.per_channel("image_mean", processor.mean, channels)
+    std = values.per_channel("image_std", processor.std, channels)
     if channels == 1:
         mean, std = mean * 3, std * 3
     if min(std) <= 0:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.compiler.checkpoints.families.registry import FAMILIES, OTHERS
+from naflex_deploy.compiler.checkpoints.files.choice import PREPROCESSOR_CONFIG
 from naflex_deploy.core.errors import CheckpointError
 from tests.support.hub import serving
 from tests.support.vlms import VLMS
@@ -36,7 +37,8 @@ def root(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hub")
     large = root / "org/large"
     large.mkdir(parents=True)
-    shutil.copy(whole / "config.json", large)
+    for name in ("config.json", PREPROCESSOR_CONFIG):
+        shutil.copy(whole / name, large)
     tensors = load_file(whole / "model.safetensors")
     placed = {}
     for number in range(1, 5):
@@ -61,7 +63,8 @@ def test_no_other_shard_is_opened(root: Path, whole: Path) -> None:
 
 
 def test_other_shards_may_be_missing(root: Path, whole: Path, tmp_path: Path) -> None:
-    for name in ("config.json", INDEX, "model-00002-of-00004.safetensors", "model-00004-of-00004.safetensors"):
+    shards = [f"model-{number:05}-of-00004.safetensors" for number in (2, 4)]
+    for name in ("config.json", PREPROCESSOR_CONFIG, INDEX, *shards):
         shutil.copy(root / "org/large" / name, tmp_path)
     assert read(tmp_path).digest() == read(whole).digest()
     (tmp_path / "model-00004-of-00004.safetensors").unlink()
@@ -80,6 +83,7 @@ def test_no_other_shard_is_downloaded(root: Path, whole: Path, tmp_path: Path) -
             "model-00002-of-00004.safetensors",
             "model-00004-of-00004.safetensors",
             INDEX,
+            PREPROCESSOR_CONFIG,
         ]
 
 
