@@ -1,0 +1,53 @@
+"""Libraries that are run as they are against the engine or the server, each pinned, in an environment of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library, and the program of `tests.integrations.programs` that runs it.
+
+    Attributes:
+        name: Of the environment, and of the program, where ``-`` becomes ``_``.
+        requirements: What the environment holds beyond the development one.
+        checks: What the program checks, for the table of docs/integrations.md.
+    """
+
+    name: str
+    requirements: tuple[str, ...]
+    checks: str
+
+
+LIBRARIES = (
+    Library(
+        "sentence-transformers",
+        ("sentence-transformers==6.2.0",),
+        "`SentenceEncoder` takes the arguments and gives the types of `SentenceTransformer.encode`; "
+        "`InformationRetrievalEvaluator` and `util.semantic_search` run with it",
+    ),
+    Library(
+        "langchain",
+        ("langchain-core==1.8.3",),
+        "`NaflexEmbeddings` fills and searches an `InMemoryVectorStore`, also from async code, and embeds images",
+    ),
+    Library(
+        "llama-index",
+        ("llama-index-core==0.14.25",),
+        "`NaflexEmbedding` builds a `VectorStoreIndex` and answers its retriever; batches of images",
+    ),
+    Library(
+        "haystack",
+        ("haystack-ai==3.4.1",),
+        "`NaflexDocumentEmbedder` embeds images and texts; `NaflexTextEmbedder` asks in a pipeline that is saved as "
+        "YAML and read again",
+    ),
+)
+
+
+def table() -> str:
+    """The libraries as a table in Markdown."""
+    lines = ["| Library | What is run |", "|---|---|"]
+    lines += [f"| {', '.join(library.requirements).replace('==', ' ')} | {library.checks} |" for library in LIBRARIES]
+    return "\n".join(lines) + "\n"
