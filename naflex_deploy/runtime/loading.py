@@ -58,7 +58,11 @@ def _open_engine(
     chosen = bundle.choose(variant)
     files = bundle.files_of(chosen)
     bundle.check(files)
-    opened = session(bundle.path, chosen)
+    try:
+        opened = session(bundle.path, chosen)
+    except NaflexError:
+        bundle.refuse_changed(files)  # which tells more than what a library says of a file that was cut
+        raise
     bundle.refuse_changed(files)
     why = bundle.why(chosen) if variant is None else "it was asked for by name"
     return Engine(opened, manifest, chosen, partial(TextEncoder, bundle), why)

@@ -137,7 +137,7 @@ def open_tower(path: Path) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
-        with detached(path.parent):
+        with detached(path.parent.glob("*")):
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises bare exceptions of its own
         raise IncompatibleError(

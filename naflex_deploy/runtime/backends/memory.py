@@ -1,16 +1,20 @@
 """Weights of a loaded graph in memory of the process, so that nothing that becomes of their files can matter.
 
-ONNX Runtime maps files of weights. It copies most tensors as it packs them for its kernels, and keeps the pages of the
-others mapped: a file that is overwritten would change results, and one that is truncated would end the process with
-SIGBUS. These pages, a few MB of any model, are replaced by copies as soon as a graph is loaded.
+ONNX Runtime maps files of weights, as we do for OpenVINO. Both copy most tensors as they pack them for their kernels,
+and keep pages mapped, ONNX Runtime a few MB of any model and OpenVINO all of it: a file that is overwritten would
+change results, and one that is truncated would end the process with SIGBUS. These pages are replaced by copies as soon
+as a graph is loaded. Until then the kernel lets whoever opens such a file for writing wait, by a lease on it. Reading
+files instead of mapping them would take as much memory again as the model, and three times the CPU time of loading.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -24,28 +28,54 @@ _one_at_a_time = Lock()
 
 
 @contextmanager
-def detached(folder: Path) -> Iterator[None]:
-    """Around loading a graph: afterwards, no file in or below a folder is mapped.
+def detached(files: Iterable[Path]) -> Iterator[None]:
+    """Around loading a graph: files stay as they are meanwhile, and none of them is mapped afterwards.
 
-    Only Linux lists what is mapped. Elsewhere this does nothing, and files must not change while the graph is used.
+    Only Linux has leases and lists what is mapped. Elsewhere this does nothing, and files must not change while the
+    graph is used. A lease can be had by the user whom a file belongs to, on a local file system, while nobody has the
+    file open for writing; without one, a file that is truncated meanwhile can end the process with SIGBUS.
 
     Args:
-        folder: Holds the files of weights.
+        files: Of weights.
     """
-    with _one_at_a_time:
+    files = [file.resolve() for file in files if file.is_file()]
+    with _one_at_a_time, ExitStack() as leases:
+        for file in files:
+            leases.enter_context(leased(file))
         yield
-        for start, size in _mapped(folder):
+        for start, size in _mapped(files):
             _copy(start, size)
 
 
-def _mapped(folder: Path) -> list[tuple[int, int]]:
-    """Address and size of every mapping of a file in or below a folder."""
+@contextmanager
+def leased(file: Path) -> Iterator[bool]:
+    """While this holds, whoever opens a file for writing, or truncates it, waits: at most 45 s by default.
+
+    Yields whether it holds; see ``F_SETLEASE`` in fcntl(2).
+    """
+    held = False
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        with suppress(ImportError, AttributeError, OSError):  # no system, file system or owner that could
+            import fcntl
+
+            # Who waits is announced by a signal: this one is ignored by default, while SIGIO ends a process.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            held = True
+        yield held
+    finally:
+        os.close(descriptor)  # and with it the lease
+
+
+def _mapped(files: Iterable[Path]) -> list[tuple[int, int]]:
+    """Address and size of every mapping of one of the files."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []
-    inside = f"{folder.resolve()}/"
-    found = [match for match in map(_LINE.fullmatch, lines) if match and match[4].startswith(inside)]
+    names = {f"{file}{end}" for file in files for end in ("", " (deleted)")}
+    found = [match for match in map(_LINE.fullmatch, lines) if match and match[4] in names]
     return [(int(match[1], 16), int(match[2], 16) - int(match[1], 16)) for match in found]
 
 

@@ -14,8 +14,10 @@ import pytest
 
 import naflex_deploy
 from naflex_deploy.core.errors import BundleError
+from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.backends import open_session
-from naflex_deploy.runtime.backends.session import SideBySide
+from naflex_deploy.runtime.backends.memory import leased
+from naflex_deploy.runtime.backends.session import Session, SideBySide
 from naflex_deploy.runtime.loading import load_engine
 from tests.support.tiny import bundle
 
@@ -48,6 +50,48 @@ def test_files_that_change_under_an_engine_change_no_result(
     np.testing.assert_allclose(engine.embed(IMAGES), expected, atol=1e-5)
     with pytest.raises(BundleError):
         naflex_deploy.load(copy)
+
+
+TRUNCATED_MEANWHILE = """
+import mmap, subprocess, sys, time
+from pathlib import Path
+from naflex_deploy.runtime.backends.memory import detached
+
+file = Path(sys.argv[1])
+with file.open("rb") as stream:
+    pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+with detached([file]):
+    script = "import os, sys; print('now', flush=True); os.truncate(sys.argv[1], 0)"
+    cut = subprocess.Popen([sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE)
+    cut.stdout.readline()
+    time.sleep(0.1)
+    assert pages[-1] == 7, "the last page is there"
+assert cut.wait(10) == 0 and file.stat().st_size == 0, "whoever waited goes on"
+"""
+
+
+def test_a_file_that_is_truncated_while_it_is_loaded_keeps_its_pages(tmp_path: Path) -> None:
+    """In a process of its own: without the lease, the kernel ends it with SIGBUS."""
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(100_000) + b"\7")
+    with leased(file) as held:
+        if not held:
+            pytest.skip(f"the file system of {tmp_path} has no leases")
+    ended = subprocess.run([sys.executable, "-c", TRUNCATED_MEANWHILE, str(file)], capture_output=True, text=True)
+    assert ended.returncode == 0, (ended.returncode, ended.stderr)
+
+
+def test_a_bundle_that_is_cut_before_its_engine_is_loaded_is_named(bundle: Path, tmp_path: Path) -> None:
+    """Between the check of its digests and the loading of its engine."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+    def cutting(path: Path, variant: Variant) -> Session:
+        for weight in weights(path):
+            os.truncate(weight, 100)
+        return open_session(path, variant)
+
+    with pytest.raises(BundleError, match="was replaced while it was read"):
+        load_engine(copy, session=cutting)
 
 
 def test_a_worker_is_never_of_another_engine(bundle: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from threading import Lock
 import onnxruntime as ort
 
 from naflex_deploy.core.errors import IncompatibleError
-from naflex_deploy.core.files import Identity, identity
 from naflex_deploy.core.machine import cores, has_vnni
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack
+from naflex_deploy.runtime.backends.graph_files import GraphFiles
 from naflex_deploy.runtime.backends.memory import detached
 from naflex_deploy.runtime.backends.session import Outputs
 
@@ -56,9 +56,9 @@ class OnnxRuntimeSession:
         self._threads = threads or cores()
         options = session_options(self._weights)
         options.intra_op_num_threads = self._threads
-        self._identities = self._identify()
+        self._files = GraphFiles(model, self._weights, variant)
         try:
-            with detached(self._weights):
+            with detached(self._files.paths()):
                 self._session = ort.InferenceSession(model.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises bare exceptions of its own
             raise IncompatibleError(
@@ -83,22 +83,10 @@ class OnnxRuntimeSession:
             return self
         with self._loading:
             if self._worker is None:
-                self._worker = self._load_worker()
+                self._worker = self._files.load_again(
+                    lambda: OnnxRuntimeSession(self._model, self._variant, 1, self._weights), self
+                )
         return self._worker
-
-    def _load_worker(self) -> OnnxRuntimeSession:
-        try:
-            worker = OnnxRuntimeSession(self._model, self._variant, 1, self._weights)
-        except (IncompatibleError, OSError):
-            if self._identify() == self._identities:
-                raise
-            return self
-        return worker if worker._identities == self._identify() == self._identities else self
-
-    def _identify(self) -> list[Identity | None]:
-        """What tells whether a file of the graph is the one that was loaded."""
-        files = [*sorted(self._model.parent.glob("*")), *(self._weights / name for name in self._variant.shares)]
-        return [identity(file) for file in files]
 
     @property
     def worker_is_loaded(self) -> bool:

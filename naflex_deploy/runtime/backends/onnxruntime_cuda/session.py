@@ -14,6 +14,7 @@ from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.core.rows import row_views
+from naflex_deploy.runtime.backends.graph_files import GraphFiles
 from naflex_deploy.runtime.backends.memory import detached
 from naflex_deploy.runtime.backends.onnxruntime_cuda.provider import INSTALL, PROVIDER, cannot_run
 from naflex_deploy.runtime.backends.session import Outputs
@@ -88,7 +89,7 @@ class OnnxRuntimeCudaSession:
         folder = str(weights.resolve())
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         try:
-            with detached(weights):
+            with detached(GraphFiles(model, weights, variant).paths()):
                 self._session = ort.InferenceSession(model.read_bytes(), options, providers=providers(tuning))
         except Exception as error:  # ONNX Runtime raises bare exceptions of its own
             raise IncompatibleError(

@@ -14,6 +14,8 @@ from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack, Role
+from naflex_deploy.runtime.backends.graph_files import GraphFiles
+from naflex_deploy.runtime.backends.memory import detached
 from naflex_deploy.runtime.backends.openvino import model
 from naflex_deploy.runtime.backends.openvino.executed import check
 from naflex_deploy.runtime.backends.openvino.layout import Layout
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 
 class OpenVinoSession:
-    """A variant compiled by OpenVINO. Safe to run from several threads.
+    """A variant compiled by OpenVINO, its weights in memory. Safe to run from several threads.
+
+    Its files may be replaced, changed or removed afterwards.
 
     Args:
         bundle: Its directory.
@@ -38,6 +42,7 @@ class OpenVinoSession:
         self._threads, self._streams = threads or cores(), streams
         self._per_token = {spec.name for spec in variant.outputs if spec.shape[0] == "tokens"}
         main = bundle / variant.model
+        self._files = GraphFiles(main, bundle, variant)
         self._slots = next(int(s.shape[0]) - 1 for s in variant.inputs if s.role == Role.SLOT_LENGTHS)
         compiled = self._load(main, model.hint(variant.precision))
         check(compiled, variant)
@@ -52,12 +57,17 @@ class OpenVinoSession:
         return self._threads
 
     def worker(self) -> OpenVinoSession:
-        """The same graph with a stream for each core: several packs at once waste no time waiting for each other."""
+        """The same graph with a stream for each core: several packs at once waste no time waiting for each other.
+
+        Where its files are no longer those that were loaded, this session itself.
+        """
         if self._streams == self._threads:
             return self
         with self._loading:
             if self._worker is None:
-                self._worker = OpenVinoSession(self._bundle, self._variant, self._threads, self._threads)
+                self._worker = self._files.load_again(
+                    lambda: OpenVinoSession(self._bundle, self._variant, self._threads, self._threads), self
+                )
         return self._worker
 
     @property
@@ -81,7 +91,8 @@ class OpenVinoSession:
             "NUM_STREAMS": self._streams,
         }
         try:
-            return model.core().compile_model(model.read(path, self._bundle), "CPU", settings)
+            with detached(self._files.paths()):
+                return model.core().compile_model(model.read(path, self._bundle), "CPU", settings)
         except RuntimeError as error:  # OpenVINO raises these alone
             raise IncompatibleError(
                 f"{model.library()} cannot load variant '{self._variant.name}': {str(error).strip().splitlines()[-1]}",

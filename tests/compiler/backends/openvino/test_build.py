@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,7 +17,9 @@ from naflex_deploy.compiler.backends.registry import choose
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.manifest import Manifest
+from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.openvino import backend, model
+from naflex_deploy.runtime.backends.session import SideBySide
 from naflex_deploy.runtime.bundle.golden import Tolerance
 from tests.support.packs import random_images
 from tests.support.tiny import SETTINGS, copied, tiny_checkpoint
@@ -60,6 +63,12 @@ def test_bf16_is_built_beside_fp32_and_loaded_where_it_runs(
     found, wanted = engine.embed(images), reference.embed(images)
     cosines = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
     assert 0.9995 < cosines.min() < 1 - 1e-9
+
+    session = open_session(path, engine.variant)
+    assert isinstance(session, SideBySide)
+    assert str(path) not in Path("/proc/self/maps").read_text(), "what becomes of the files cannot matter"
+    os.utime(path / engine.variant.model, ns=(0, 0))
+    assert session.worker() is session, "a worker is never of another engine"
 
     monkeypatch.setattr(model, "capabilities", lambda: NO_BF16)
     elsewhere = load(path)
