@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from naflex_deploy.cli.terminal import (
     wait_option,
 )
 from naflex_deploy.core.errors import ImageError, UsageError
-from naflex_deploy.core.files import refuse_existing
+from naflex_deploy.core.files import reserved
 
 
 @click.command()
@@ -129,20 +130,19 @@ def command(
     options = Options(slo=slo / 1e3 if slo else None, api_key=read_keys(api_keys)[0] if api_keys else "", **values)
     if fail_below is not None and not (options.second or options.baseline):
         raise UsageError("--fail-below has nothing to compare with", hint="name a second bundle, or pass --baseline")
-    if output is not None:
-        refuse_existing(output, force=force)
-    with steps() as step:
-        outcome = run(options, step)
-    for result in outcome.rejected:
-        if result.error:
-            print_error(result.error)
-    if as_json:
-        print_json("bench", **outcome.document)
-    else:
-        _print(outcome.document)
-    if output is not None:
-        write_page(outcome.document, output)
-        err.print(f"[bold green]wrote[/] {output}")
+    with reserved(output, force=force) if output is not None else nullcontext() as lock:
+        with steps() as step:
+            outcome = run(options, step)
+        for result in outcome.rejected:
+            if result.error:
+                print_error(result.error)
+        if as_json:
+            print_json("bench", **outcome.document)
+        else:
+            _print(outcome.document)
+        if output is not None:
+            write_page(outcome.document, output, lock)
+            err.print(f"[bold green]wrote[/] {output}")
     if fail_below is not None:
         gate(outcome.comparisons[0].throughput, fail_below)
     if outcome.rejected:

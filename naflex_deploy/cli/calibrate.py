@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,6 @@ from naflex_deploy.cli.terminal import (
 )
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, needs_extra
-from naflex_deploy.core.files import new_file
 from naflex_deploy.core.profile import Method
 
 if TYPE_CHECKING:
@@ -104,9 +102,6 @@ def command(
 
     A bad image is reported and replaced by another one; the exit code is then 6.
     """
-    if resume and output.exists() and not force:
-        err.print(f"{output} is complete already")
-        return
     overrides = {"calibration.method": method, "calibration.samples": samples}
     resolved = resolve(profile, config=config, settings=settings, overrides=overrides)
     source = model_or_demo(model)
@@ -129,8 +124,9 @@ def command(
             report=lambda step: err.print(step, markup=False),
             count=count,
         )
-    if found.sensitivity is not None:
-        _keep(found.sensitivity, output)
+    if found.complete:
+        err.print(f"{output} is complete already", markup=False)
+        return
     _print(found, output, as_json)
     if found.rejected:
         sys.exit(ImageError.code)
@@ -143,19 +139,6 @@ def _counter() -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
         task = progress.add_task("observe", total=None, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
-
-
-def _keep(found: Sensitivity, output: Path) -> None:
-    """Write the result of a sensitivity analysis next to the calibration, as JSON and as a heat map."""
-    from naflex_deploy.compiler.quantize.heat_map import heat_map
-
-    beside = output.with_name(f"{output.stem}-sensitivity.json")
-    for path, text in (
-        (beside, json.dumps(found.to_json(), indent=1) + "\n"),
-        (beside.with_suffix(".svg"), heat_map(found)),
-    ):
-        with new_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
 
 
 def _print(found: Calibrated, output: Path, as_json: bool) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from naflex_deploy.cli.terminal import out, print_json
 from naflex_deploy.core.errors import UsageError
-from naflex_deploy.core.files import new_file, refuse_existing
-from naflex_deploy.core.locks import Lock, locked
+from naflex_deploy.core.files import new_file, reserved
+from naflex_deploy.core.locks import Lock
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.text_encoder import Float, TextEncoder
 
@@ -25,16 +26,13 @@ def embed_texts(bundle: Path, texts: Sequence[str], output: Path | None, *, forc
         UsageError: The bundle has no text tower, or the format of the output is unknown.
         OutputError: The output exists, cannot be written, or is being written by another process.
     """
-    if output is not None:
-        if output.suffix not in FORMATS:
-            raise UsageError(
-                f"-o {output}: expected a name that ends in {' or '.join(FORMATS)}", hint="for example texts.npz"
-            )
-        refuse_existing(output, force=force)
-    vectors = TextEncoder(Bundle.open(bundle)).embed(texts)
-    if output is not None:
-        with locked(output) as lock:
-            refuse_existing(output, force=force)  # another run may have written it meanwhile
+    if output is not None and output.suffix not in FORMATS:
+        raise UsageError(
+            f"-o {output}: expected a name that ends in {' or '.join(FORMATS)}", hint="for example texts.npz"
+        )
+    with reserved(output, force=force) if output is not None else nullcontext() as lock:
+        vectors = TextEncoder(Bundle.open(bundle)).embed(texts)
+        if lock is not None:
             _write(lock, texts, vectors)
     if as_json:
         print_json("embed", texts=list(texts), width=vectors.shape[1], output=str(output) if output else None)

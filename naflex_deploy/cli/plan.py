@@ -29,7 +29,7 @@ from naflex_deploy.cli.terminal import (
 )
 from naflex_deploy.core.config import Config, leaves
 from naflex_deploy.core.errors import UsageError, needs_extra
-from naflex_deploy.core.files import new_file, refuse_existing
+from naflex_deploy.core.files import new_file, reserved
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.backends.openvino.backend import opportunity
 
@@ -89,11 +89,12 @@ def command(
         _plan(resolved, model, as_json)
         return
     path = output or Path(f"{resolved.profile.name}-tuned.toml")
-    refuse_existing(path, force=force)
-    with tempfile.TemporaryDirectory(prefix="naflex-deploy-") as folder, steps() as step:
-        found = _tune(resolved, model, sizes, bundle, Path(folder), seconds, step)
-    with new_file(path) as partial:
-        partial.write_text(tomli_w.dumps(found.profile.model_dump(by_alias=True, exclude_none=True)), encoding="utf-8")
+    with reserved(path, force=force) as lock:
+        with tempfile.TemporaryDirectory(prefix="naflex-deploy-") as folder, steps() as step:
+            found = _tune(resolved, model, sizes, bundle, Path(folder), seconds, step)
+        text = tomli_w.dumps(found.profile.model_dump(by_alias=True, exclude_none=True))
+        with new_file(path, lock) as partial:
+            partial.write_text(text, encoding="utf-8")
     _print_tuning(found, path, as_json)
 
 

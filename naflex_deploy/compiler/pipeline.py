@@ -32,7 +32,7 @@ from naflex_deploy.compiler.witness.witness import outcome, request_for
 from naflex_deploy.compiler.zero_shot import cut_texts, read_labels, with_labels
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import GateError, UsageError
-from naflex_deploy.core.files import new_directory, sync_tree
+from naflex_deploy.core.files import new_directory, refuse_existing, sync_tree
 from naflex_deploy.core.machine import peak_memory
 from naflex_deploy.core.manifest import (
     FILE_NAME,
@@ -48,7 +48,6 @@ from naflex_deploy.core.manifest import (
 )
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.backends import cannot_run, executed_by, find, open_session
-from naflex_deploy.runtime.bundle.bundle import refuse_replacing
 from naflex_deploy.runtime.bundle.footprint import run_peak
 from naflex_deploy.runtime.bundle.golden import Golden, measure
 from naflex_deploy.runtime.bundle.golden_images import FILE as GOLDEN_IMAGES
@@ -99,7 +98,7 @@ def build_bundle(
         GateError: The graph differs from the original model, or the engine misses the gate; in the second case the
             rejected bundle is left at ``<output>.rejected``.
     """
-    refuse_replacing(output, force=force)
+    refuse_existing(output, force=force, made=FILE_NAME)
     started = time.perf_counter()
     chosen = choose_all(config.profile)
     backend, precision = chosen[0][0].backend.name, chosen[0][1]
@@ -111,7 +110,7 @@ def build_bundle(
     outputs = requested_outputs(config.profile, checkpoint)
     request = request_for(checkpoint, outputs, text=text, wanted=witness)
     asked_for, reason = (None, request) if isinstance(request, str) else (request, "")
-    with new_directory(output, force=force) as partial, asking(asked_for) as asked:
+    with new_directory(output, force=force, made=FILE_NAME) as partial, asking(asked_for) as asked:
         report("exporting the portable graph")
         portable = partial / "portable.onnx"
         export(checkpoint.model(outputs), portable)

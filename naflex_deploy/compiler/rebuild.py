@@ -130,7 +130,7 @@ def _rebuild(lock: Lock, profile: Profile | None, report: Report, calibration: P
         spec.check(subject_of_bundle(manifest))
     if (path / SIGNATURE).exists():
         report(f"{path} is signed; it will have to be signed again")
-    with new_directory(path, lock, force=True) as partial:
+    with new_directory(path, lock, force=True, made=FILE_NAME) as partial:
         copy_files(path, partial, _files(path, but=("variants", FILE_NAME, SIGNATURE)), link=True)
         golden = Golden.read(path / GOLDEN)
         if spec is not None:

@@ -74,14 +74,39 @@ def identity(path: Path) -> Identity | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
+def refuse_existing(path: Path, *, force: bool, made: str = "") -> None:
     """Refuse to write over something.
 
+    Args:
+        path: Of an output.
+        force: Replace what stands there.
+        made: Pattern of what lies in a directory of the kind that is written; ``force`` replaces nothing else, but for
+            an empty directory.
+
     Raises:
-        OutputError: ``path`` exists and ``force`` is off.
+        OutputError: ``path`` exists and may not be replaced.
     """
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", hint="choose another name, or pass --force to replace it")
+    if made and path.exists() and not (path.is_dir() and (any(path.glob(made)) or not any(path.iterdir()))):
+        raise OutputError(
+            f"{path} has no {made}, so it was not made by this command, and --force does not replace it",
+            hint="choose another name",
+        )
+
+
+@contextmanager
+def reserved(path: Path, *, force: bool) -> Iterator[Lock]:
+    """Be the only writer of an output that takes long to make, from before it is looked for until it is written.
+
+    Raises:
+        LockedError: Somebody else is writing it.
+        OutputError: It exists already and ``force`` is off, or its lock cannot be taken.
+    """
+    refuse_existing(path, force=force)  # before a lock is made beside it
+    with locked(path) as lock:
+        refuse_existing(path, force=force)  # another run may have written it meanwhile
+        yield lock
 
 
 @contextmanager
@@ -114,7 +139,7 @@ def new_file(path: Path, lock: Lock | None = None, *, synced: bool = True) -> It
 
 
 @contextmanager
-def new_directory(path: Path, lock: Lock | None = None, *, force: bool = False) -> Iterator[Path]:
+def new_directory(path: Path, lock: Lock | None = None, *, force: bool = False, made: str = "") -> Iterator[Path]:
     """A directory that appears at ``path`` when the block ends without an error, and not at all otherwise.
 
     Args:
@@ -122,20 +147,21 @@ def new_directory(path: Path, lock: Lock | None = None, *, force: bool = False) 
         lock: What keeps other writers of it away; a lock of its own where it is not given.
         force: Replace what stands there. The old directory stays until the new one is whole and synced to disk; then
             the two are exchanged at once, or, where the system cannot, renamed so that `standing` finds one of them.
+        made: See `refuse_existing`.
 
     Raises:
         LockedError: Somebody else is writing it.
         OutputError: It exists, or cannot be written; names the reason.
     """
     with _own(path, lock) as held:
-        refuse_existing(path, force=force)
+        refuse_existing(path, force=force, made=made)
         partial = held.partial()
         try:
             with explain_os_errors(path):
                 partial.mkdir()
                 yield partial
                 sync_tree(partial)
-                refuse_existing(path, force=force)
+                refuse_existing(path, force=force, made=made)
                 _put(partial, held)
                 sync(path.parent)
         finally:

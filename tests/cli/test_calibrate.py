@@ -14,6 +14,11 @@ from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.demo.draw import draw_page
 from tests.cli.conftest import Run
 
+OPTIONS = [
+    *("--set", "image.tokens=36", "--set", "engine.onnxruntime.budgets=[72]"),
+    *("--method", "mse", "--sensitivity"),
+]
+
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,21 +38,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibrated(run: Run, checkpoint: Path, pages: Path) -> tuple[Path, dict[str, object]]:
     """The file and the JSON document of a run."""
     output = pages.parent / "calibration.json"
-    options = ["--set", "image.tokens=36", "--set", "engine.onnxruntime.budgets=[72]", "--method", "mse"]
-    result = run(
-        "calibrate",
-        "--profile",
-        "photo",
-        "--model",
-        checkpoint,
-        *options,
-        "--sensitivity",
-        "--images",
-        pages,
-        "-o",
-        output,
-        "--json",
-    )
+    call = ["calibrate", "--profile", "photo", "--model", checkpoint, *OPTIONS, "--images", pages, "-o", output]
+    result = run(*call, "--json")
     assert result.exit_code == 6, result.output
     assert "rejected: [broken].png: " in result.stderr
     return output, json.loads(result.stdout)
@@ -79,14 +71,16 @@ def test_what_each_site_costs_lies_beside_it(calibrated: tuple[Path, dict[str, o
 
 
 def test_a_run_that_is_complete_has_nothing_to_resume_and_is_not_replaced(
-    run: Run, pages: Path, calibrated: tuple[Path, dict[str, object]]
+    run: Run, checkpoint: Path, pages: Path, calibrated: tuple[Path, dict[str, object]]
 ) -> None:
     output, _ = calibrated
     before = output.read_bytes()
-    call = ["calibrate", "--profile", "photo", "--images", pages, "-o", output]
+    call = ["calibrate", "--profile", "photo", "--model", checkpoint, *OPTIONS, "--images", pages, "-o", output]
     resumed = run(*call, "--resume")
     assert (resumed.exit_code, resumed.stdout) == (0, "")
     assert "is complete already" in resumed.stderr
+    other = run(*call, "--resume", "--seed", 1)
+    assert (other.exit_code, "was made with something else: seed" in other.stderr) == (2, True)
     refused = run(*call)
     assert refused.exit_code == 2
     assert "exists already" in refused.stderr

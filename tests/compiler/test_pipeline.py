@@ -157,7 +157,7 @@ def test_an_existing_bundle_is_refused_before_any_work_and_replaced_by_force(own
 def test_force_replaces_nothing_but_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter-1").write_text("…")
-    with pytest.raises(OutputError, match="is not a bundle, so --force does not replace it"):
+    with pytest.raises(OutputError, match="it was not made by this command, and --force does not replace it"):
         build_tiny(tmp_path / "thesis", force=True)
     assert names(tmp_path / "thesis") == ["chapter-1"]
 

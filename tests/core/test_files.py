@@ -18,8 +18,8 @@ import pytest
 
 from naflex_deploy.core import files
 from naflex_deploy.core.errors import OutputError, UsageError
-from naflex_deploy.core.files import new_directory, new_file, read_rows, read_text, sha256
-from naflex_deploy.core.locks import standing
+from naflex_deploy.core.files import new_directory, new_file, read_rows, read_text, reserved, sha256
+from naflex_deploy.core.locks import LockedError, standing
 
 
 def names(directory: Path) -> list[str]:
@@ -237,6 +237,30 @@ def test_force_replaces_a_link_and_not_what_it_points_to(tmp_path: Path) -> None
     assert names(tmp_path) == ["out", "target"]
 
 
+def test_force_replaces_no_directory_of_another_kind(tmp_path: Path) -> None:
+    """Also one that appears while the new one is written; an empty one has nothing to lose."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter-1").write_text("…")
+    (tmp_path / "file").write_text("…")
+    for name in ("thesis", "file"):
+        with (
+            pytest.raises(OutputError, match=r"has no \*/marker, so it was not made by this command"),
+            new_directory(tmp_path / name, force=True, made="*/marker"),
+        ):
+            pytest.fail("it was refused before anything was written")
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):
+        with new_directory(tmp_path / "empty", force=True, made="*/marker") as partial:
+            (partial / "deeper").mkdir()
+            (partial / "deeper" / "marker").touch()
+    with (
+        pytest.raises(OutputError, match="was not made by this command"),
+        new_directory(tmp_path / "late", force=True, made="*/marker"),
+    ):
+        (tmp_path / "thesis").rename(tmp_path / "late")
+    assert (tmp_path / "late" / "chapter-1").read_text() == "…"
+
+
 def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="exists already"), new_directory(path):
@@ -280,6 +304,18 @@ def test_a_replacement_that_was_killed_half_way_gives_the_old_one_back(tmp_path:
     with pytest.raises(OutputError, match="exists already"):
         write("directory", tmp_path / "out")
     assert (names(tmp_path), read(tmp_path / "out")) == (["out"], "old")
+
+
+def test_an_output_is_reserved_from_before_it_is_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with reserved(path, force=False) as lock:
+        with pytest.raises(LockedError), reserved(path, force=True):
+            pytest.fail("somebody else has it")
+        with new_file(path, lock) as partial:
+            partial.write_text("mine")
+    with pytest.raises(OutputError, match="exists already"), reserved(path, force=False):
+        pytest.fail("it is there")
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_digest_is_sha256(tmp_path: Path) -> None:

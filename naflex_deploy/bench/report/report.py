@@ -20,6 +20,7 @@ from naflex_deploy.bench.load.latency import Latency
 from naflex_deploy.bench.load.measure import BudgetFigures, SingleFigures, Step, Throughput
 from naflex_deploy.bench.report.provenance import Provenance
 from naflex_deploy.core.files import new_file
+from naflex_deploy.core.locks import Lock
 
 BINS = 8
 """Number of bins in the histogram of tokens."""
@@ -143,8 +144,13 @@ def histogram_json(tokens: Sequence[int]) -> Json:
     }
 
 
-def write_page(document: Json, path: Path) -> None:
+def write_page(document: Json, path: Path, lock: Lock | None = None) -> None:
     """Write a document as one HTML file that loads nothing.
+
+    Args:
+        document: To be shown.
+        path: Of the file.
+        lock: See `new_file`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -152,7 +158,7 @@ def write_page(document: Json, path: Path) -> None:
     template = files("naflex_deploy.bench.report").joinpath("page.html").read_text(encoding="utf-8")
     # Only a "<" could end the script element that holds the data.
     data = json.dumps(document).replace("<", "\\u003c")
-    with new_file(path) as partial:
+    with new_file(path, lock) as partial:
         partial.write_text(template.replace("{{data}}", data), encoding="utf-8")
 
 

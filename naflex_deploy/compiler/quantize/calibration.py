@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,18 +17,21 @@ from naflex_deploy.compiler.golden_packs import quantized_tolerance
 from naflex_deploy.compiler.head import make_head
 from naflex_deploy.compiler.quantize import coverage
 from naflex_deploy.compiler.quantize.coverage import Record
+from naflex_deploy.compiler.quantize.heat_map import heat_map
 from naflex_deploy.compiler.quantize.images import read_labels, shuffled, stamp_of
 from naflex_deploy.compiler.quantize.observer import Observer
 from naflex_deploy.compiler.quantize.observing import Observing
 from naflex_deploy.compiler.quantize.progress import Journal, Progress
+from naflex_deploy.compiler.quantize.request import Request
 from naflex_deploy.compiler.quantize.sensitivity import Runner, Sensitivity, analyse
 from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.compiler.quantize.subject import subject_of
 from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import NaflexError, OutputError, UsageError
-from naflex_deploy.core.files import refuse_existing
+from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.core.locks import locked
 from naflex_deploy.runtime.images.inputs import expand
+from naflex_deploy.runtime.results.key import Key
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,7 @@ class Calibrated:
         rejected: (path, reason) of each file that could not be used.
         warnings: Sentences on kinds of images that are missing, and on files that changed during the run.
         resumed: Number of files that an earlier run had observed.
+        complete: The file was there already, made of the same, and nothing was done.
     """
 
     spec: QuantSpec
@@ -47,6 +52,7 @@ class Calibrated:
     rejected: list[tuple[str, str]]
     warnings: list[str]
     resumed: int
+    complete: bool = False
 
 
 def calibrate(
@@ -76,19 +82,20 @@ def calibrate(
         labels: A file of ``path,class`` lines, with which the gate can measure accuracy.
         patch_size, lora: As for a build.
         sensitivity: Runs graphs. If given, the loss of each site in int8 is measured too, and the sites that have to
-            stay float for the gate to hold are recorded.
-        resume: Continue where an earlier run was stopped.
+            stay float for the gate to hold are recorded; the losses are written beside the output, as JSON and as a
+            heat map.
+        resume: Continue where an earlier run was stopped; a file that is complete, and made of the same, is left alone.
         force: Replace an existing file.
         report: Called with a line at the start of each step.
         count: Called with the number of files observed, and the number to observe.
 
     Raises:
         UsageError: There are too few images, they have one colour, or they have one size although the profile has
-            several budgets.
+            several budgets. Also if what is resumed was made of something else; names what differs.
         CheckpointError: The model cannot be read, or it computes NaN or infinity.
         OutputError: The file exists, cannot be written, or is being written by another process.
     """
-    refuse_existing(output, force=force)
+    refuse_existing(output, force=force or resume)
     files = _list(images)
     samples = config.profile.calibration.samples
     coverage.check_count(len(files), images, config.profile)
@@ -98,10 +105,15 @@ def calibrate(
     if patch_size is not None:
         checkpoint = with_patch_size(checkpoint, patch_size)
     empty = QuantSpec(subject_of(checkpoint, config.profile), config.profile.calibration.method, seed, (), {})
-    journal = Journal(output, empty, [str(images.resolve()), samples, classes])
+    request = Request(empty, images, shuffled(files, seed), config.profile, classes, sensitivity is not None)
+    journal = Journal(output, empty, Key({**request.key.parts, "images": str(images.resolve())}))
     with locked(output) as lock:
-        refuse_existing(output, force=force)  # Another run may have written it in the meantime.
-        progress = (journal.resume() if resume else None) or journal.start(shuffled(files, seed))
+        if output.exists() and not force:
+            refuse_existing(output, force=resume)  # Another run may have written it in the meantime.
+            complete = request.refuse_other(output)
+            journal.remove()  # A run that was killed after its output was written left it.
+            return Calibrated(complete, None, [], [], 0, complete=True)
+        progress = (journal.resume() if resume else None) or journal.start(request.order)
         resumed = progress.observed
         costs: Sensitivity | None = None
         try:
@@ -121,13 +133,14 @@ def calibrate(
                 )
                 coverage.check(progress.records, images, config.profile)
                 found = coverage.figures(progress.records, config.profile, prefix)
-                spec = progress.spec(empty, found)
+                spec = replace(progress.spec(empty, found), origin=request.origin(progress))
                 if sensitivity is not None:
                     report("measuring the loss of each activation in int8")
                     names = head.labels if head else ()
                     tolerance = quantized_tolerance(config.profile)
                     costs = analyse(portable, spec, prefix, tolerance, sensitivity, names, report)
                     spec = replace(spec, float_sites=costs.float_sites)
+                    _write_losses(costs, output)  # First, as a complete output is not looked at again.
                 spec.write(output, lock)
         except NaflexError as error:
             if not isinstance(error, OutputError):
@@ -138,6 +151,17 @@ def calibrate(
     if progress.copies:
         warnings.append(f"{progress.copies} files are copies of others and were left out")
     return Calibrated(spec, costs, progress.rejected, warnings, resumed)
+
+
+def _write_losses(found: Sensitivity, output: Path) -> None:
+    """Write the result of a sensitivity analysis next to the calibration, as JSON and as a heat map."""
+    beside = output.with_name(f"{output.stem}-sensitivity.json")
+    for path, text in (
+        (beside, json.dumps(found.to_json(), indent=1) + "\n"),
+        (beside.with_suffix(".svg"), heat_map(found)),
+    ):
+        with new_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _list(images: Path) -> list[str]:

@@ -14,6 +14,9 @@ from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.core.errors import UsageError, explain_os_errors
 from naflex_deploy.core.files import new_file
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.results.key import Key
+
+_AGAIN = "run without --resume to start again"
 
 
 @dataclass
@@ -70,16 +73,16 @@ class Journal:
     Args:
         output: The calibration file.
         empty: The calibration before anything was observed.
-        key: Further values that the choice of images depends on; a journal with another key is not resumed.
+        key: What decides the calibration; a journal with another key is not resumed.
 
     Attributes:
         folder: The directory of the journal.
     """
 
-    def __init__(self, output: Path, empty: QuantSpec, key: Sequence[object]) -> None:
+    def __init__(self, output: Path, empty: QuantSpec, key: Key) -> None:
         self._output = output
         self._empty = empty
-        self._key = [empty.key, *key]
+        self._key = key
         self.folder = output.with_name(f".{output.name}.journal")
 
     def start(self, order: Sequence[str]) -> Progress:
@@ -92,24 +95,21 @@ class Journal:
             self.remove()
             self.folder.mkdir(parents=True)
             with new_file(self._begun) as partial:
-                partial.write_text(json.dumps({"key": self._key, "order": list(order)}), encoding="utf-8")
+                partial.write_text(json.dumps({"key": self._key.parts, "order": list(order)}), encoding="utf-8")
         return Progress(order)
 
     def resume(self) -> Progress | None:
         """Load the progress of an earlier run; ``None`` if there is none.
 
         Raises:
-            UsageError: The earlier run was another calibration.
+            UsageError: The earlier run was another calibration, or its record is damaged; says what differs.
         """
         if not self._begun.exists():
             return None
-        begun = json.loads(self._begun.read_text(encoding="utf-8"))
-        if begun["key"] != self._key:
-            raise UsageError(
-                f"{self.folder} was started with another model, profile, directory, method or seed",
-                hint="run without --resume to start again",
-            )
-        progress = Progress(begun["order"])
+        before, order = self._read()
+        if differ := self._key.differences(before):
+            raise UsageError(f"{self.folder} was begun with something else: {'; '.join(differ)}", hint=_AGAIN)
+        progress = Progress(order)
         if self._state.exists():
             spec = QuantSpec.read(self._state)
             progress.place = spec.coverage["place"]
@@ -139,6 +139,16 @@ class Journal:
     def remove(self) -> None:
         """Remove the journal."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read(self) -> tuple[dict[str, object], list[str]]:
+        """The key and the order of an earlier run."""
+        try:
+            begun = json.loads(self._begun.read_bytes())
+            return dict(begun["key"]), list(map(str, begun["order"]))
+        except (ValueError, KeyError, TypeError) as error:  # or an earlier version wrote it, whose key was a list
+            raise UsageError(
+                f"{self._begun} is damaged or of another version: {type(error).__name__}", hint=_AGAIN
+            ) from None
 
     @property
     def _begun(self) -> Path:

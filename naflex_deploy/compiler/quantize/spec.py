@@ -45,6 +45,7 @@ class QuantSpec:
         gate_labels, tuning_labels: Class name of each of these images, if classes were given.
         float_sites: Sites that a sensitivity analysis found to need float; ``None`` if there was no analysis.
         coverage: Figures that describe the images.
+        origin: What was asked for and which images were read, see the module `request`; empty in older files.
     """
 
     subject: Values
@@ -58,6 +59,7 @@ class QuantSpec:
     tuning_labels: tuple[str, ...] = ()
     float_sites: tuple[str, ...] | None = None
     coverage: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -102,6 +104,7 @@ class QuantSpec:
             "method": self.method,
             "seed": self.seed,
             "coverage": self.coverage,
+            "origin": self.origin,
             "samples": list(self.samples),
             "float_sites": None if self.float_sites is None else list(self.float_sites),
             "sites": [{"names": list(names), **_site_to_json(seen)} for names, seen in self.groups.items()],
@@ -149,6 +152,7 @@ class QuantSpec:
                 tuning_labels=tuple(map(str, content["tuning_labels"])),
                 float_sites=None if content["float_sites"] is None else tuple(map(str, content["float_sites"])),
                 coverage=dict(content["coverage"]),
+                origin=dict(content.get("origin", {})),
             )
             if spec.key != content["key"]:
                 raise ValueError("its key does not match its content")

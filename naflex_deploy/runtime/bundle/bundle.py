@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from naflex_deploy.core.errors import BundleError, IncompatibleError, OutputError, nearest
-from naflex_deploy.core.files import Identity, identity, refuse_existing, sha256
-from naflex_deploy.core.manifest import FILE_NAME, Manifest, Variant
+from naflex_deploy.core.errors import BundleError, IncompatibleError, nearest
+from naflex_deploy.core.files import Identity, identity, sha256
+from naflex_deploy.core.manifest import Manifest, Variant
 from naflex_deploy.core.manifest.values import GRAPH
 from naflex_deploy.runtime.backends import cannot_run
 from naflex_deploy.runtime.bundle.external_data import refuse_unnamed_data
@@ -135,17 +135,6 @@ class Bundle:
         folder = f"{Path(variant.model).parent.as_posix()}/"
         beside = [name for name in self.manifest.files if name.startswith(folder) and name != variant.model]
         return [variant.model, *beside, *variant.shares]
-
-
-def refuse_replacing(path: Path, *, force: bool) -> None:
-    """Refuse to overwrite what exists. ``force`` allows replacing a bundle, but nothing else.
-
-    Raises:
-        OutputError: ``path`` exists and may not be replaced.
-    """
-    refuse_existing(path, force=force)
-    if path.exists() and not (path / FILE_NAME).is_file():
-        raise OutputError(f"{path} is not a bundle, so --force does not replace it", hint="choose another name")
 
 
 def _rejection(variant: Variant) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from naflex_deploy.core.files import copy_files, new_directory
+from naflex_deploy.core.files import copy_files, new_directory, refuse_existing
 from naflex_deploy.core.manifest import FILE_NAME, Manifest
-from naflex_deploy.runtime.bundle.bundle import Bundle, refuse_replacing
+from naflex_deploy.runtime.bundle.bundle import Bundle
 
 REBUILDING = frozenset({"portable.onnx", "portable.onnx.data", "calibration.json"})
 """Files that are only needed to build another variant, unless a variant shares them."""
@@ -29,7 +29,7 @@ def strip(path: Path, variant: str, output: Path, *, force: bool = False) -> Man
         IncompatibleError: The bundle has no such variant.
         OutputError: ``output`` exists or cannot be written.
     """
-    refuse_replacing(output, force=force)
+    refuse_existing(output, force=force, made=FILE_NAME)
     bundle = Bundle.open(path)
     chosen = bundle.variant(variant)
     needed = set(bundle.files_of(chosen))
@@ -40,7 +40,7 @@ def strip(path: Path, variant: str, output: Path, *, force: bool = False) -> Man
     }
     bundle.check(files)
     manifest: Manifest = bundle.manifest.model_copy(update={"variants": [chosen], "files": files})
-    with new_directory(output, force=force) as partial:
+    with new_directory(output, force=force, made=FILE_NAME) as partial:
         copy_files(path, partial, files)
         bundle.refuse_changed(files)
         (partial / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")

@@ -77,7 +77,7 @@ def write_repository(
         )
     opened.check(opened.files_of(chosen))
     name = bundle.resolve().name
-    with new_directory(output, force=force) as folder:
+    with new_directory(output, force=force, made="*/config.pbtxt") as folder:
         _write_engine(folder / f"{name}_engine", opened, chosen)
         _write_preprocess(folder / f"{name}_preprocess", manifest, chosen)
         _write_ensemble(folder / name, name, manifest, chosen)

@@ -21,21 +21,23 @@ from PIL import Image
 
 from naflex_deploy.compiler import checkpoints
 from naflex_deploy.compiler.model.attention import ragged_attention
-from naflex_deploy.compiler.quantize import calibration, observing
+from naflex_deploy.compiler.quantize import calibration, observing, request
 from naflex_deploy.compiler.quantize.calibration import Calibrated, calibrate
+from naflex_deploy.compiler.quantize.images import shuffled
 from naflex_deploy.compiler.quantize.observation import BINS
 from naflex_deploy.compiler.quantize.observer import Observer
 from naflex_deploy.compiler.quantize.observing import GATE_EVERY
 from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.compiler.quantize.subject import subject_of
-from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import CheckpointError, NaflexError, OutputError, UsageError
+from naflex_deploy.core.config import Config, resolve
+from naflex_deploy.core.errors import CalibrationError, CheckpointError, NaflexError, OutputError, UsageError
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.demo.draw import draw_page
+from naflex_deploy.runtime.images import versions
 from naflex_deploy.runtime.packing.prepare import Preparer
 from tests.compiler.quantize.test_observer import reading
 from tests.support.packs import inputs
-from tests.support.tiny import tiny_checkpoint, tiny_config
+from tests.support.tiny import SETTINGS, tiny_checkpoint
 
 FILES = 40
 
@@ -55,7 +57,7 @@ tests.run(Path(sys.argv[1]), Path(sys.argv[2]), count=count)
 
 
 def config(samples: int = 24, *settings: str) -> Config:
-    found = tiny_config()
+    found = resolve("photo", settings=[*SETTINGS, *settings], environment={})
     section = found.profile.calibration.model_copy(update={"samples": samples})
     return dataclasses.replace(found, profile=found.profile.model_copy(update={"calibration": section}))
 
@@ -192,8 +194,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(drawn: Path, bundle: Path, tmp_p
     killed = subprocess.run([sys.executable, "-c", RUN, str(drawn), str(output), str(bundle), str(after)])
     assert killed.returncode == -signal.SIGKILL
     assert names(tmp_path) == [".out.json.journal", ".out.json.lock"]
-    with pytest.raises(UsageError, match=r"was started with another .* seed"):
+    with pytest.raises(UsageError, match=r"was begun with something else: seed was 0, is 9"):
         run(drawn, output, seed=9, resume=True)
+    order = tmp_path / ".out.json.journal" / "order.json"
+    begun = order.read_bytes()
+    for content in (b"", begun[:99], json.dumps({"key": ["an", "earlier", "version"], "order": []}).encode()):
+        order.write_bytes(content)
+        with pytest.raises(UsageError, match=r"order.json is damaged or of another version"):
+            run(drawn, output, resume=True)
+    order.write_bytes(begun)
     counts: list[tuple[int, int]] = []
     found = run(drawn, output, resume=True, count=lambda done, total: counts.append((done, total)))
     assert found.resumed == after - 5  # The last round was observed, but not saved.
@@ -202,6 +211,52 @@ def test_a_killed_run_goes_on_to_the_same_bytes(drawn: Path, bundle: Path, tmp_p
     assert names(tmp_path) == ["out.json"]
     run(drawn, tmp_path / "at once.json")
     assert output.read_bytes() == (tmp_path / "at once.json").read_bytes()
+
+
+def test_a_file_is_complete_where_it_was_made_of_the_same_alone(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.json"
+    (images / "text.png").write_text("no image")
+    asked = config(20, "image.dpi=72")
+    run(images, output, asked)
+    before = output.read_bytes()
+    again = run(images, output, asked, resume=True)
+    assert (again.complete, again.spec.key) == (True, QuantSpec.read(output).key)
+
+    def refused(named: str, settings: Config = asked, **options: object) -> None:
+        with pytest.raises(UsageError, match=rf"is complete, but was made with something else: {named} \(pass"):
+            run(images, output, settings, resume=True, **options)
+        assert output.read_bytes() == before
+
+    labels = tmp_path / "labels.csv"
+    labels.write_text("01.png,letter\n")
+    refused("seed", seed=1)
+    refused("labels", labels=labels)
+    refused("sensitivity", sensitivity=lambda *arguments: None)
+    refused("samples", config(21, "image.dpi=72"))
+    refused("settings", config(20, "video.rate=3", "image.dpi=72"))
+    refused("image, settings", config(20))
+    refused("method", config(20, "image.dpi=72", "calibration.method=mse"))
+    with monkeypatch.context() as patched:
+        patched.setattr(request, "__version__", "9.9")
+        refused("naflex-deploy")
+    with monkeypatch.context() as patched:
+        patched.setattr(versions, "version", lambda package: "9.9")
+        refused("readers")
+    tried = shuffled(sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png")), 0)
+    shutil.copy(images / tried[-1], images / tried[0])
+    refused("inputs")
+    (images / tried[-1]).unlink()
+    refused("inputs")
+    assert run(images, output, asked, resume=True, force=True).spec.samples != again.spec.samples
+    QuantSpec.read(output)
+    output.write_text(output.read_text()[:-99])
+    with pytest.raises(CalibrationError):
+        run(images, output, asked, resume=True)
+    dataclasses.replace(again.spec, origin={}).write(output)
+    with pytest.raises(UsageError, match="does not say what it was made with"):
+        run(images, output, asked, resume=True)
 
 
 def test_files_that_are_no_images_are_reported_and_others_take_their_place(images: Path, tmp_path: Path) -> None:
