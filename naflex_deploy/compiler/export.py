@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.compiler.model.text_transformer import TextTransformer
 from naflex_deploy.core.manifest import InputSpec, OutputSpec
-from naflex_deploy.core.pack import Pack, Patches, Role
+from naflex_deploy.core.pack import Pack, Patches, Role, in_blocks
 
 OPSET = 20
 """The first opset that has Gelu, which therefore stays one node."""
@@ -44,7 +45,9 @@ def export(model: PackedNaFlexViT, path: Path) -> None:
     pack = _example(model)
     axes = {TOKENS: torch.export.Dim(TOKENS), ROWS: torch.export.Dim(_ROWS)}
     inputs = {role.value: torch.from_numpy(pack.view(role)) for role in model.roles}
-    _export(model, inputs, model.outputs, [axes[DYNAMIC_AXES[role]] for role in model.roles], path)
+    block = model.architecture.merge**2
+    rows = {name: f"{TOKENS}/{block}" for name in model.outputs if in_blocks(name)} if block > 1 else {}
+    _export(model, inputs, model.outputs, [axes[DYNAMIC_AXES[role]] for role in model.roles], path, rows)
 
 
 def export_text(tower: TextTransformer, path: Path, *, masked: bool = False) -> None:
@@ -60,7 +63,12 @@ def export_text(tower: TextTransformer, path: Path, *, masked: bool = False) -> 
 
 
 def _export(
-    model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], first_axes: Sequence[Any], path: Path
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    first_axes: Sequence[Any],
+    path: Path,
+    rows: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,7 +85,7 @@ def _export(
     assert program is not None
     program.save(str(path), external_data=True)
     graph = onnx.load(str(path), load_external_data=False)
-    _tidy(graph)
+    _tidy(graph, rows)
     onnx.save(graph, str(path))
     onnx.checker.check_model(str(path), full_check=True)
 
@@ -95,13 +103,21 @@ def output_specs(graph: onnx.ModelProto) -> list[OutputSpec]:
 def _example(model: PackedNaFlexViT) -> Pack:
     """A pack whose sizes torch does not specialise on: several images, and no axis of length 0 or 1."""
     a = model.architecture
-    images = [Patches(np.zeros((h * w, a.patch_values), np.uint8), (h, w)) for h, w in ((2, 3), (3, 5))]
-    return Pack.of(images, prefix=a.prefix, tokens=21 + 2 * a.prefix + 2)
+    images = [Patches(np.zeros((h * w, a.patch_values), np.uint8), (h, w)) for h, w in ((2, 4), (4, 6))]
+    return Pack.of(images, prefix=a.prefix, tokens=32 + 2 * a.prefix + 3)
 
 
-def _tidy(graph: onnx.ModelProto) -> None:
-    """Name nodes after the module they came from, and drop stack traces, which hold paths of the build machine."""
+def _tidy(graph: onnx.ModelProto, rows: Mapping[str, str]) -> None:
+    """Name nodes after the module they came from, and drop stack traces, which hold paths of the build machine.
+
+    Args:
+        graph: As torch wrote it.
+        rows: Name of the first dimension of an output, where torch gives it an expression.
+    """
     rename = {f"{_ROWS} - 1": IMAGES, _ROWS: ROWS}
+    for value in graph.graph.output:
+        if value.name in rows:
+            rename[value.type.tensor_type.shape.dim[0].dim_param] = rows[value.name]
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.compiler.model.architecture import Architecture
 from naflex_deploy.compiler.model.attention import ragged_attention
-from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.core.pack import Pack, Patches, in_blocks, on_grid
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.bundle.golden import Float, Golden, GoldenPack, Tolerance
 from naflex_deploy.runtime.packing.packer import pack_lengths
@@ -18,6 +19,8 @@ from naflex_deploy.runtime.results.figures import UNKNOWN
 PACKS = 16
 TOKEN_PACKS = 2
 """Number of packs of real images whose token outputs are recorded; these take far more space than image vectors."""
+LONGEST = 2000
+"""Tokens of the thin grids on which rotary angles are measured."""
 # Grids on which ports tend to fail: one row or column, one patch, smaller and larger than the position table, square.
 GRIDS = ((1, 1), (1, 23), (19, 1), (2, 5), (7, 4), (16, 16), (15, 17), (3, 40), (33, 2), (12, 9), (5, 5), (9, 14))
 
@@ -42,20 +45,20 @@ def make_golden(
         images, labels: Real images and their classes, see `image_packs`.
     """
     rng = np.random.default_rng(0)
-    grids = [grid for grid in GRIDS if grid[0] * grid[1] <= image_tokens]
+    a = checkpoint.architecture
+    grids = _grids(a, image_tokens) or _largest(a, image_tokens)
     packs = [_draw(rng, grids, checkpoint, min(budget, 512), tail=index % 2 == 1) for index in range(PACKS - 1)]
-    side = int(image_tokens**0.5)
-    packs.append(_pack([(side, image_tokens // side)], rng, checkpoint, 0))
+    packs += [_pack([grid], rng, checkpoint, 0) for grid in _largest(a, image_tokens)]
     model = checkpoint.model(outputs, ragged_attention)
 
     def run(pack: Pack) -> dict[str, Float]:
         with torch.inference_mode():
             found = model(*(torch.from_numpy(pack.view(role)) for role in model.roles))
-        return {name: _trim(name, values.numpy(), pack) for name, values in found.items()}
+        return {name: _trim(name, values.numpy(), pack, a.merge) for name, values in found.items()}
 
-    prefix, most = checkpoint.architecture.prefix, profile.packing.max_images
+    most = profile.packing.max_images
     recorded = [GoldenPack(pack, run(pack)) for pack in packs]
-    recorded += image_packs(run, images, labels, prefix=prefix, budget=budget, max_images=most)
+    recorded += image_packs(run, images, labels, prefix=a.prefix, budget=budget, max_images=most, merge=a.merge)
     quantized = quantized_tolerance(profile)
     return Golden(
         recorded,
@@ -90,6 +93,7 @@ def image_packs(
     prefix: int,
     budget: int,
     max_images: int,
+    merge: int = 1,
 ) -> list[GoldenPack]:
     """Packs of real images, on which 8-bit engines are judged.
 
@@ -100,13 +104,14 @@ def image_packs(
         prefix: Prefix tokens of the model.
         budget: Largest number of tokens in a pack.
         max_images: Largest number of images in a pack.
+        merge: Side of the blocks of tokens that a language model takes.
     """
     named = np.array([*labels, *[UNKNOWN] * (len(images) - len(labels))], np.int64)
     found: list[GoldenPack] = []
     for members in pack_lengths([len(image) + prefix for image in images], budget, max_images):
         pack = Pack.of([images[index] for index in members], prefix=prefix)
-        outputs = {name: _trim(name, values, pack) for name, values in run(pack).items()}
-        vectors = {name: values for name, values in outputs.items() if not name.startswith("tokens")}
+        outputs = {name: _trim(name, values, pack, merge) for name, values in run(pack).items()}
+        vectors = {name: values for name, values in outputs.items() if not on_grid(name)}
         if recorded := outputs if len(found) < TOKEN_PACKS else vectors:
             found.append(GoldenPack(pack, recorded, named[members]))
     return found
@@ -140,5 +145,28 @@ def _pixels(rng: np.random.Generator, patches: int, values: int) -> np.ndarray[t
     return np.clip(brightness + contrast * rng.standard_normal((patches, values)), 0, 255).astype(np.uint8)
 
 
-def _trim(name: str, values: Float, pack: Pack) -> Float:
-    return values[: pack.useful_tokens] if name.startswith("tokens") else values[: pack.images]
+def _trim(name: str, values: Float, pack: Pack, merge: int) -> Float:
+    """The rows of the images, without those of the tail."""
+    blocks = merge**2 if in_blocks(name) else 1
+    return values[: pack.useful_tokens // blocks if on_grid(name) else pack.images]
+
+
+def _grids(a: Architecture, image_tokens: int) -> list[tuple[int, int]]:
+    """Grids of which packs are drawn, with sides that divide into the blocks of a language model."""
+    side = a.merge
+    even = {(-(-h // side) * side, -(-w // side) * side): None for h, w in GRIDS}
+    return [(h, w) for h, w in even if h * w <= image_tokens]
+
+
+def _largest(a: Architecture, image_tokens: int) -> list[tuple[int, int]]:
+    """The largest grids of an image: square, and with a rotary embedding also thin ones, as far as `LONGEST` tokens.
+
+    An angle that is rounded to 16 bits is wrong only far from the first row and column.
+    """
+    step = a.merge
+    side = int(image_tokens**0.5) // step * step
+    grids = [(side, image_tokens // side // step * step)] if side else []
+    if a.rope is not None:
+        length = min(image_tokens, LONGEST) // step // step * step
+        grids += [(step, length), (length, step)] if length else []
+    return grids or [(1, image_tokens)]

@@ -268,6 +268,8 @@ def _manifest(
             architecture=dataclasses.asdict(a),
             parameters=sum(tensor.numel() for tensor in checkpoint.weights.values()),
             prefix=a.prefix,
+            family=checkpoint.family,
+            tower=dataclasses.asdict(a.projector) if a.projector else {},
         ),
         preprocessing=checkpoint.preprocessing,
         preprocessing_origins=dict(checkpoint.origins),

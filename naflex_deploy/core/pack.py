@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from math import isqrt
 from typing import TypeVar
 
 import numpy as np
@@ -28,6 +29,16 @@ class Role(StrEnum):
     UNPAD_INDEX = "unpad_index"
     TOKEN_OFFSET = "token_offset"
     SLOT_LENGTHS = "slot_lengths"
+
+
+def in_blocks(output: str) -> bool:
+    """Whether an output has a row for each block of tokens, as a language model takes them."""
+    return output == "vlm" or output.startswith("deepstack:")
+
+
+def on_grid(output: str) -> bool:
+    """Whether an output has a row for each token or block of tokens; other outputs have one for each image."""
+    return output.startswith("tokens") or in_blocks(output)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +186,19 @@ class Pack:
                 raise ValueError(f"{role} depends on an engine's rows, which its session lays out")
 
     def split(self, tokens: npt.NDArray[Scalar]) -> list[npt.NDArray[Scalar]]:
-        """Split per-token outputs [T, D] into one [h, w, D] array per image, without prefix tokens and tail."""
-        starts = self.offsets[:-1] + self.prefix
+        """Split per-token outputs [T, D] into one [h, w, D] array per image, without prefix tokens and tail.
+
+        Outputs of blocks of s×s tokens, [T/s², D] of a pack without a tail, become [h/s, w/s, D].
+
+        Raises:
+            ValueError: The rows are of no such blocks, or a grid does not divide into them.
+        """
+        block = self.tokens // max(len(tokens), 1)
+        side = isqrt(block)
+        if len(tokens) * side**2 != self.tokens or (side > 1 and (self.grid_hw % side).any()):
+            raise ValueError(f"{len(tokens)} rows are not of blocks of {self.tokens} tokens on {self.grid_hw.tolist()}")
+        starts, stops = (self.offsets[:-1] + self.prefix) // block, self.offsets[1:] // block
         return [
-            tokens[start:stop].reshape(height, width, -1)
-            for start, stop, (height, width) in zip(starts, self.offsets[1:], self.grid_hw.tolist(), strict=True)
+            tokens[start:stop].reshape(height // side, width // side, -1)
+            for start, stop, (height, width) in zip(starts, stops, self.grid_hw.tolist(), strict=True)
         ]

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
-from naflex_deploy.core.manifest import Manifest, Variant
+from naflex_deploy.core.manifest import Manifest, OutputSpec, Variant
+from naflex_deploy.core.pack import on_grid
 from naflex_deploy.runtime.asynchronous import in_thread
 from naflex_deploy.runtime.backends.session import OnDevice, Session
 from naflex_deploy.runtime.images.inputs import as_list, require_list
@@ -163,24 +164,23 @@ class Engine:
 
         Args:
             images: One image, which gives one array, or several, which give a list.
-            output: ``tokens``, or the output of a block that the profile lists: ``tokens:-K``, ``tokens:-K:norm``.
+            output: ``tokens``, or the output of a block that the profile lists: ``tokens:-K``, ``tokens:-K:norm``; or
+                ``vlm`` or ``deepstack:K`` of a vision-language model, a grid of the language model's tokens.
             merge: Merge blocks of this many rows and columns into one token, as decoders expect; see `merge_blocks`.
-            dtype: float32, or float16 for half the memory.
+            dtype: float32, or float16 or bfloat16 for half the memory; see `narrowed`.
 
         Raises:
             ImageError: An input is not an image.
             UsageError: A grid does not divide into such blocks, or a value does not fit into ``dtype``.
         """
         self._width(output)
-        if not output.startswith("tokens"):
+        if not on_grid(output):
             raise UsageError(
                 f"expected an output per token, found '{output}', which has one vector per image",
                 hint="get it from stream() or embed()",
             )
         sources, alone = as_list(images)
-        frames, found = self._all(
-            sources, output, lambda tokens: narrowed(merge_blocks(tokens, merge), np.dtype(dtype))
-        )
+        frames, found = self._all(sources, output, lambda tokens: narrowed(merge_blocks(tokens, merge), dtype))
         return only(frames, found) if alone else found
 
     def packed(self, images: Images, output: str = "tokens") -> Iterator[Packed]:
@@ -193,7 +193,7 @@ class Engine:
         Raises:
             ImageError: An input is not an image.
         """
-        self._width(output)
+        per_row = self._spec(output).tokens_per_row
         session = self._opened()
         run = session.run_on_device if isinstance(session, OnDevice) else session.run
         frames = (frame for index, source in enumerate(require_list(images)) for frame in self._prepare(index, source))
@@ -204,7 +204,7 @@ class Engine:
         for number, members in enumerate(self._maker.packs(window)):
             pack = self._maker.pack(members)
             results = [replace(item.result, pack=number) for item in members]
-            yield Packed.of(pack, run(pack, (output,))[output], results, per_token=output.startswith("tokens"))
+            yield Packed.of(pack, run(pack, (output,))[output], results, per_row)
 
     @overload
     def classify(self, images: Image, top: int = 5) -> list[Prediction]: ...  # type: ignore[overload-overlap]
@@ -286,9 +286,12 @@ class Engine:
         return [frame for frame, _ in found], [value for _, value in found]
 
     def _width(self, output: str) -> int:
+        return int(self._spec(output).shape[-1])
+
+    def _spec(self, output: str) -> OutputSpec:
         for spec in self.variant.outputs:
             if spec.name == output:
-                return int(spec.shape[-1])
+                return spec
         raise UsageError(
             f"the bundle has no output '{output}', expected one of {[spec.name for spec in self.variant.outputs]}",
             hint="add it to 'outputs' of the profile and build again",

@@ -5,8 +5,9 @@ import pytest
 from naflex_deploy.compiler import pipeline
 from naflex_deploy.compiler.quantize import calibration
 from tests.support.tiny import bundle, copied, own_bundle
+from tests.support.vlms import vlm_bundle, vlm_directory
 
-__all__ = ["bundle", "own_bundle"]
+__all__ = ["bundle", "own_bundle", "vlm_bundle", "vlm_directory"]
 
 
 @pytest.fixture

@@ -41,13 +41,18 @@ def exporting_anew() -> Iterator[None]:
 
 
 def _shared(
-    model: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], first_axes: Sequence[Any], path: Path
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    first_axes: Sequence[Any],
+    path: Path,
+    *rows: Mapping[str, str],
 ) -> None:
     """Replaces `export._export`: copies the graph if this or another process exported the same before."""
     try:
         key = _digest(model, inputs, outputs, first_axes)
     except (pickle.PicklingError, AttributeError):  # It contains an anonymous function.
-        _REAL(model, inputs, outputs, first_axes, path)
+        _REAL(model, inputs, outputs, first_axes, path, *rows)
         return
     folder = Path(os.environ[FOLDER], key)
     with FileLock(f"{folder}.lock"):
@@ -56,7 +61,7 @@ def _shared(
             making.mkdir()
             gc.disable()  # The search for cycles in what torch keeps while it traces takes a fifth of the time.
             try:
-                _REAL(model, inputs, outputs, first_axes, making / path.name)
+                _REAL(model, inputs, outputs, first_axes, making / path.name, *rows)
             finally:
                 gc.enable()
             making.rename(folder)

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor, nn
 
 from naflex_deploy.compiler.checkpoints.files.choice import PREPROCESSOR_CONFIG
+from naflex_deploy.compiler.pipeline import build_bundle
+from naflex_deploy.core.config import resolve
 from naflex_deploy.core.pack import Patches
 from tests.support.families import HALF, PROCESSORS
 from tests.support.weights import reseed
@@ -92,10 +95,17 @@ class Vlm:
     patch_size: int = 16
     merge: int = 2
 
-    def save(self, directory: Path) -> Path:
-        """Save the whole model, with seeded weights under which attention is not uniform, and its image processor."""
+    def save(self, directory: Path, **vision: object) -> Path:
+        """Save the whole model, with seeded weights under which attention is not uniform, and its image processor.
+
+        Args:
+            directory: To be made.
+            vision: Options of the tower that differ.
+        """
         kind = getattr(transformers, self.kind)
-        model = kind(kind.config_class(**copy.deepcopy(dict(self.config))))
+        config = copy.deepcopy(dict(self.config))
+        config["vision_config"] |= vision
+        model = kind(kind.config_class(**config))
         reseed(model, scale=0.5, gain=2.0).save_pretrained(directory)
         family = "qwen3_vl" if kind.config_class.model_type.startswith("qwen") else kind.config_class.model_type
         (directory / PREPROCESSOR_CONFIG).write_text(json.dumps(dict(PROCESSORS[family]) | HALF))
@@ -247,3 +257,27 @@ def _padded(patches: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> dict
         pixels[row, : len(part)] = part
         mask[row, : len(part)] = 1
     return {"pixel_values": pixels, "spatial_shapes": torch.tensor(grids), "pixel_attention_mask": mask}
+
+
+SETTINGS = (
+    "outputs=['tokens', 'vlm', 'deepstack:0', 'deepstack:1', 'pooled']",
+    "image.tokens=128",
+    "image.fit=shrink-only",
+    "engine.onnxruntime.budgets=[64, 256]",
+    "engine.backends=['onnxruntime']",
+    "engine.precision=fp32",
+    "packing.max_images=8",
+)
+
+
+@pytest.fixture(scope="session")
+def vlm_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a whole Qwen3-VL. Not to be changed."""
+    return VLMS["Qwen3VL"].save(tmp_path_factory.mktemp("vlm") / "model", depth=2)
+
+
+@pytest.fixture(scope="session")
+def vlm_bundle(vlm_directory: Path) -> Path:
+    """A bundle of its tower with every output for a language model. Not to be changed."""
+    build_bundle(resolve("photo", settings=SETTINGS, environment={}), vlm_directory, vlm_directory.with_name("bundle"))
+    return vlm_directory.with_name("bundle")

@@ -11,7 +11,7 @@ from PIL.Image import Resampling
 from naflex_deploy.bench.compare.wrapping import wrapped
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.manifest import Manifest, Variant
-from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.core.pack import Pack, Patches, on_grid
 from naflex_deploy.runtime.backends.session import Outputs, Session
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.decode import decode
@@ -40,7 +40,10 @@ class TailedSession:
         patches = np.zeros((tokens, pack.patches.shape[1]), pack.patches.dtype)
         patches[: pack.tokens] = pack.patches
         found = self._session.run(Pack(patches, pack.grid_hw, pack.offsets, pack.prefix, pack.slots), outputs)
-        return {name: values[: pack.tokens] if name.startswith("tokens") else values for name, values in found.items()}
+        return {
+            name: values[: pack.tokens * len(values) // tokens] if on_grid(name) else values
+            for name, values in found.items()
+        }
 
 
 def tailed(session: Session, tokens: Callable[[Pack], int]) -> Session:

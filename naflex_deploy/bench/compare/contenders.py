@@ -14,6 +14,7 @@ from naflex_deploy.bench.compare.baselines import baseline, rounded, with_config
 from naflex_deploy.bench.compare.compare import Contender, Loaded, Ratio, compare, least_cosine
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.manifest import Manifest, Variant
+from naflex_deploy.core.pack import on_grid
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
@@ -165,7 +166,7 @@ def compare_engines(
 
 def _results(engine: Engine, sources: Sequence[Source], output: str) -> npt.NDArray[np.float32]:
     """The result of each image, [N, D]; token outputs are averaged over the image's tokens."""
-    if output.startswith("tokens"):
+    if on_grid(output):
         return np.stack([grid.mean(axis=(0, 1)) for grid in engine.tokens(sources, output)])
     results = sorted(engine.stream(sources, (output,)), key=lambda result: (result.input, result.frame))
     return np.stack([result.outputs[output] for result in results])

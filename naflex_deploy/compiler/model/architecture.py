@@ -213,6 +213,11 @@ class Architecture:
         return self.representation or self.width
 
     @property
+    def merge(self) -> int:
+        """Side of the blocks of tokens that the language model takes as one; 1 without such a model."""
+        return self.projector.merge if self.projector else 1
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs that the model can return."""
         forms = ("", ":norm") if self.final_norm == "tokens" else ("",)

@@ -29,6 +29,7 @@ class VlmProjector(nn.Module):
         super().__init__()
         joined = width * projector.merge**2
         hidden = joined if tap else projector.hidden
+        self.joined = joined
         self.on_blocks = tap or projector.norm == "block"
         self.silu = projector.activation == "silu"
         has_norm = tap or projector.norm != "none"
@@ -41,7 +42,8 @@ class VlmProjector(nn.Module):
 
         Args:
             tokens: [T, D].
-            blocks: The tokens of each block, [T/s², s²], see `block_rows`; ``None`` where none are joined.
+            blocks: The tokens of each block, one block after another, [T], see `block_rows`; ``None`` where none are
+                joined.
 
         Returns:
             [T/s², width].
@@ -50,7 +52,7 @@ class VlmProjector(nn.Module):
         if self.norm is not None and not self.on_blocks:
             x = self.norm(x)
         if blocks is not None:
-            x = x[blocks].flatten(1)
+            x = x.index_select(0, blocks).reshape(-1, self.joined)
         if self.norm is not None and self.on_blocks:
             x = self.norm(x)
         x = self.fc1(x)
@@ -67,18 +69,18 @@ def block_rows(coords: Tensor, token_grid: Tensor, side: int) -> Tensor:
         side: s.
 
     Returns:
-        [⌈T/s²⌉, s²] int64. Blocks of the tail name any rows.
+        [⌈T/s²⌉·s²] int64. Blocks of the tail name any rows.
     """
     tokens = coords.shape[0]
     y, x = coords[:: side * side].long().unbind(1)
     width = token_grid[:: side * side, 1].long()
     place = y * width + x
-    block = torch.div(place, side * side, rounding_mode="trunc")
-    across = torch.div(width, side, rounding_mode="trunc").clamp(min=1)
-    row = torch.div(block, across, rounding_mode="trunc")
+    block = place // (side * side)
+    across = (width // side).clamp(min=1)
+    row = block // across
     column = block - row * across
     start = torch.arange(tokens, device=coords.device)[:: side * side] - place
     first = start + row * side * width + column * side
     steps = torch.arange(side, device=coords.device)
     rows = first[:, None, None] + steps[:, None] * width[:, None, None] + steps
-    return rows.flatten(1).clamp(max=tokens - 1)
+    return rows.flatten().clamp(max=tokens - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -37,7 +38,7 @@ class Model(Entry):
 
     Attributes:
         family: Kind of the larger model whose image tower this is; empty where it stands alone.
-        tower: How that model takes what the tower gives.
+        tower: How that model takes what the tower gives: the options of its projector.
     """
 
     source: str
@@ -58,7 +59,8 @@ class InputSpec(Entry):
 
 
 class OutputSpec(Entry):
-    """One engine output, named as in the profile. Its last dimension is a size."""
+    """One engine output, named as in the profile. Its rows are ``tokens``, ``images``, or, of blocks of s×s tokens,
+    ``tokens/s²``; its last dimension is a size."""
 
     name: OutputName
     dtype: DType
@@ -68,7 +70,19 @@ class OutputSpec(Entry):
     def _has_width(self) -> Self:
         if isinstance(self.shape[-1], str):
             raise ValueError(f"expected a size as the last dimension, found '{self.shape[-1]}'")
+        if "/" in str(self.shape[0]) and not re.fullmatch(r"tokens/[1-9]\d{0,3}", str(self.shape[0])):
+            raise ValueError(f"expected rows of blocks such as 'tokens/4', found '{self.shape[0]}'")
         return self
+
+    @property
+    def tokens_per_row(self) -> int:
+        """1 for a row per token, s² for a row per block of s×s, 0 for a row per image."""
+        symbol, _, block = str(self.shape[0]).partition("/")
+        return int(block or 1) if symbol == "tokens" else 0
+
+    def rows(self, tokens: int, images: int) -> int:
+        """Rows of a pack of so many tokens and images; a last block that is not whole counts."""
+        return -(-tokens // self.tokens_per_row) if self.tokens_per_row else images
 
 
 class Executed(Entry):

@@ -157,7 +157,8 @@ class Profile(Section):
         schema_: Version of this format.
         name: Lower-case letters, digits, ``.``, ``_`` and ``-``.
         description: One line that ``naflex-deploy profiles`` prints.
-        outputs: What an engine returns: ``pooled``, ``tokens``, ``tokens:-K``, ``tokens:-K:norm``, ``logits``.
+        outputs: What an engine returns: ``pooled``, ``tokens``, ``tokens:-K``, ``tokens:-K:norm``, ``logits``; of a
+            vision-language model also ``vlm`` and ``deepstack:K``.
     """
 
     schema_: Annotated[int, Field(alias="schema", ge=1, le=SCHEMA)] = SCHEMA

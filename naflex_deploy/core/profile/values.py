@@ -29,10 +29,11 @@ def _byte_count(value: object) -> object:
 
 
 def _output(name: str) -> str:
-    if not re.fullmatch(r"pooled|tokens|logits|tokens:-[1-9]\d*(:norm)?", name):
+    if not re.fullmatch(r"pooled|tokens|logits|tokens:-[1-9]\d*(:norm)?|vlm|deepstack:\d+", name):
         raise ValueError(
             "expected 'pooled', 'tokens', 'tokens:-K' (the K-th block from the end), "
-            "'tokens:-K:norm' (that block after the final norm) or 'logits'"
+            "'tokens:-K:norm' (that block after the final norm), 'logits', 'vlm' (tokens as a language model takes "
+            "them) or 'deepstack:K' (its K-th further input)"
         )
     return name
 

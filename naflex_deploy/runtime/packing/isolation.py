@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import NaflexError
-from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.core.pack import Pack, Patches, in_blocks, on_grid
 from naflex_deploy.runtime.backends.session import Outputs, Session
 
 Results = dict[str, npt.NDArray[np.float32]]
@@ -33,7 +33,8 @@ def run_isolated(
         outputs: Names of the outputs to compute.
 
     Returns:
-        [M] results: per-image outputs [...] and per-token outputs [h, w, D] in float32, or the error of the image.
+        [M] results: per-image outputs [...] and per-token outputs [h, w, D], or of blocks of s×s tokens
+        [h/s, w/s, D], in float32, or the error of the image.
 
     Raises:
         EngineError: The engine also fails on a blank image, so these images are not the cause.
@@ -89,12 +90,12 @@ def _run(session: Session, pack: Pack, outputs: Sequence[str]) -> list[Results]:
 def _split(name: str, found: Outputs, pack: Pack) -> list[npt.NDArray[np.float32]]:
     if name not in found:
         raise ValueError(f"expected an output '{name}', found {sorted(found)}")
-    values, per_token = found[name], name.startswith("tokens")
-    rows = pack.tokens if per_token else pack.images
-    if len(values) != rows:
+    values = found[name]
+    rows = pack.tokens if on_grid(name) else pack.images
+    if len(values) != rows and not in_blocks(name):
         raise ValueError(f"expected {rows} rows of '{name}', found {len(values)}")
     # Copies: a kept result must not keep the whole pack alive, and the session may reuse its memory.
-    return [part.astype(np.float32) for part in (pack.split(values) if per_token else values)]
+    return [part.astype(np.float32) for part in (pack.split(values) if on_grid(name) else values)]
 
 
 def _finite(result: Results) -> bool:
@@ -106,4 +107,5 @@ def _not_finite() -> EngineError:
 
 
 def _blank(like: Patches) -> Patches:
-    return Patches(np.zeros_like(like.pixels[:1]), (1, 1))
+    # Of two rows and columns, so that it divides into blocks.
+    return Patches(np.zeros((4, like.pixels.shape[1]), like.pixels.dtype), (2, 2))

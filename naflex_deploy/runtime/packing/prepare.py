@@ -84,6 +84,7 @@ class Preparer:
                 dpi=frame.dpi,
                 time=frame.time,
                 last=frame.last,
+                merge=self._cutter.model.merge,
                 warnings=tuple(decision.value for decision in frame.decisions if decision.warning),
             )
             try:
@@ -114,12 +115,16 @@ class Preparer:
         """Patches that the caller has cut, or why the model cannot take them."""
         side, (h, w), name = self._cutter.model.patch_size, patches.grid_hw, describe(patches)
         size = (w * side, h * side)
-        result = Result(index, 0, name, size=size, box=(0, 0, *size), grid_hw=(h, w))
+        merge = self._cutter.model.merge
+        result = Result(index, 0, name, size=size, box=(0, 0, *size), grid_hw=(h, w), merge=merge)
         values, found = 3 * side**2, patches.pixels
         error = None
         if found.dtype != np.uint8 or found.shape[1] != values:
             what = f"expected {values} values of uint8 each, found {found.shape[1]} of {found.dtype}"
             error = ImageError(f"{name}: {what}", hint=f"cut it into patches of {side}x{side} RGB pixels")
+        elif h % merge or w % merge:
+            what = f"expected a grid of multiples of {merge}, which the language model takes as one, found {h}x{w}"
+            error = ImageError(f"{name}: {what}", hint="cut or pad the image to such a grid")
         elif not self._cutter.accepts(found):
             what = "expected grey pixels, each of three equal values, found colours"
             error = ImageError(f"{name}: {what}", hint="make the image grey before you cut it")

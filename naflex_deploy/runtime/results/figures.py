@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from naflex_deploy.core.pack import on_grid
+
 Float = npt.NDArray[np.float32]
 
 UNKNOWN = -1
@@ -45,7 +47,7 @@ class Figures:
             labels: [M] class of each image, `UNKNOWN` where it is not known.
         """
         for name, wanted in reference.items():
-            kind = "token" if name.startswith("tokens") else name
+            kind = "token" if on_grid(name) else name
             self.cosines.setdefault(kind, []).append(cosine(found[name][: len(wanted)].astype(np.float32), wanted))
         if "logits" in reference and reference["logits"].shape[1] > 1:
             wanted = reference["logits"]

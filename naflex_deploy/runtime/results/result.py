@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.pack import on_grid
 from naflex_deploy.runtime.images.tiles import stitch
 
 Float = npt.NDArray[np.float32]
@@ -32,11 +33,14 @@ class Result:
         time: Time in seconds at which a frame of a clip is shown, by the timestamps of the clip; ``None`` for others.
         last: Whether this is the last frame of the input.
         grid_hw: Rows and columns of patches.
+        merge: Patches a side that a language model takes as one token.
         pack: Number of the pack that the image ran in, from 0; -1 if it did not run.
         start: Index of its first token in the pack.
         pack_tokens: Number of tokens in the pack.
         warnings: What a person should look at before the pixels are trusted.
-        outputs: The outputs that were asked for, float32: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D].
+        outputs: The outputs that were asked for, float32: ``pooled`` [D], ``logits`` [classes], ``tokens`` [h, w, D],
+            ``vlm`` and ``deepstack:K`` [h/merge, w/merge, width], whose rows one after another are what a language
+            model takes.
         error: Why there are no outputs; ``None`` where there are.
     """
 
@@ -52,12 +56,18 @@ class Result:
     time: float | None = None
     last: bool = True
     grid_hw: tuple[int, int] = (0, 0)
+    merge: int = 1
     pack: int = -1
     start: int = 0
     pack_tokens: int = 0
     warnings: tuple[str, ...] = ()
     outputs: dict[str, Float] = field(default_factory=dict)
     error: NaflexError | None = None
+
+    @property
+    def placeholders(self) -> int:
+        """Tokens that the image takes in the prompt of a language model."""
+        return self.grid_hw[0] * self.grid_hw[1] // self.merge**2
 
 
 def by_frame(results: Iterable[Result]) -> Iterator[list[Result]]:
@@ -85,7 +95,7 @@ def join(images: Sequence[Result]) -> Result:
         return replace(whole, outputs={}, error=error) if error else whole
 
     def joined(name: str) -> Float:
-        if name.startswith("tokens"):
+        if on_grid(name):
             return stitch([(tile.box, tile.outputs[name]) for tile in tiles])
         mean = np.mean([tile.outputs[name] for tile in tiles], axis=0)
         return np.asarray((whole.outputs[name] + mean) / 2, np.float32)

@@ -22,8 +22,8 @@ class Packed:
 
     Attributes:
         values: [rows, D], an object that supports DLPack.
-        rows: The rows of each image: those of its patches, in the order of its grid, or its one row of an output per
-            image.
+        rows: The rows of each image: those of its patches or blocks of patches, in the order of its grid, or its one
+            row of an output per image.
         results: The result of each image, without outputs.
     """
 
@@ -32,10 +32,11 @@ class Packed:
     results: tuple[Result, ...]
 
     @classmethod
-    def of(cls, pack: Pack, values: Any, results: Sequence[Result], *, per_token: bool) -> Packed:
-        """Find the rows of each image in an output of its pack."""
-        starts = (pack.offsets[:-1] + pack.prefix).tolist() if per_token else range(pack.images)
-        stops = pack.offsets[1:].tolist() if per_token else range(1, pack.images + 1)
+    def of(cls, pack: Pack, values: Any, results: Sequence[Result], tokens_per_row: int) -> Packed:
+        """Find the rows of each image in an output of its pack, which hold so many tokens; 0 for a row per image."""
+        per_token = tokens_per_row > 0
+        starts = ((pack.offsets[:-1] + pack.prefix) // tokens_per_row).tolist() if per_token else range(pack.images)
+        stops = (pack.offsets[1:] // tokens_per_row).tolist() if per_token else range(1, pack.images + 1)
         return cls(values, tuple(map(slice, starts, stops)), tuple(results))
 
 
@@ -57,14 +58,21 @@ def merge_blocks(grid: Floats, side: int) -> Floats:
     return blocks.reshape(h // side, w // side, side * side * depth)
 
 
-def narrowed(values: Floats, dtype: np.dtype[Any]) -> Floats:
-    """Convert values to float32 or float16; values of that type are returned as they are.
+def narrowed(values: Floats, dtype: npt.DTypeLike) -> Any:
+    """Convert values to float32, float16 or bfloat16; values of that type are returned as they are.
+
+    numpy has no bfloat16: its values are returned as uint16, which ``torch.from_numpy(found).view(torch.bfloat16)``
+    reads as what they are. They are rounded to the nearest, halves to even.
 
     Raises:
         UsageError: ``dtype`` is another type, or a value is beyond its range.
     """
+    if dtype == "bfloat16":
+        bits = values.astype(np.float32, copy=False).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float16):
-        raise UsageError(f"dtype: expected float32 or float16, found {dtype}")
+        raise UsageError(f"dtype: expected float32, float16 or bfloat16, found {dtype}")
     with np.errstate(over="ignore"):
         found: Floats = values.astype(dtype, copy=False)
     if not np.isfinite(found).all():

@@ -38,6 +38,7 @@ def read_tower(
     weights = dict(_weights(architecture, tensors, family.paired_rope))
     tensors.finish()
     preprocessing, origins = read_processor(path, config, architecture.patch_size, architecture.channels, source)
+    preprocessing = preprocessing.model_copy(update={"merge": architecture.merge})
     return Checkpoint(source, architecture, weights, preprocessing, origins=origins, family=family.title)
 
 

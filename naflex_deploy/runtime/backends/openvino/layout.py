@@ -45,23 +45,24 @@ class Layout:
         views = {Role.SLOT_LENGTHS: slot_lengths, Role.PAD_INDEX: pad, Role.UNPAD_INDEX: unpad}
         return cls(pack, _reordered(pack, order), order, views)
 
-    def restored(self, values: npt.NDArray[np.generic], *, per_token: bool) -> npt.NDArray[np.generic]:
+    def restored(self, values: npt.NDArray[np.generic], tokens_per_row: int) -> npt.NDArray[np.generic]:
         """An output in the order of the given pack, rows of the tail zero.
 
         Args:
-            values: [M, …] of images, or [T, …] of tokens without a tail.
-            per_token: Whether its rows are tokens.
+            values: [M, …] of images, or [T, …] of tokens, or of blocks of tokens, without a tail.
+            tokens_per_row: Tokens of a row; 0 where its rows are images.
         """
         if self.pack is self.given:
             return values
-        if not per_token:
+        if not tokens_per_row:
             found = np.empty_like(values)
             found[self.order] = values
             return found
-        found = np.zeros((self.given.tokens, *values.shape[1:]), values.dtype)
+        found = np.zeros((-(-self.given.tokens // tokens_per_row), *values.shape[1:]), values.dtype)
         for place, image in enumerate(self.order):
-            start, end = self.given.offsets[image], self.given.offsets[image + 1]
-            found[start:end] = values[self.pack.offsets[place] : self.pack.offsets[place + 1]]
+            start, end = self.given.offsets[image : image + 2]
+            first, own = self.pack.offsets[place] // tokens_per_row, (end - start) // tokens_per_row
+            found[start // tokens_per_row :][:own] = values[first:][:own]
         return found
 
 

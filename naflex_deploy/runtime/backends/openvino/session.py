@@ -40,7 +40,7 @@ class OpenVinoSession:
     def __init__(self, bundle: Path, variant: Variant, threads: int = 0, streams: int = 1) -> None:
         self._bundle, self._variant = bundle, variant
         self._threads, self._streams = threads or cores(), streams
-        self._per_token = {spec.name for spec in variant.outputs if spec.shape[0] == "tokens"}
+        self._tokens_per_row = {spec.name: spec.tokens_per_row for spec in variant.outputs}
         main = bundle / variant.model
         self._files = GraphFiles(main, bundle, variant)
         self._slots = next(int(s.shape[0]) - 1 for s in variant.inputs if s.role == Role.SLOT_LENGTHS)
@@ -82,7 +82,7 @@ class OpenVinoSession:
         if self._places is not None:
             feeds |= self._places.run(feeds)
         found = self._main.run(feeds)
-        return {name: layout.restored(found[name], per_token=name in self._per_token) for name in outputs}
+        return {name: layout.restored(found[name], self._tokens_per_row[name]) for name in outputs}
 
     def _load(self, path: Path, hint: str) -> openvino.CompiledModel:
         settings = {

@@ -67,7 +67,7 @@ class Lane:
                 self._part(self._host_buffers, name, host.nbytes), stream=self.stream
             )
         self.stream.sync()
-        return {name: host[: _rows(name, pack)].copy() for name, host in hosts.items()}
+        return {name: host[: self._rows(name, pack)].copy() for name, host in hosts.items()}
 
     def keep(self, outputs: Sequence[str], pack: Pack) -> dict[str, Any]:
         """Copy outputs into new device memory, and wait for the copies.
@@ -79,7 +79,7 @@ class Lane:
         view = import_module("cuda.core.utils").StridedMemoryView
         default = self._device.default_stream
         specs = {name: self._outputs[name] for name in outputs}
-        shapes = {name: (_rows(name, pack), *map(int, spec.shape[1:])) for name, spec in specs.items()}
+        shapes = {name: (self._rows(name, pack), *map(int, spec.shape[1:])) for name, spec in specs.items()}
         buffers = {
             name: self._device.allocate(_bytes(shapes[name], spec.dtype), stream=default)
             for name, spec in specs.items()
@@ -98,6 +98,9 @@ class Lane:
         array: Array = self._pinned[name][: _bytes(shape, spec.dtype)].view(spec.dtype).reshape(shape)
         return array
 
+    def _rows(self, output: str, pack: Pack) -> int:
+        return self._outputs[output].rows(pack.tokens, pack.images)
+
     def _part(self, buffers: dict[str, Any], name: str, size: int) -> Any:
         whole = buffers[name]
         return self._cuda.Buffer.from_handle(int(whole.handle), size, owner=whole)
@@ -105,7 +108,3 @@ class Lane:
 
 def _bytes(shape: Sequence[int], dtype: str) -> int:
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
-
-
-def _rows(output: str, pack: Pack) -> int:
-    return pack.tokens if output.startswith("tokens") else pack.images

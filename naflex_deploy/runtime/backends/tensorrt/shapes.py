@@ -20,8 +20,13 @@ def symbol(dim: int | str) -> tuple[str, int]:
 
 def shape_of(spec: InputSpec | OutputSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of an input or output, with its symbols replaced by ``sizes``."""
-    named = [(symbol(dim), dim) for dim in spec.shape]
-    return tuple(sizes[name] + more if name else int(dim) for (name, more), dim in named)
+    return tuple(_size(dim, sizes) for dim in spec.shape)
+
+
+def _size(dim: int | str, sizes: Mapping[str, int]) -> int:
+    whole, _, block = str(dim).partition("/")
+    name, more = symbol(whole)
+    return -(-(sizes[name] + more) // int(block or 1)) if name else int(dim)
 
 
 def choose_profile(pack: Pack, profiles: Sequence[Sizes]) -> int:

@@ -38,10 +38,10 @@ def test_every_token_attends_once_and_comes_back(
         assert (pad[row, length:] == -1).all()
     assert pad.reshape(-1)[unpad].tolist() == list(range(in_slots[-1]))
 
-    rows = layout.restored(layout.pack.patches.astype(np.float32), per_token=True)
+    rows = layout.restored(layout.pack.patches.astype(np.float32), 1)
     assert np.array_equal(rows, pack.patches)
     numbers = np.array([layout.pack.patches[end - 1, 0] for end in layout.pack.offsets[1:]])
-    assert layout.restored(numbers, per_token=False).tolist() == list(range(len(grids)))
+    assert layout.restored(numbers, 0).tolist() == list(range(len(grids)))
 
 
 def test_long_images_take_the_slots_and_short_ones_the_rows() -> None:
