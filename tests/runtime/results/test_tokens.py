@@ -63,7 +63,7 @@ def test_half_precision_or_a_reason() -> None:
     with pytest.raises(UsageError, match="a token holds 70000, beyond float16"):
         narrowed(np.array([7e4], np.float32), np.dtype(np.float16))
     for dtype in (np.float64, np.int8, np.uint8):
-        with pytest.raises(UsageError, match="expected float32 or float16"):
+        with pytest.raises(UsageError, match="expected float32, float16 or bfloat16"):
             narrowed(values, np.dtype(dtype))
 
 
