@@ -106,9 +106,12 @@ class Bundle:
             except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
                 path = self.path / name
                 raise BundleError(f"{path} cannot be read: {error}", hint="copy or build the bundle again") from None
+        text = self.manifest.text.model if self.manifest.text else None
         for name in names:
             if name.endswith(GRAPH):
-                refuse_unnamed_data(self.path, name, set(names))
+                # Engines are loaded with the bundle as their folder; the text tower by its path.
+                folder = Path(name).parent.as_posix() if name == text else "."
+                refuse_unnamed_data(self.path, name, set(names), folder)
 
     def _check(self, name: str) -> None:
         expected, path = self.manifest.files.get(name), self.path / name

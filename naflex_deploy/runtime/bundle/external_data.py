@@ -7,7 +7,7 @@ graph that names another one is refused before an engine sees it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from naflex_deploy.core.errors import BundleError
 
@@ -35,13 +35,14 @@ _DEEPEST = 100
 """Levels of messages, as Protocol Buffers themselves allow."""
 
 
-def refuse_unnamed_data(bundle: Path, graph: str, named: set[str]) -> None:
+def refuse_unnamed_data(bundle: Path, graph: str, named: set[str], folder: str = ".") -> None:
     """Refuse a graph that reads other files than those that were checked.
 
     Args:
-        bundle: Directory of the bundle, to which the paths in the graph are relative.
+        bundle: Directory of the bundle.
         graph: Path of the graph, relative to the bundle.
-        named: Paths of the files that were checked.
+        named: Paths of the files that were checked, relative to the bundle.
+        folder: Path that the paths in the graph are relative to, relative to the bundle.
 
     Raises:
         BundleError: The graph reads another file, or is damaged.
@@ -52,7 +53,7 @@ def refuse_unnamed_data(bundle: Path, graph: str, named: set[str]) -> None:
         raise BundleError(
             f"{bundle / graph} is not an ONNX graph: {error}", hint="copy or build the bundle again"
         ) from None
-    for name in sorted(found - named):
+    for name in sorted(name for name in found if str(PurePosixPath(folder, name)) not in named):
         raise BundleError(
             f"{bundle / graph} reads {name[:200]!r}, which the manifest does not list for it",
             hint="do not use the bundle; get it again from whoever made it",
