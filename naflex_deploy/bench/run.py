@@ -26,7 +26,7 @@ from naflex_deploy.bench.report import report
 from naflex_deploy.bench.report.provenance import provenance
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.runtime.bundle.footprint import run_peak
-from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
 
 Json = dict[str, Any]

@@ -83,7 +83,7 @@ def resolve(
     return Config(resolved, dict(sorted(origins.items())))
 
 
-ADJUSTABLE = ("image", "video", "dicom", "volume", "ros")
+ADJUSTABLE = ("image", "video", "dicom", "volume", "ros", "limits")
 """Sections that say how inputs are read. No engine depends on them, so they can change after the build."""
 
 

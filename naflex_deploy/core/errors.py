@@ -47,7 +47,10 @@ class MissingExtraError(UsageError):
             f"this needs the Python module '{module}', which is not installed",
             hint=f"pip install 'naflex-deploy[{extra}]'",
         )
-        self.extra = extra
+        self.module, self.extra = module, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return MissingExtraError, (self.module, self.extra)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from naflex_deploy.runtime.backends.session import Outputs
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.packing.isolation import EngineError
 from naflex_deploy.runtime.packing.pack_stream import WINDOW
-from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result, by_frame
 from tests.support.manifests import a_manifest, a_variant
 from tests.support.tiny import BUDGET, CLASSES, WIDTH

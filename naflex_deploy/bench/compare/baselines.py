@@ -19,7 +19,8 @@ from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.grouping import PackMaker
 from naflex_deploy.runtime.packing.packer import smallest_budget
-from naflex_deploy.runtime.packing.prepare import Prepared, Preparer
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.packing.prepared import Prepared
 
 BASELINES = ("padded", "square", "one-at-a-time")
 

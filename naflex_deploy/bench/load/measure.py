@@ -20,7 +20,7 @@ from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.packer import pack_lengths
-from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.packing.prepared import Prepared
 
 MODES = ("single", "offline", "open-loop")
 

@@ -15,7 +15,8 @@ from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.loading import load_engine
-from naflex_deploy.runtime.packing.prepare import Prepared, Preparer
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
 
 

@@ -19,6 +19,7 @@ from naflex_deploy.core.profile.errors import explain
 from naflex_deploy.core.profile.inputs import (
     DicomSection,
     ImageSection,
+    LimitsSection,
     RosSection,
     Section,
     VideoSection,
@@ -35,7 +36,16 @@ from naflex_deploy.core.profile.values import (
     once,
 )
 
-__all__ = ["SCHEMA", "DicomSection", "ImageSection", "Profile", "RosSection", "VideoSection", "VolumeSection"]
+__all__ = [
+    "SCHEMA",
+    "DicomSection",
+    "ImageSection",
+    "LimitsSection",
+    "Profile",
+    "RosSection",
+    "VideoSection",
+    "VolumeSection",
+]
 
 SCHEMA = 1
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8", "fp8"]
@@ -170,6 +180,7 @@ class Profile(Section):
     dicom: DicomSection = DicomSection()
     volume: VolumeSection = VolumeSection()
     ros: RosSection = RosSection()
+    limits: LimitsSection = LimitsSection()
     packing: PackingSection = PackingSection()
     engine: EngineSection = EngineSection()
     head: HeadSection = HeadSection()

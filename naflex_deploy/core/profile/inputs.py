@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from naflex_deploy.core.profile.values import (
+    ByteCount,
     Range,
     Window,
 )
@@ -127,3 +128,16 @@ class RosSection(Section):
 
     topics: list[str] = []
     rate: Annotated[float, Field(ge=0, le=1000)] = 0.0
+
+
+class LimitsSection(Section):
+    """What one input may cost. These limits do not change what is embedded, only what is refused.
+
+    Attributes:
+        seconds: Time for each page, picture or frame whose reader can be ended: all but JPEG, PNG and WebP, for which
+            ``image.max_pixels`` is the limit.
+        memory: Maximum memory of such a reader: a number of bytes, or text such as ``1GiB``.
+    """
+
+    seconds: Annotated[float, Field(gt=0)] = 60.0
+    memory: ByteCount = 1 << 30

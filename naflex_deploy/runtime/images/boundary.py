@@ -7,6 +7,7 @@ so that a fault of theirs, or of ours, can be told from a damaged file.
 from __future__ import annotations
 
 from naflex_deploy.core.errors import ImageError, NaflexError
+from naflex_deploy.runtime.images.source import out_of_memory
 
 LONGEST = 200
 
@@ -20,6 +21,8 @@ def as_input_error(name: str, error: Exception) -> NaflexError:
     """
     if isinstance(error, NaflexError):
         return error
+    if isinstance(error, MemoryError):
+        return out_of_memory(name)
     reason = " ".join(str(error).split())[:LONGEST]
     what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
     return ImageError(

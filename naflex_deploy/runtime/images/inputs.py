@@ -18,6 +18,7 @@ from naflex_deploy.core.files import sha256
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.media.dicom.series import in_slice_order, is_dicom_file
+from naflex_deploy.runtime.images.media.kinds import Kind
 from naflex_deploy.runtime.images.shards import read_tar
 from naflex_deploy.runtime.images.source import Source, describe, is_tensor
 from naflex_deploy.runtime.images.tables import read_parquet, split_column
@@ -41,11 +42,15 @@ class Input:
         name: In messages and results.
         source: See `decode`; several of them are the frames of one input; or why there is none.
         done: Numbers of its frames that are not wanted again.
+        kind: What it is, where that is decided already.
+        tame: Whether its reader takes a bounded time, where that is decided.
     """
 
     name: str
     source: Source | NaflexError
     done: frozenset[int] = field(default=frozenset(), repr=False)
+    kind: Kind | None = None
+    tame: bool = False
 
     def digest(self) -> str:
         """sha256 of a file or of bytes; empty where they cannot be read, which reading them will explain."""

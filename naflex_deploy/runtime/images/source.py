@@ -151,6 +151,14 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         )
 
 
+def out_of_memory(name: str) -> ImageError:
+    """The error of an input whose reader was refused memory."""
+    return ImageError(
+        f"{name}: cannot be read (MemoryError)",
+        hint="leave it out, or raise limits.memory in the profile if its source is trusted",
+    )
+
+
 @contextmanager
 def damage(name: str) -> Iterator[None]:
     """Turn any exception of a library that reads damaged data into an ImageError: they raise nearly all kinds."""
@@ -163,6 +171,8 @@ def damage(name: str) -> Iterator[None]:
             f"{name}: Pillow takes at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels in this format, found more",
             hint="raise PIL.Image.MAX_IMAGE_PIXELS in this process",
         ) from error
+    except MemoryError as error:
+        raise out_of_memory(name) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name}: damaged or truncated image: {reason}", hint="replace the file") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.packing.packer import balanced, pack_lengths
-from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.packing.prepared import Prepared
 
 
 @dataclass(frozen=True)

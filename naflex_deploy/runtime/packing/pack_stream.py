@@ -21,7 +21,7 @@ from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.packing.grouping import PackMaker
 from naflex_deploy.runtime.packing.isolation import EngineError, run_isolated
 from naflex_deploy.runtime.packing.prefetch import prefetch
-from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
 
 Image = Source | Input | Patches

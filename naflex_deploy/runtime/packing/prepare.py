@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,12 @@ from naflex_deploy.runtime.images.cutting import Cutter
 from naflex_deploy.runtime.images.decode import decode
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.media.read import read_frames
+from naflex_deploy.runtime.images.media.stills import FORMATS
 from naflex_deploy.runtime.images.patchify import patchify
 from naflex_deploy.runtime.images.source import Source, describe
+from naflex_deploy.runtime.packing.guarded import decided, guarded
+from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """One image that is ready to be packed, or the error that prevents it.
-
-    Attributes:
-        result: What is known of the image before it runs.
-        patches: Its patches; ``None`` where the result has an error.
-    """
-
-    result: Result
-    patches: Patches | None = None
 
 
 class Preparer:
@@ -63,17 +53,59 @@ class Preparer:
     def __call__(self, index: int, source: Source | Input | Patches) -> Iterator[list[Prepared]]:
         """Yield the images of each frame of one input: the whole frame, and its tiles where it is cut.
 
-        A frame that cannot be prepared yields one image with its error.
+        A frame that cannot be prepared yields one image with its error. Where the reader of an input has no limit of
+        its own, it runs in another process.
         """
         if isinstance(source, Patches):
             yield [self._check(index, source)]
             return
         item = source if isinstance(source, Input) else Input(describe(source), source)
-        name = item.name
         if isinstance(item.source, NaflexError):
-            yield [Prepared(Result(index, 0, name, error=item.source))]
+            yield [Prepared(Result(index, 0, item.name, error=item.source))]
             return
-        for frame in read_frames(item.source, name=name, profile=self._profile, done=item.done):
+        item = decided(item)
+        if item.tame:
+            yield from self.here(index, item)
+        else:
+            yield from guarded(self.here, index, item, self._profile.limits)
+
+    def first(self, image: bytes, check: Callable[[bytes], None], seconds: float) -> list[Prepared]:
+        """The images of the first frame of a picture, whose kind is decided once.
+
+        Args:
+            image: The encoded picture.
+            check: Raises an error where the picture is refused, by its header.
+            seconds: Time for it, where its reader runs in another process.
+
+        Raises:
+            ImageError: It is none, or refused.
+        """
+        item = decided(Input(describe(image), image))
+        if item.kind != "picture":
+            raise ImageError(f"expected {FORMATS} data, found a {item.kind}", hint="send each page as one picture")
+        if item.tame:
+            check(image)
+            return next(self.here(0, item))
+        limits = self._profile.limits
+        limits = limits.model_copy(update={"seconds": min(limits.seconds, seconds)})
+        (images,) = guarded(self.checked, 0, item, limits, check)
+        return images
+
+    def checked(self, index: int, item: Input, check: Callable[[bytes], None]) -> Iterator[list[Prepared]]:
+        """Like `here`, of the first frame alone, after a check."""
+        assert isinstance(item.source, bytes)
+        try:
+            check(item.source)
+        except NaflexError as error:
+            yield [Prepared(Result(index, 0, item.name, error=error))]
+        else:
+            yield next(self.here(index, item))
+
+    def here(self, index: int, item: Input) -> Iterator[list[Prepared]]:
+        """Like a call, in this process."""
+        assert not isinstance(item.source, NaflexError)
+        name = item.name
+        for frame in read_frames(item.source, name=name, profile=self._profile, done=item.done, kind=item.kind):
             size = frame.picture.size if frame.picture else (0, 0)
             result = Result(
                 index,

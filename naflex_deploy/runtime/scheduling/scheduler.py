@@ -64,7 +64,7 @@ class Scheduler:
         self._session, self._prefix = session, prefix
         self._worker = session.worker() if isinstance(session, SideBySide) and session.workers > 1 else session
         self._runs = runs or (session.workers if isinstance(session, SideBySide) else 1)
-        self._decoders, self._own_decoders = decoders or ThreadPoolExecutor(cores(), "decode"), decoders is None
+        self.decoders, self._own_decoders = decoders or ThreadPoolExecutor(cores(), "decode"), decoders is None
         self._on_pack, self._clock = on_pack, clock
         self._queue = PackQueue(budget, max_images, self.policy)
         self._changed = threading.Condition()
@@ -138,7 +138,7 @@ class Scheduler:
             # The callback does not hold the ticket, which holds the future: a cycle would need garbage collection.
             ticket.future.add_done_callback(self._left)
             if not isinstance(work, Patches):
-                self._decoders.submit(self._decode, ticket, work)
+                self.decoders.submit(self._decode, ticket, work)
         return [ticket.future for ticket in tickets]
 
     def check(self, tokens: int, time_left: float) -> None:
@@ -172,7 +172,7 @@ class Scheduler:
         closed = ClosedError("the server shut down before the image ran", hint="send the request again")
         self._answer([(ticket, closed) for ticket in left])
         if self._own_decoders:
-            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self.decoders.shutdown(wait=False, cancel_futures=True)
         return not left
 
     def step(self) -> Callable[[], None] | None:

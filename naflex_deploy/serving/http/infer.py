@@ -58,8 +58,8 @@ async def infer(
     deadline = time.monotonic() + allowed
     try:
         model.scheduler.check(len(images), allowed)
-        frames = await _frames(model, images, limits) if model.tiled else None
-        works = [_work(model, image, limits) for image in images] if frames is None else _patches(frames)
+        frames = await _frames(model, images, limits, deadline) if model.tiled else None
+        works = [_work(model, image, limits, deadline) for image in images] if frames is None else _patches(frames)
         futures = model.scheduler.submit(
             works, outputs, tokens=model.image_tokens, deadline=deadline, priority=priority
         )
@@ -75,15 +75,16 @@ async def infer(
     return served if frames is None else _joined(frames, served)
 
 
-def _work(model: Model, image: Sent, limits: Limits) -> Work:
+def _work(model: Model, image: Sent, limits: Limits, deadline: float) -> Work:
     """Cut a small tensor into patches at once, because handing it to another thread would cost more."""
-    work = model.work(image, limits)
+    work = model.work(image, limits, deadline)
     return work() if isinstance(image, np.ndarray) and image.nbytes <= INLINE else work
 
 
-async def _frames(model: Model, images: Sequence[Sent], limits: Limits) -> list[Frame]:
+async def _frames(model: Model, images: Sequence[Sent], limits: Limits, deadline: float) -> list[Frame]:
     """Decode images that may be cut into tiles, because only then is the number of tiles known."""
-    work = [asyncio.to_thread(model.frame, image, limits) for image in images]
+    loop, pool = asyncio.get_running_loop(), model.scheduler.decoders
+    work = [loop.run_in_executor(pool, model.frame, image, limits, deadline) for image in images]
     frames = await asyncio.gather(*work, return_exceptions=True)
     for index, frame in enumerate(frames):
         if isinstance(frame, BaseException):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -17,10 +19,11 @@ from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.packing.guarded import SlowError
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.results.result import Result
 from naflex_deploy.runtime.scheduling.outcome import PackReport
-from naflex_deploy.runtime.scheduling.queue import Policy
+from naflex_deploy.runtime.scheduling.queue import DeadlineError, Policy
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 from naflex_deploy.serving.http.limits import Limits, Sent
 
@@ -54,29 +57,41 @@ class Model:
         """Whether an image may be cut into tiles, so that `frame` has to prepare it instead of `work`."""
         return self.manifest.config.image.tiled
 
-    def work(self, image: Sent, limits: Limits) -> Callable[[], Patches]:
-        """A function that checks the header of an image and decodes it."""
-        return partial(self._patches, image, limits)
+    def work(self, image: Sent, limits: Limits, deadline: float = math.inf) -> Callable[[], Patches]:
+        """A function that checks the header of an image and decodes it.
 
-    def frame(self, image: Sent, limits: Limits) -> list[tuple[Result, Patches]]:
+        Args:
+            deadline: Of the request, on the clock of `time.monotonic`; a reader that can be ended is ended then.
+        """
+        return partial(self._patches, image, limits, deadline)
+
+    def frame(self, image: Sent, limits: Limits, deadline: float = math.inf) -> list[tuple[Result, Patches]]:
         """Check the header of an image, and prepare the whole image and its tiles.
 
         Raises:
             ImageError: The image is refused or damaged.
+            DeadlineError: Its reader was ended at the deadline.
         """
-        limits.check(image)
+        if isinstance(image, np.ndarray):
+            limits.check(image)
+            images = next(self.prepare(0, image))
+        else:
+            images = self.prepare.first(image, limits.check, deadline - time.monotonic())
         found = []
-        for item in next(self.prepare(0, image)):
+        for item in images:
             if item.patches is None:
-                raise item.result.error or ImageError("expected an image, found none")
+                error = item.result.error or ImageError("expected an image, found none")
+                if isinstance(error, SlowError) and time.monotonic() >= deadline:
+                    raise DeadlineError("the deadline passed while the image was decoded")
+                raise error
             found.append((item.result, item.patches))
         return found
 
-    def _patches(self, image: Sent, limits: Limits) -> Patches:
+    def _patches(self, image: Sent, limits: Limits, deadline: float) -> Patches:
         if isinstance(image, np.ndarray):
             limits.check(image)
             return self.prepare.pixels(image)
-        return self.frame(image, limits)[0][1]
+        return self.frame(image, limits, deadline)[0][1]
 
     def close(self, timeout: float | None = None) -> bool:
         """See `Scheduler.close`."""

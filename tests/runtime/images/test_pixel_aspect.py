@@ -15,7 +15,8 @@ from naflex_deploy.core.config import resolve
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.read import read_frames
-from naflex_deploy.runtime.packing.prepare import Prepared, Preparer
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.packing.prepared import Prepared
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 50, 3)).astype(np.uint8)
 

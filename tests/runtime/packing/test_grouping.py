@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.packing.grouping import PackMaker
-from naflex_deploy.runtime.packing.prepare import Prepared
+from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from io import BytesIO
+
+import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.loading import load_engine
 from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.scheduling.queue import DeadlineError
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 from naflex_deploy.serving.client import Client
+from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.models import Model, open_model
-from tests.serving.support import SummingSession, pixels, png, running, vector
+from tests.serving.support import SummingSession, pixels, png, running, summing_model, vector
 from tests.support.bundles import summing_manifest, write_summing_bundle
 
 IMAGES = [pixels(seed, 4 * (1 + seed % 3), 4 * (1 + seed % 4)) for seed in range(6)]
@@ -82,3 +89,33 @@ def test_pages_cut_into_tiles_are_answered_as_one_as_the_engine_does():
     for page, expected in zip(tokens, engine.tokens(pages), strict=True):
         np.testing.assert_allclose(page, expected, rtol=1e-4, atol=1e-5)
     assert tokens[0].shape == (10, 15, 8)
+
+
+def test_a_file_of_two_kinds_is_refused_by_the_kind_that_its_reader_would_take():
+    photo = BytesIO()
+    Image.fromarray(pixels(0, 16, 16)).save(photo, "JPEG")
+    both = photo.getvalue()[:2] + b"\xff\xfe\0\x0b%PDF-1.7\n" + photo.getvalue()[2:]
+    with running() as server:
+        for image, message in ((both, "found a PDF document"), (pages(3), "found 2 frames")):
+            answer = httpx.post(f"{server.url}/v1/embeddings", files={"image": image})
+            assert (answer.status_code, answer.json()["error"]["type"]) == (422, "bad_image")
+            assert message in answer.json()["error"]["message"]
+
+
+def test_decoding_that_outlives_the_deadline_is_ended():
+    """A TIFF is read in another process, which is ended: the thread that waits for it is free."""
+    model = summing_model("sums")
+    image = pages(1)
+    assert len(model.work(image, Limits(), time.monotonic() + 20)()) == 16
+    with pytest.raises(DeadlineError, match="while the image was decoded"):
+        model.work(image, Limits(), time.monotonic())()
+    assert len(model.work(image, Limits())()) == 16
+    assert model.close(5)
+
+
+def pages(count: int) -> bytes:
+    """A TIFF of so many pages."""
+    stream = BytesIO()
+    first, *others = (Image.fromarray(pixels(seed, 16, 16)) for seed in range(count))
+    first.save(stream, "TIFF", save_all=True, append_images=others)
+    return stream.getvalue()

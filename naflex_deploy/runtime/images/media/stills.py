@@ -68,13 +68,15 @@ def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Colle
 def read_header(stream: IO[bytes], name: str) -> tuple[int, int, int]:
     """(width, height, frames) of an encoded image as stored: not turned upright, no pixel decoded.
 
+    Frames are counted until the second: 2 stands for several.
+
     Raises:
         ImageError: The content is no image, or a damaged one.
     """
     start = _start(stream)
     with damage(name):
         if start.startswith(TIFFS):
-            chain = read_chain(stream)
+            chain = read_chain(stream, pictures=2)
             return *chain.pages[0].full.size, len(chain.pages) + bool(chain.damaged)
         opened = _opener(start, name)(stream)
         return opened.width, opened.height, 1

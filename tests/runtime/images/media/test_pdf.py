@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 import zlib
@@ -22,7 +23,8 @@ from naflex_deploy.runtime.images.media import pdf_fonts
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.pdf_fonts import contains, missing_scripts, searchable
 from naflex_deploy.runtime.images.media.read import read_frames
-from naflex_deploy.runtime.packing.prepare import Prepared, Preparer
+from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.packing.prepared import Prepared
 from tests.support.pdfs import encrypted, pdf, rectangle, text, written
 
 
@@ -179,9 +181,10 @@ def test_a_page_of_10_metres_by_1_centimetre_is_tiled_along_its_length() -> None
 
 def test_without_the_extra_the_document_alone_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pypdfium2", None)
-    ((image,),) = prepared(pdf([""]))
-    assert isinstance(image.result.error, MissingExtraError)
-    assert "pip install 'naflex-deploy[pdf]'" in image.result.error.hint
+    (page,) = read_frames(pdf([""]), name="a.pdf", profile=profile())
+    assert isinstance(page.error, MissingExtraError)
+    assert "pip install 'naflex-deploy[pdf]'" in page.error.hint
+    assert "naflex-deploy[pdf]" in pickle.loads(pickle.dumps(page.error)).hint  # another process reads the document
 
 
 def test_the_limit_is_on_what_is_drawn() -> None:

@@ -114,8 +114,12 @@ class Chain:
         return mark + struct.pack(f"{self.order}HI", 42, offset)
 
 
-def read_chain(stream: IO[bytes]) -> Chain:
+def read_chain(stream: IO[bytes], *, pictures: int = _MOST) -> Chain:
     """Walk the directories of a file whose first bytes are those of a TIFF. Leaves the stream where it was.
+
+    Args:
+        stream: The file.
+        pictures: Number of directories of whole pictures after which to stop.
 
     Raises:
         ValueError, struct.error: There is not even a first directory.
@@ -125,7 +129,8 @@ def read_chain(stream: IO[bytes]) -> Chain:
     found: list[Directory] = []
     seen: set[int] = set()
     damaged, offset = "", reader.first
-    while offset and not damaged:
+    whole = 0
+    while offset and not damaged and whole < pictures:
         if offset in seen or len(seen) >= _MOST:
             damaged = "its directories form a loop" if offset in seen else f"more than {_MOST} directories"
             break
@@ -133,6 +138,7 @@ def read_chain(stream: IO[bytes]) -> Chain:
         try:
             directory, offset = reader.directory(offset)
             found.append(_with_subs(reader, directory, seen))
+            whole += not (directory.is_mask or directory.is_reduced)
         except (ValueError, struct.error, OverflowError) as error:
             damaged = " ".join(str(error).split())
     stream.seek(place)

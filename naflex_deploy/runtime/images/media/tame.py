@@ -1,0 +1,48 @@
+"""Which pictures take a time that their size in pixels bounds, so that a thread may decode them.
+
+These are JPEG, PNG and WebP of the parts that cameras and programs write. A JPEG of thousands of scans, a PNG of a
+million chunks and every other format can keep their reader busy for as long as they like.
+"""
+
+from __future__ import annotations
+
+SCANS = 24
+"""Of a JPEG: progressive ones have about ten, each of which passes over all pixels."""
+
+PARTS = 4096
+"""Segments before the first scan of a JPEG, and chunks of a PNG."""
+
+
+def is_tame(content: bytes) -> bool:
+    """Whether the size of a picture bounds the time that decoding it takes."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return _segments_end(content) and content.count(b"\xff\xda") <= SCANS
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _chunks_end(content)
+    return content.startswith(b"RIFF") and content[8:12] == b"WEBP"
+
+
+def _segments_end(content: bytes) -> bool:
+    """Whether the first scan comes after few segments (ITU T.81, B.1.1.4)."""
+    at = 2
+    for _ in range(PARTS):
+        mark = content[at : at + 2]
+        if len(mark) < 2 or mark[0] != 0xFF or mark[1] == 0xDA:
+            return True
+        if mark[1] == 0xFF:  # fills up
+            at += 1
+        elif mark[1] == 0x01 or 0xD0 <= mark[1] <= 0xD8:  # has no length
+            at += 2
+        else:
+            at += 2 + max(2, int.from_bytes(content[at + 2 : at + 4], "big"))
+    return False
+
+
+def _chunks_end(content: bytes) -> bool:
+    """Whether there are few chunks (PNG 3, 5.3)."""
+    at = 8
+    for _ in range(PARTS):
+        if at + 8 > len(content) or content[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+    return False

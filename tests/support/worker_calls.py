@@ -1,0 +1,49 @@
+"""What tests call in another process; it imports little, so that the process starts quickly."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+from naflex_deploy.core.errors import ImageError
+
+
+def squares(count: int, sleep_at: int = -1) -> Iterator[tuple[int, int]]:
+    for number in range(count):
+        if number == sleep_at:
+            time.sleep(60)
+        print("what a library prints is no answer", end="")
+        yield os.getpid(), number**2
+
+
+def failing(error: Exception) -> Iterator[int]:
+    yield 1
+    raise error
+
+
+def crashing() -> Iterator[int]:
+    yield 1
+    os._exit(7)
+
+
+def allocating(size: int) -> Iterator[int]:
+    yield len(bytearray(size))
+
+
+class OddError(Exception):
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def odd() -> Iterator[int]:
+    yield 1
+    raise OddError("a", "b")
+
+
+def accepts(image: bytes) -> None:
+    """A check that every picture passes."""
+
+
+def refuses(image: bytes) -> None:
+    raise ImageError("refused")
