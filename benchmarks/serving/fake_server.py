@@ -58,8 +58,9 @@ def manifest(budget: int, tokens: int) -> Manifest:
     )  # fmt: skip
 
 
-def serve_fake(budget: int, seconds: float) -> None:
+def serve_fake(budget: int, seconds: float, goal: float = 0.0) -> None:
     """The process of the server."""
+    from naflex_deploy.serving.http.limits import Limits
     from naflex_deploy.serving.http.metrics import Metrics
     from naflex_deploy.serving.http.models import Model, Models
     from naflex_deploy.serving.http.server import Settings, serve_models
@@ -72,7 +73,8 @@ def serve_fake(budget: int, seconds: float) -> None:
         )
         return Model(name, bundle, bundle.variants[0], scheduler, Preparer.of(bundle, bundle.variants[0]))
 
-    serve_models(Models({"fake": Path()}, load), Settings(port=0, notice_seconds=0), metrics)
+    limits = Limits(goal_seconds=goal)
+    serve_models(Models({"fake": Path()}, load), Settings(port=0, notice_seconds=0, limits=limits), metrics)
 
 
 @contextmanager
@@ -95,8 +97,8 @@ def server(*arguments: str) -> Iterator[tuple[int, int]]:
         pool.shutdown()
 
 
-def fake_server(budget: int, seconds: float):
-    return server(sys.executable, "-m", "benchmarks.serving.fake_server", str(budget), str(seconds))
+def fake_server(budget: int, seconds: float, goal: float = 0.0):
+    return server(sys.executable, "-m", "benchmarks.serving.fake_server", str(budget), str(seconds), str(goal))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -135,4 +137,4 @@ def jpeg(height: int, width: int, seed: int = 0) -> bytes:
 
 
 if __name__ == "__main__":
-    serve_fake(int(sys.argv[1]), float(sys.argv[2]))
+    serve_fake(int(sys.argv[1]), *map(float, sys.argv[2:]))

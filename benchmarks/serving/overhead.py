@@ -3,6 +3,7 @@
     python -m benchmarks.serving.overhead http       small raw tensors, an engine of 0.3 ms: requests/s, CPU per request
     python -m benchmarks.serving.overhead decode     JPEG decoding on one and on two threads
     python -m benchmarks.serving.overhead load       open loop at 0.9x, 1x and 3x of the peak, against a simulation
+    python -m benchmarks.serving.overhead goal       open loop at 0.9x to 3x of the peak, with and without --slo
     python -m benchmarks.serving.overhead soak       memory over bounded requests, after warm-up
     python -m benchmarks.serving.overhead bundle B   a real bundle with and without HTTP; health under its full load
 
@@ -137,6 +138,26 @@ def load() -> None:
     print(f"goodput at 3x over the peak goodput: {found[3.0][0].goodput(SLO) / best:.1%}")
 
 
+def goal() -> None:
+    """The same engine as `load`, and requests without a timeout of their own, from another process than the server."""
+    budget, cost, tokens, seconds = 64, 0.02, 16, 10.0
+    peak = budget / tokens / cost
+    for known in (0.0, SLO):
+        best = 0.0
+        print(f"without a goal, {1e3 * SLO:.0f} ms are wanted:" if not known else f"--slo {1e3 * known:.0f}:")
+        for factor in (0.9, 1.0, 2.0, 3.0):
+            with fake_server(budget, cost, known) as (port, _):
+                asyncio.run(closed_loop(port, [raw_request(64)], 16, 1))
+                outcome = asyncio.run(open_loop(port, [raw_request(64)], factor * peak, seconds))
+            goodput = outcome.goodput(SLO)
+            best = max(best, goodput)
+            print(
+                f"  {factor}x of {peak:.0f}/s: goodput {goodput:.1f}/s, {goodput / best:.1%} of best; p50, p99, max "
+                f"of 200 {1e3 * outcome.quantile(200, 0.5):.0f}, {1e3 * outcome.quantile(200, 0.99):.0f}, "
+                f"{1e3 * outcome.quantile(200, 1):.0f} ms; statuses {dict(outcome.statuses)}"
+            )
+
+
 def soak() -> None:
     requests = [raw_request(side) for side in (16, 48, 96, 240)]
     with fake_server(1024, 0.0003) as (port, pid):
@@ -194,11 +215,11 @@ def bundle(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["http", "decode", "load", "soak", "bundle"])
+    parser.add_argument("what", choices=["http", "decode", "load", "goal", "soak", "bundle"])
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args()
     print(f"{cpu_name()}, load average {os.getloadavg()[0]:.1f}")
-    {"http": http, "decode": decode, "load": load, "soak": soak, "bundle": bundle}[options.what](
+    {"http": http, "decode": decode, "load": load, "goal": goal, "soak": soak, "bundle": bundle}[options.what](
         *map(Path, options.arguments)
     )
 

@@ -55,6 +55,14 @@ _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click
     help="Seconds within which a request must be answered.",
 )
 @click.option(
+    "--slo",
+    default=0.0,
+    type=_SECONDS,
+    metavar="MS",
+    help="Milliseconds within which a request should be answered: one that would wait longer gets 429 when it arrives. "
+    "Default: the deadline.",
+)
+@click.option(
     "--max-body",
     default=32,
     show_default=True,
@@ -87,6 +95,7 @@ def command(
     queue_tokens: int,
     max_wait: float,
     deadline: float,
+    slo: float,
     max_body: int,
     max_items: int,
     notice: float,
@@ -114,6 +123,7 @@ def command(
             buffered_bytes=max(512, 4 * max_body) << 20,
             items=max_items,
             deadline_seconds=deadline,
+            goal_seconds=slo / 1000,
         ),
         keys=read_keys(api_keys) if api_keys else (),
         notice_seconds=notice,

@@ -32,11 +32,12 @@ class Worker:
 
     Args:
         memory: Maximum number of bytes that it may allocate; enforced on Linux alone.
+        nice: By how much its priority is lower.
     """
 
-    def __init__(self, memory: int) -> None:
-        self.memory = memory
-        command = [sys.executable, "-P", "-m", "naflex_deploy.core.worker", str(memory)]
+    def __init__(self, memory: int, nice: int = 0) -> None:
+        self.bounds = memory, nice
+        command = [sys.executable, "-P", "-m", "naflex_deploy.core.worker", str(memory), str(nice)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
@@ -111,13 +112,17 @@ _idle: list[Worker] = []
 _lock = threading.Lock()
 
 
-def stream(function: Callable[..., Iterator[T]], *arguments: Any, seconds: float, memory: int) -> Iterator[T]:
+def stream(
+    function: Callable[..., Iterator[T]], *arguments: Any, seconds: float, memory: int, nice: int = 0
+) -> Iterator[T]:
     """Like `Worker.stream`, in a process that is free, or else a new one; it is kept for the next call."""
+    if seconds <= 0:
+        raise TimeoutError("no time is left")
     with _lock:
-        found = next((worker for worker in _idle if worker.memory == memory), None)
+        found = next((worker for worker in _idle if worker.bounds == (memory, nice)), None)
         if found is not None:
             _idle.remove(found)
-    worker = found if found is not None and found.alive else Worker(memory)
+    worker = found if found is not None and found.alive else Worker(memory, nice)
     try:
         yield from worker.stream(function, *arguments, seconds=seconds)
     finally:
@@ -152,11 +157,13 @@ def _read(stream: IO[bytes]) -> bytes:
     return content
 
 
-def _serve(memory: int) -> None:
+def _serve(memory: int, nice: int) -> None:
     """The process: answer requests until their stream ends, which it does with the parent."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(nice)
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -197,4 +204,4 @@ def _receive(requests: queue.SimpleQueue[bytes]) -> None:
 if __name__ == "__main__":
     from naflex_deploy.core import worker  # so that what it pickles is not of a module "__main__"
 
-    worker._serve(int(sys.argv[1]))
+    worker._serve(int(sys.argv[1]), int(sys.argv[2]))

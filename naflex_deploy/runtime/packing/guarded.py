@@ -55,7 +55,12 @@ def decided(item: Input) -> Input:
 
 
 def guarded(
-    prepare: Callable[..., Iterator[list[Prepared]]], index: int, item: Input, limits: LimitsSection, *arguments: Any
+    prepare: Callable[..., Iterator[list[Prepared]]],
+    index: int,
+    item: Input,
+    limits: LimitsSection,
+    *arguments: Any,
+    nice: int = 0,
 ) -> Iterator[list[Prepared]]:
     """The frames of an input, prepared in another process. Where that has to be ended, the last one is an error.
 
@@ -64,10 +69,11 @@ def guarded(
         index: Number of the input.
         item: The input.
         limits: Of the profile.
+        nice: By how much the priority of the process is lower.
     """
     number = 0
     try:
-        for images in stream(prepare, index, item, *arguments, seconds=limits.seconds, memory=limits.memory):
+        for images in stream(prepare, index, item, *arguments, seconds=limits.seconds, memory=limits.memory, nice=nice):
             yield images
             number = images[0].result.frame + 1
     except TimeoutError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -24,6 +25,9 @@ from naflex_deploy.runtime.images.source import Source, describe
 from naflex_deploy.runtime.packing.guarded import decided, guarded
 from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
+
+NICE = 10
+"""Priority of processes beside a server, whose own threads come first."""
 
 
 class Preparer:
@@ -69,26 +73,24 @@ class Preparer:
         else:
             yield from guarded(self.here, index, item, self._profile.limits)
 
-    def first(self, image: bytes, check: Callable[[bytes], None], seconds: float) -> list[Prepared]:
-        """The images of the first frame of a picture, whose kind is decided once.
+    def first(self, item: Input, check: Callable[[bytes], None], seconds: float = math.inf) -> list[Prepared]:
+        """The images of the first frame of a picture.
 
         Args:
-            image: The encoded picture.
+            item: As `decided` gives it, with its content.
             check: Raises an error where the picture is refused, by its header.
-            seconds: Time for it, where its reader runs in another process.
+            seconds: Time for it, where its reader runs in another process, at a lower priority.
 
         Raises:
-            ImageError: It is none, or refused.
+            ImageError: It is no picture.
         """
-        item = decided(Input(describe(image), image))
         if item.kind != "picture":
             raise ImageError(f"expected {FORMATS} data, found a {item.kind}", hint="send each page as one picture")
         if item.tame:
-            check(image)
-            return next(self.here(0, item))
+            return next(self.checked(0, item, check))
         limits = self._profile.limits
         limits = limits.model_copy(update={"seconds": min(limits.seconds, seconds)})
-        (images,) = guarded(self.checked, 0, item, limits, check)
+        (images,) = guarded(self.checked, 0, item, limits, check, nice=NICE)
         return images
 
     def checked(self, index: int, item: Input, check: Callable[[bytes], None]) -> Iterator[list[Prepared]]:

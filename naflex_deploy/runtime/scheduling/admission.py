@@ -29,27 +29,34 @@ class QueueFullError(NaflexError):
 
 @dataclass
 class Admission:
-    """The tokens that a scheduler holds, and how fast it runs them.
+    """The images that a scheduler holds, and how fast it decodes and runs them.
 
     Attributes:
         capacity: Maximum number of tokens held at a time.
+        decoders: Number of images that are decoded at a time.
         tokens: Number of tokens that are decoding, waiting or running.
-        rate: Recent throughput in tokens per second; 0 until the first measurement.
+        decoding: Number of images that are decoding, or wait for it.
+        rate: Recent throughput of the engine in tokens per second; 0 until the first measurement.
+        decode_seconds: Recent time to decode one image.
     """
 
     capacity: int
+    decoders: int = 1
     tokens: int = 0
+    decoding: int = 0
     rate: float = 0.0
+    decode_seconds: float = 0.0
 
-    def check(self, tokens: int, time_left: float) -> None:
+    def check(self, tokens: int, time_left: float, images: int = 1) -> None:
         """Check whether this many more tokens can be admitted.
 
         Args:
             tokens: Number of tokens to admit.
-            time_left: Seconds until their deadline.
+            time_left: Seconds until their deadline, or until they should be answered.
+            images: Number of images that they belong to, all of which may have to be decoded.
 
         Raises:
-            QueueFullError: There is no room, or the tokens ahead in the queue would take too long.
+            QueueFullError: There is no room, or what is ahead in the queue would take too long.
             UsageError: They exceed the capacity of the whole queue.
         """
         if tokens > self.capacity:
@@ -62,9 +69,9 @@ class Admission:
                 f"the queue holds {self.tokens} of {self.capacity} tokens and has no room for {tokens} more",
                 self.retry_after(),
             )
-        if not self.tokens or not self.rate:
+        if not self.tokens:
             return
-        wait = (self.tokens + tokens) / self.rate
+        wait = self._seconds(self.tokens + tokens, self.decoding + images if self.decoding else 0)
         if wait > (1 - MARGIN) * time_left:
             raise QueueFullError(
                 f"the queue needs {wait:.2f} s, which is too close to the deadline in {max(time_left, 0):.2f} s",
@@ -72,9 +79,26 @@ class Admission:
             )
 
     def retry_after(self) -> float:
-        """Estimated seconds until half of the held tokens have run."""
-        return self.tokens / self.rate / 2 if self.rate else 1.0
+        """Estimated seconds until half of what is held has run."""
+        return self._seconds(self.tokens, self.decoding) / 2 if self.rate else 1.0
 
-    def note(self, rate: float) -> None:
-        """Update the rate with a new measurement, in tokens per second."""
-        self.rate = 0.8 * self.rate + 0.2 * rate if self.rate else rate
+    def note(self, tokens: int, seconds: float, budget: int) -> None:
+        """Learn from tokens that ran in so many seconds, in packs of at most ``budget`` tokens.
+
+        Small packs say little about the throughput under load, unless they are faster than what is known: a rate that
+        was measured too low lets so few tokens in that packs stay small.
+        """
+        if seconds > 0 and (2 * tokens >= budget or tokens > self.rate * seconds):
+            self.rate = _smoothed(self.rate, tokens / seconds)
+
+    def note_decoding(self, seconds: float) -> None:
+        """Learn from an image that was decoded in so many seconds."""
+        self.decode_seconds = _smoothed(self.decode_seconds, seconds)
+
+    def _seconds(self, tokens: int, images: int) -> float:
+        """Estimated time to run so many tokens, after so many images of them were decoded: both go on side by side."""
+        return max(tokens / self.rate if self.rate else 0.0, images * self.decode_seconds / self.decoders)
+
+
+def _smoothed(known: float, found: float) -> float:
+    return 0.8 * known + 0.2 * found if known else found

@@ -18,8 +18,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.errors import ImageError, NaflexError
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.runtime.scheduling.decoders import Apart
 
 
 class DeadlineError(NaflexError):
@@ -71,6 +72,24 @@ class Ticket:
     patches: Patches | None = None
     queued: float = 0.0
     waiting: bool = False
+
+    def decoded(self, work: Callable[[], Patches | Apart], prefix: int, now: float) -> Patches | Apart:
+        """The patches that ``work`` returns, or the rest of it.
+
+        Args:
+            prefix: Number of prefix tokens of the model.
+            now: Time on the scheduler's clock.
+
+        Raises:
+            DeadlineError: The deadline has passed already.
+            ImageError: They are more than the ticket has tokens.
+        """
+        if self.deadline <= now:
+            raise DeadlineError.of(self, now)
+        found = work()
+        if isinstance(found, Patches) and prefix + len(found) > self.tokens:
+            raise ImageError(f"expected at most {self.tokens - prefix} patches, found {len(found)}")
+        return found
 
 
 class PackQueue:

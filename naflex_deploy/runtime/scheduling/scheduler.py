@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from functools import partial
 
 from naflex_deploy.core.errors import ImageError
@@ -23,10 +23,9 @@ from naflex_deploy.runtime.backends.session import Session, SideBySide
 from naflex_deploy.runtime.packing.isolation import EngineError, Results, run_isolated
 from naflex_deploy.runtime.scheduling.admission import Admission, ClosedError
 from naflex_deploy.runtime.scheduling.batch import Batch
+from naflex_deploy.runtime.scheduling.decoders import Apart, Decoders, Work
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome, PackReport
 from naflex_deploy.runtime.scheduling.queue import DeadlineError, PackQueue, Policy, Ticket
-
-Work = Patches | Callable[[], Patches]
 
 
 class Scheduler:
@@ -60,11 +59,11 @@ class Scheduler:
         start: bool = True,
     ) -> None:
         self.policy = policy or Policy()
-        self._admission = Admission(self.policy.queue_tokens or 32 * budget)
+        self._admission = Admission(self.policy.queue_tokens or 32 * budget, cores())
         self._session, self._prefix = session, prefix
         self._worker = session.worker() if isinstance(session, SideBySide) and session.workers > 1 else session
         self._runs = runs or (session.workers if isinstance(session, SideBySide) else 1)
-        self.decoders, self._own_decoders = decoders or ThreadPoolExecutor(cores(), "decode"), decoders is None
+        self.decoders = Decoders(decoders)
         self._on_pack, self._clock = on_pack, clock
         self._queue = PackQueue(budget, max_images, self.policy)
         self._changed = threading.Condition()
@@ -99,6 +98,7 @@ class Scheduler:
         *,
         tokens: int = 0,
         deadline: float = math.inf,
+        goal: float = math.inf,
         priority: int = 0,
     ) -> list[Future[ImageOutcome]]:
         """Admit all of the images, or none of them.
@@ -108,6 +108,7 @@ class Scheduler:
             outputs: Names of the outputs to compute.
             tokens: Maximum number of patches that a function returns; 0 stands for the budget.
             deadline: Time on the scheduler's clock; an image that has not run by then fails with `DeadlineError`.
+            goal: Time by which the images should be answered; they are refused where the queue is too long for it.
             priority: Each step is a head start of ``policy.head_start`` seconds.
 
         Returns:
@@ -128,8 +129,9 @@ class Scheduler:
         order = now - priority * self.policy.head_start
         tickets = [Ticket(count, tuple(outputs), now, deadline, order) for count in counts]
         with self._changed:
-            self.check(sum(counts), deadline - now)
+            self.check(sum(counts), min(deadline, goal) - now, len(counts))
             self._admission.tokens += sum(counts)
+            self._admission.decoding += sum(not isinstance(work, Patches) for work in works)
             self._open.update((ticket.future, ticket) for ticket in tickets)
             for ticket, work in zip(tickets, works, strict=True):
                 if isinstance(work, Patches):
@@ -141,19 +143,20 @@ class Scheduler:
                 self.decoders.submit(self._decode, ticket, work)
         return [ticket.future for ticket in tickets]
 
-    def check(self, tokens: int, time_left: float) -> None:
+    def check(self, tokens: int, time_left: float, images: int = 1) -> None:
         """Check for room as `submit` does, so that a request can be refused before its images cost anything.
 
         Args:
             tokens: Number of tokens of all images together.
-            time_left: Seconds until their deadline. `MARGIN` of it is kept in reserve.
+            time_left: Seconds until their deadline or goal. `MARGIN` of it is kept in reserve.
+            images: Number of them.
 
         Raises:
             QueueFullError, ClosedError, UsageError: See `submit`.
         """
         if self._closed:
             raise ClosedError("the server is shutting down", hint="send the request to another server, or again later")
-        self._admission.check(tokens, time_left)
+        self._admission.check(tokens, time_left, images)
 
     def close(self, timeout: float | None = None) -> bool:
         """Admit no more images, run those that were admitted, and end the threads.
@@ -171,8 +174,7 @@ class Scheduler:
             left = list(self._open.values())
         closed = ClosedError("the server shut down before the image ran", hint="send the request again")
         self._answer([(ticket, closed) for ticket in left])
-        if self._own_decoders:
-            self.decoders.shutdown(wait=False, cancel_futures=True)
+        self.decoders.shutdown()
         return not left
 
     def step(self) -> Callable[[], None] | None:
@@ -193,22 +195,22 @@ class Scheduler:
         if self._closed and not self._open:
             self._changed.notify_all()
 
-    def _decode(self, ticket: Ticket, work: Callable[[], Patches]) -> None:
-        if ticket.future.done():
-            return
-        if ticket.deadline <= self._clock():
-            self._expire([ticket])
-            return
+    def _decode(self, ticket: Ticket, work: Callable[[], Patches | Apart], apart: bool = False) -> None:
+        started = self._clock()
         try:
-            patches = work()
-            if self._prefix + len(patches) > ticket.tokens:
-                raise ImageError(f"expected at most {ticket.tokens - self._prefix} patches, found {len(patches)}")
+            found = None if ticket.future.done() else ticket.decoded(work, self._prefix, started)
         except BaseException as error:  # the caller gets an answer, whatever the decoder raises
             self._answer([(ticket, error)])
-            return
+            found = None
         with self._changed:
-            if ticket.future in self._open:
-                self._enqueue(ticket, patches)
+            self._admission.decoding -= not apart
+            if isinstance(found, Patches):
+                if not apart:
+                    self._admission.note_decoding(self._clock() - started)
+                if ticket.future in self._open:
+                    self._enqueue(ticket, found)
+        if isinstance(found, Apart):
+            self.decoders.submit_apart(self._decode, ticket, found.rest, True)
 
     def _enqueue(self, ticket: Ticket, patches: Patches) -> None:
         """Add a decoded image to the queue. The caller holds the lock."""
@@ -294,7 +296,5 @@ class Scheduler:
                 ticket.future.set_result(answer)
 
     def _note(self, report: PackReport) -> None:
-        # Small packs say little about the throughput under load.
-        if report.ran > 0 and 2 * report.tokens >= report.budget:
-            self._admission.note(self._runs * report.tokens / report.ran)
+        self._admission.note(self._runs * report.tokens, report.ran, self._runs * report.budget)
         self._on_pack(report)

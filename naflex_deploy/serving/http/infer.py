@@ -16,18 +16,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from naflex_deploy.core.pack import Patches
-from naflex_deploy.runtime.results.result import Result, join
+from naflex_deploy.runtime.results.result import join
+from naflex_deploy.runtime.scheduling.decoders import Apart, Work
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
-from naflex_deploy.runtime.scheduling.scheduler import Work
 from naflex_deploy.serving.http.limits import Limits, Sent
-from naflex_deploy.serving.http.models import Model
+from naflex_deploy.serving.http.models import Frame, Model
 from naflex_deploy.serving.http.problems import Problem, problem_of
 from naflex_deploy.serving.http.receiving.body import left
 
 PATIENCE = 0.02
 """Seconds after which a request starts to check whether its sender has left; most are answered earlier."""
-
-Frame = list[tuple[Result, Patches]]
 
 INLINE = 64 << 10
 """Largest raw tensor, in bytes, that is cut into patches on the event loop instead of in another thread."""
@@ -55,13 +53,14 @@ async def infer(
         ClientDisconnect: The sender left.
     """
     allowed = min(seconds or math.inf, limits.deadline_seconds)
-    deadline = time.monotonic() + allowed
+    now = time.monotonic()
+    deadline, goal = now + allowed, now + limits.goal(seconds)
     try:
-        model.scheduler.check(len(images), allowed)
+        model.scheduler.check(len(images), limits.goal(seconds), len(images))
         frames = await _frames(model, images, limits, deadline) if model.tiled else None
         works = [_work(model, image, limits, deadline) for image in images] if frames is None else _patches(frames)
         futures = model.scheduler.submit(
-            works, outputs, tokens=model.image_tokens, deadline=deadline, priority=priority
+            works, outputs, tokens=model.image_tokens, deadline=deadline, goal=goal, priority=priority
         )
     except Exception as error:
         raise problem_of(error) from error
@@ -78,18 +77,30 @@ async def infer(
 def _work(model: Model, image: Sent, limits: Limits, deadline: float) -> Work:
     """Cut a small tensor into patches at once, because handing it to another thread would cost more."""
     work = model.work(image, limits, deadline)
-    return work() if isinstance(image, np.ndarray) and image.nbytes <= INLINE else work
+    if isinstance(image, np.ndarray) and image.nbytes <= INLINE:
+        patches = work()
+        assert isinstance(patches, Patches)
+        return patches
+    return work
 
 
 async def _frames(model: Model, images: Sequence[Sent], limits: Limits, deadline: float) -> list[Frame]:
     """Decode images that may be cut into tiles, because only then is the number of tiles known."""
-    loop, pool = asyncio.get_running_loop(), model.scheduler.decoders
-    work = [loop.run_in_executor(pool, model.frame, image, limits, deadline) for image in images]
+    work = [_frame(model, image, limits, deadline) for image in images]
     frames = await asyncio.gather(*work, return_exceptions=True)
     for index, frame in enumerate(frames):
         if isinstance(frame, BaseException):
             raise problem_of(frame, f"input[{index}]") from frame
     return [frame for frame in frames if not isinstance(frame, BaseException)]
+
+
+async def _frame(model: Model, image: Sent, limits: Limits, deadline: float) -> Frame:
+    decoders = model.scheduler.decoders
+    found = await asyncio.wrap_future(decoders.submit(model.frame, image, limits, deadline))
+    if isinstance(found, Apart):
+        frame: Frame = await asyncio.wrap_future(decoders.submit_apart(found.rest))
+        return frame
+    return found
 
 
 def _patches(frames: Sequence[Frame]) -> list[Work]:

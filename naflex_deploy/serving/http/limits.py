@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,8 @@ class Limits:
         aspect: Maximum ratio of the longer side of an image to the shorter one.
         receive_seconds: Time within which a request's headers must arrive, and its body after them.
         deadline_seconds: Time within which a request is answered, unless it asks for a shorter one.
+        goal_seconds: Time within which a request should be answered: one that would wait longer is refused when it
+            arrives. 0 for the deadline.
         connections: Maximum number of connections.
         idle_seconds: Time after which a connection without a request is closed.
         head_bytes: Maximum size of a request's headers.
@@ -40,9 +43,14 @@ class Limits:
     aspect: float = 200.0
     receive_seconds: float = 10.0
     deadline_seconds: float = 30.0
+    goal_seconds: float = 0.0
     connections: int = 4096
     idle_seconds: int = 30
     head_bytes: int = 64 << 10
+
+    def goal(self, seconds: float | None = None) -> float:
+        """Seconds within which a request should be answered that allows so many, where it says so."""
+        return min(seconds or self.goal_seconds or math.inf, self.deadline_seconds)
 
     def check_count(self, count: int, param: str, hint: str) -> None:
         """Check the number of images in the part ``param`` of a request.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +19,20 @@ from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
-from naflex_deploy.runtime.packing.guarded import SlowError
+from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.images.source import describe
+from naflex_deploy.runtime.packing.guarded import SlowError, decided
 from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
+from naflex_deploy.runtime.scheduling.decoders import Apart
 from naflex_deploy.runtime.scheduling.outcome import PackReport
 from naflex_deploy.runtime.scheduling.queue import DeadlineError, Policy
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 from naflex_deploy.serving.http.limits import Limits, Sent
+
+Frame = list[tuple[Result, Patches]]
+"""The images that an image became: the whole, and its tiles."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,45 +64,62 @@ class Model:
         """Whether an image may be cut into tiles, so that `frame` has to prepare it instead of `work`."""
         return self.manifest.config.image.tiled
 
-    def work(self, image: Sent, limits: Limits, deadline: float = math.inf) -> Callable[[], Patches]:
+    def work(self, image: Sent, limits: Limits, deadline: float = math.inf) -> Callable[[], Patches | Apart]:
         """A function that checks the header of an image and decodes it.
 
         Args:
+            image: The image.
+            limits: Of requests.
             deadline: Of the request, on the clock of `time.monotonic`; a reader that can be ended is ended then.
         """
         return partial(self._patches, image, limits, deadline)
 
-    def frame(self, image: Sent, limits: Limits, deadline: float = math.inf) -> list[tuple[Result, Patches]]:
+    def frame(self, image: Sent, limits: Limits, deadline: float = math.inf) -> Frame | Apart:
         """Check the header of an image, and prepare the whole image and its tiles.
 
         Raises:
             ImageError: The image is refused or damaged.
-            DeadlineError: Its reader was ended at the deadline.
         """
         if isinstance(image, np.ndarray):
             limits.check(image)
-            images = next(self.prepare(0, image))
-        else:
-            images = self.prepare.first(image, limits.check, deadline - time.monotonic())
-        found = []
-        for item in images:
-            if item.patches is None:
-                error = item.result.error or ImageError("expected an image, found none")
-                if isinstance(error, SlowError) and time.monotonic() >= deadline:
-                    raise DeadlineError("the deadline passed while the image was decoded")
-                raise error
-            found.append((item.result, item.patches))
-        return found
+            return _sound(next(self.prepare(0, image)))
+        item = decided(Input(describe(image), image))
+        if item.tame or item.kind != "picture":
+            return _sound(self.prepare.first(item, limits.check))
+        return Apart(partial(self._slowly, item, limits, deadline))
 
-    def _patches(self, image: Sent, limits: Limits, deadline: float) -> Patches:
+    def _patches(self, image: Sent, limits: Limits, deadline: float) -> Patches | Apart:
         if isinstance(image, np.ndarray):
             limits.check(image)
             return self.prepare.pixels(image)
-        return self.frame(image, limits, deadline)[0][1]
+        found = self.frame(image, limits, deadline)
+        return Apart(lambda: found.rest()[0][1]) if isinstance(found, Apart) else found[0][1]
+
+    def _slowly(self, item: Input, limits: Limits, deadline: float) -> Frame:
+        """Like `frame`, of a picture whose reader may take long.
+
+        Raises:
+            DeadlineError: Its reader was ended at the deadline.
+        """
+        try:
+            return _sound(self.prepare.first(item, limits.check, deadline - time.monotonic()))
+        except SlowError:
+            if time.monotonic() < deadline:
+                raise
+            raise DeadlineError("the deadline passed while the image was decoded") from None
 
     def close(self, timeout: float | None = None) -> bool:
         """See `Scheduler.close`."""
         return self.scheduler.close(timeout)
+
+
+def _sound(images: Sequence[Prepared]) -> Frame:
+    found = []
+    for item in images:
+        if item.patches is None:
+            raise item.result.error or ImageError("expected an image, found none")
+        found.append((item.result, item.patches))
+    return found
 
 
 def open_model(

@@ -177,7 +177,8 @@ class _Server(uvicorn.Server):
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             names = [model.name for model in self._service.models.all()]
-            log.info("ready", extra={"fields": {"url": f"http://{host}:{port}", "models": names}})
+            goal = round(1000 * self._settings.limits.goal())
+            log.info("ready", extra={"fields": {"url": f"http://{host}:{port}", "models": names, "slo_ms": goal}})
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -69,7 +69,7 @@ class Service:
         full: QueueFullError | None = None
         for candidate in [model] if model else self.models.all():
             try:
-                candidate.scheduler.check(1, self.limits.deadline_seconds)
+                candidate.scheduler.check(1, self.limits.goal())
                 return
             except ClosedError:  # the model has just been replaced, and `run` takes the new one
                 return

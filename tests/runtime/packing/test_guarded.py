@@ -69,10 +69,10 @@ def test_another_process_sees_the_same_pixels(form):
     assert here.patches is not None
     np.testing.assert_array_equal(found.patches.pixels, here.patches.pixels)
     assert (found.result.input, found.result.name, found.result.size) == (5, "x", (64, 48))
-    (first,) = prepare.first(content, accepts, 20)
+    (first,) = prepare.first(decided(Input("x", content)), accepts, 20)
     assert first.patches is not None
     np.testing.assert_array_equal(first.patches.pixels, here.patches.pixels)
-    (first,) = prepare.first(content, refuses, 20)
+    (first,) = prepare.first(decided(Input("x", content)), refuses, 20)
     assert str(first.result.error) == "refused"
 
 
@@ -123,7 +123,7 @@ def test_what_looks_like_two_kinds_is_one_of_them_for_limits_and_reader_alike():
     assert Image.open(BytesIO(both)).size == (64, 48)
     assert decided(Input("both", both)).kind == "PDF document"
     with pytest.raises(ImageError, match=r"expected JPEG, PNG.*found a PDF document"):
-        preparer().first(both, accepts, 20)
+        preparer().first(decided(Input("both", both)), accepts, 20)
 
 
 def test_frames_are_counted_until_the_second():

@@ -143,9 +143,10 @@ def test_overload_is_answered_before_a_body_is_received(path):
         future.result(10)
 
 
-def test_a_queue_longer_than_any_deadline_is_overload_too():
+@pytest.mark.parametrize("limits", [Limits(deadline_seconds=0.2), Limits(goal_seconds=0.2)])
+def test_a_queue_longer_than_the_deadline_or_the_goal_is_overload_too(limits):
     """The first pack tells the queue how slow the engine is."""
-    with running(SummingSession(seconds=0.2), limits=Limits(deadline_seconds=0.2)) as server:
+    with running(SummingSession(seconds=0.2), limits=limits) as server:
         scheduler = server.models.get().scheduler
         image = patchify(pixels(0, 16, 16), 4)
         scheduler.submit([image] * 4)[0].result(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from io import BytesIO
 
@@ -14,6 +15,7 @@ from naflex_deploy.core.errors import ImageError
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.loading import load_engine
 from naflex_deploy.runtime.packing.prepare import Preparer
+from naflex_deploy.runtime.scheduling.decoders import Apart
 from naflex_deploy.runtime.scheduling.queue import DeadlineError
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 from naflex_deploy.serving.client import Client
@@ -106,10 +108,13 @@ def test_decoding_that_outlives_the_deadline_is_ended():
     """A TIFF is read in another process, which is ended: the thread that waits for it is free."""
     model = summing_model("sums")
     image = pages(1)
-    assert len(model.work(image, Limits(), time.monotonic() + 20)()) == 16
+    for deadline in (time.monotonic() + 20, math.inf):
+        rest = model.work(image, Limits(), deadline)()
+        assert isinstance(rest, Apart)
+        assert len(rest.rest()) == 16
+    rest = model.work(image, Limits(), time.monotonic())()
     with pytest.raises(DeadlineError, match="while the image was decoded"):
-        model.work(image, Limits(), time.monotonic())()
-    assert len(model.work(image, Limits())()) == 16
+        rest.rest()
     assert model.close(5)
 
 
