@@ -15,7 +15,8 @@ from tests.support.worker_calls import allocating, crashing, failing, odd, squar
 
 
 @pytest.fixture(autouse=True)
-def _none_is_left() -> Iterator[None]:
+def _no_process_of_other_tests() -> Iterator[None]:
+    worker._end_idle()
     yield
     worker._end_idle()
 
