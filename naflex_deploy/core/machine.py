@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+
+from naflex_deploy.core.control_groups import cpu_limit, read
 
 CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16", "avx512_bf16")
 
@@ -23,10 +26,18 @@ def cpu_name() -> str:
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Number of cores that this process may use: those it may run on, or fewer where a container limits their time.
+
+    A limit of 1.5 cores counts as 2, as one thread could not use it up.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = _limit()
+    return usable if math.isinf(limit) else max(1, min(usable, math.ceil(limit)))
+
+
+@cache
+def _limit() -> float:
+    return cpu_limit(read(Path("/proc/self/cgroup")))
 
 
 def cpu_flags() -> list[str]:
