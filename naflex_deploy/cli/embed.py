@@ -9,7 +9,7 @@ import click
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from naflex_deploy import load
-from naflex_deploy.cli.embed_report import count, print_document, print_report
+from naflex_deploy.cli.embed_report import Warned, count, print_document, print_report, print_warnings
 from naflex_deploy.cli.embed_text import embed_texts
 from naflex_deploy.cli.terminal import (
     err,
@@ -96,9 +96,11 @@ def command(
         return
     if summary.damaged:
         err.print(f"warning: {count(summary.damaged, 'damaged row')} of the earlier run embedded again", markup=False)
+    warned = list(display.doubtful.values())
     if as_json:
-        print_document(summary, display.shown, output)
+        print_document(summary, display.shown, warned, output)
     else:
+        print_warnings(warned, SHOWN)
         print_report(summary, display.shown, output, engine)
     if summary.rejected:
         sys.exit(ImageError.code)
@@ -112,6 +114,7 @@ class _Display:
         self._progress = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
         self._task = self._progress.add_task("embed", total=None)
         self.shown: list[FrameDone] = []
+        self.doubtful: dict[str, Warned] = {}
 
     def __enter__(self) -> _Display:
         self._progress.start()
@@ -124,6 +127,9 @@ class _Display:
         self._progress.advance(self._task)
         if len(self.shown) < SHOWN:
             self.shown.append(frame)
+        whole = frame.rows[0]
+        if frame.warnings:  # the frames of one input mostly share their doubts, so its first one speaks for them
+            self.doubtful.setdefault(whole.path, (whole.path, whole.frame, "; ".join(frame.warnings)))
 
     def reject(self, result: Result) -> None:
         self._progress.advance(self._task)

@@ -6,12 +6,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from naflex_deploy.cli.terminal import out, print_json, print_table
+from rich.markup import escape
+
+from naflex_deploy.cli.terminal import err, out, print_json, print_table
 from naflex_deploy.runtime.embedding.run import FrameDone, Summary, output_width
 from naflex_deploy.runtime.engine import Engine
 
+Warned = tuple[str, int, str]
+"""Path and frame of an input whose pixels a person should check, and why."""
 
-def print_document(summary: Summary, shown: Sequence[FrameDone], output: Path | None) -> None:
+
+def print_warnings(doubtful: Sequence[Warned], most: int) -> None:
+    """Print a line for each input whose pixels leave room for doubt, to stderr; ``look`` draws them."""
+    for path, frame, why in doubtful[:most]:
+        err.print(f"[yellow]warning:[/] {escape(f'{path}, frame {frame + 1}: {why}')}", soft_wrap=True)
+    if len(doubtful) > most:
+        err.print(f"[yellow]warning:[/] {len(doubtful) - most} more inputs like these", soft_wrap=True)
+
+
+def print_document(
+    summary: Summary, shown: Sequence[FrameDone], doubtful: Sequence[Warned], output: Path | None
+) -> None:
     """Print the document of ``--json``."""
     print_json(
         "embed",
@@ -20,6 +35,7 @@ def print_document(summary: Summary, shown: Sequence[FrameDone], output: Path | 
         skipped_files=summary.skipped,
         left_out_files=summary.left_out,
         rejected=[{"path": item.name, "frame": item.frame, "error": str(item.error)} for item in summary.rejected],
+        warnings=[{"path": path, "frame": frame, "warning": why} for path, frame, why in doubtful],
         tokens=summary.tokens,
         packs=summary.packs,
         seconds=round(summary.seconds, 3),

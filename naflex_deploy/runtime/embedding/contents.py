@@ -54,8 +54,8 @@ def read_once(item: Input) -> Content:
     source = item.source
     if isinstance(source, bytes):
         return Content(item, hashlib.sha256(source).hexdigest())
-    if not isinstance(source, Path):
-        return Content(item, "")
+    if not isinstance(source, Path) or source.is_dir():
+        return Content(item, item.digest())
     try:
         if not source.is_file():
             return Content(item, "")

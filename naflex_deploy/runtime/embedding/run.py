@@ -50,10 +50,17 @@ class Places:
 
 @dataclass(frozen=True)
 class FrameDone:
-    """A frame that was embedded: its rows, the whole first, and the pack that each of them ran in."""
+    """A frame that was embedded.
+
+    Attributes:
+        rows: Of its images, the whole first.
+        packs: The pack that each of them ran in.
+        warnings: What a person should check of how its pixels came about.
+    """
 
     rows: tuple[Row, ...]
     packs: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -229,7 +236,7 @@ class _Run:
             rows = self._rows(images, joined, digest, name)
             for row, image in zip(rows, images, strict=True):
                 journal.append(row, image.outputs["pooled"], checksum)
-            self._on_frame(FrameDone(rows, tuple(image.pack for image in images)))
+            self._on_frame(FrameDone(rows, tuple(image.pack for image in images), joined.warnings))
 
     def _count_left_out(self, member: Path) -> None:
         self._summary.left_out += 1
@@ -239,7 +246,7 @@ class _Run:
         inputs = open_inputs(self._paths, self._count_left_out)
         for images, joined in self._frames(inputs, self._outputs, lambda number: None):
             rows = self._rows(images, joined, "", "")
-            self._on_frame(FrameDone(rows, tuple(image.pack for image in images)))
+            self._on_frame(FrameDone(rows, tuple(image.pack for image in images), joined.warnings))
 
     def _frames(
         self, inputs: Iterable[Input], outputs: Sequence[str], check: Callable[[int], None]

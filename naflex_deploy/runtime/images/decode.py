@@ -43,6 +43,8 @@ def decode(source: Source, *, max_pixels: int = MAX_PIXELS, name: str = "") -> I
         ImageError: The source is no image, or one of another kind, damaged, or too large.
     """
     for frame in read_pictures(source, name or describe(source), ImageSection(max_pixels=max_pixels)):
+        if frame.error is not None:
+            raise frame.error
         yield cast(Image.Image, frame.picture)
 
 

@@ -19,6 +19,7 @@ from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.media.dicom.series import in_slice_order, is_dicom_file
 from naflex_deploy.runtime.images.media.kinds import Kind
+from naflex_deploy.runtime.images.media.recording import is_bag_folder
 from naflex_deploy.runtime.images.shards import read_tar
 from naflex_deploy.runtime.images.source import Source, describe, is_tensor
 from naflex_deploy.runtime.images.tables import read_parquet, split_column
@@ -53,13 +54,24 @@ class Input:
     tame: bool = False
 
     def digest(self) -> str:
-        """sha256 of a file or of bytes; empty where they cannot be read, which reading them will explain."""
-        if isinstance(self.source, bytes):
-            return hashlib.sha256(self.source).hexdigest()
+        """sha256 of a file or of bytes; empty where they cannot be read, which reading them will explain.
+
+        Of several sources, and of the files of a folder, it is the sha256 of the digests of all.
+        """
         try:
-            return sha256(self.source) if isinstance(self.source, Path) else ""
+            return _digest(self.source)
         except OSError:
             return ""
+
+
+def _digest(source: object) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if isinstance(source, Path):
+        if not source.is_dir():
+            return sha256(source)
+        source = tuple(sorted(filter(Path.is_file, source.rglob("*"))))
+    return hashlib.sha256("".join(map(_digest, source)).encode()).hexdigest() if isinstance(source, tuple) else ""
 
 
 def is_one(images: object) -> bool:
@@ -109,7 +121,8 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
     Braces spell names out: ``shard-{000..099}.tar``, ``{left,right}.png``. ``table.parquet::left`` names a column.
 
     A directory gives its files of known suffixes and those below it, sorted, and DICOM files whatever their names, the
-    slices of a series in the order of the body. Shards and tables are to be named.
+    slices of a series in the order of the body; the folder of a ROS 2 bag is one input. Shards and tables are to be
+    named.
 
     Args:
         paths: Files, directories and patterns.
@@ -120,14 +133,7 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
     """
     for path in paths:
         if path.is_dir():
-            found = []
-            for file in sorted(filter(Path.is_file, path.rglob("*"))):
-                if file.name.startswith("._"):
-                    left_out(file)  # what macOS keeps of a file's attributes
-                elif _has_known_suffix(file.name) or is_dicom_file(file):
-                    found.append(file)
-                else:
-                    left_out(file)
+            found = _found_in(path, left_out)
             if not found:
                 raise UsageError(
                     f"{path}: expected images, found none",
@@ -145,6 +151,22 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
             yield from expand(matches, left_out)
         else:
             raise UsageError(f"{path}: no such file or directory", hint="check the path")
+
+
+def _found_in(folder: Path, left_out: Callable[[Path], None]) -> list[Path]:
+    """The inputs in a folder and below it, sorted; the folder of a ROS 2 bag is one input."""
+    files = sorted(filter(Path.is_file, folder.rglob("*")))
+    bags = {file.parent for file in files if file.name == "metadata.yaml" and is_bag_folder(file.parent)}
+    found: list[Path] = []
+    for file in files:
+        bag = next((parent for parent in file.parents if parent in bags), None)
+        if bag is not None:
+            found += [bag] * (bag not in found)
+        elif not file.name.startswith("._") and (_has_known_suffix(file.name) or is_dicom_file(file)):
+            found.append(file)
+        else:
+            left_out(file)  # names that begin so hold what macOS keeps of a file's attributes
+    return found
 
 
 def _has_known_suffix(name: str) -> bool:

@@ -40,7 +40,7 @@ def read_tar(
                     continue
                 content = archive.extractfile(member)
                 yield f"{path}/{member.name}", content.read() if content else b""
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # the module raises many kinds, TypeError among them
         reason = " ".join(str(error).split())
         yield str(path), ImageError(f"{path}: damaged or truncated tar archive: {reason}", hint="replace the file")
         return

@@ -38,7 +38,6 @@ def read_parquet(path: Path, column: str | None = None) -> Iterator[Row]:
         column: Its column; where none is named, the only one of images, or that named ``image``.
     """
     try:
-        import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         yield str(path), MissingExtraError(error.name or "pyarrow", "parquet")
@@ -54,7 +53,7 @@ def read_parquet(path: Path, column: str | None = None) -> Iterator[Row]:
                     row += 1
     except ImageError as error:
         yield str(path), error
-    except (pyarrow.ArrowException, OSError) as error:
+    except Exception as error:  # Arrow raises many kinds, UnicodeDecodeError among them
         reason = " ".join(str(error).split())
         yield str(path), ImageError(f"{path}: damaged Parquet table: {reason}", hint="replace the file")
 

@@ -21,7 +21,7 @@ class Row:
     Attributes:
         path: Of the input, as given.
         digest: sha256 of its content.
-        frame, last, tile, tiles, size, box, dpi, time, grid_hw: See `Result`.
+        frame, last, tile, tiles, size, box, dpi, time, grid_hw, aspect: See `Result`.
         label, score: The best class of the frame, where the model has a classifier.
         tokens: File of the frame's tokens, where they were asked for.
     """
@@ -40,6 +40,7 @@ class Row:
     label: str = ""
     score: float = 0.0
     tokens: str = ""
+    aspect: float = 1.0
 
     @classmethod
     def of(cls, result: Result, digest: str, best: Prediction | None, tokens: str) -> Row:
@@ -58,6 +59,7 @@ class Row:
             label=best.name if best else "",
             score=best.score if best else 0.0,
             tokens=tokens,
+            aspect=result.aspect,
         )
 
     @classmethod

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.Image import Transpose
 
 from naflex_deploy.core.errors import ImageError
@@ -28,6 +29,10 @@ _UPRIGHT: dict[object, tuple[Transpose, str]] = {
 }
 QUARTERS = (5, 6, 7, 8)
 """Orientations that swap the sides."""
+
+
+_STRIP = 1 << 22
+"""Pixels that are composited at once."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,26 @@ def upright(image: Image.Image, number: object) -> Image.Image:
     return image.transpose(found[0]) if found else image
 
 
+def to_srgb(picture: Image.Image, section: ImageSection) -> tuple[Image.Image, tuple[Decision, ...]]:
+    """A loaded picture by its colour profile, with the profile's own intent, where the section wants that.
+
+    It stays as it is where it has no profile, or one that cannot be used, which a warning says.
+    """
+    content = picture.info.get("icc_profile") if section.icc else None
+    if not content:
+        return picture, ()
+    transparent = picture.has_transparency_data
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(content))
+        stored = picture.convert("RGBA" if transparent else "RGB") if picture.mode in ("P", "PA") else picture
+        mode = "RGBA" if stored.mode == "RGBA" else "RGB"
+        shown = ImageCms.profileToProfile(stored, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+        title = ImageCms.getProfileDescription(source).strip()
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        return picture, (Decision("colour", f"its profile is not used: {error}", warning=True),)
+    return shown or picture, (Decision("colour", f"brought to sRGB by the profile {title!r}"),)
+
+
 def to_rgb(
     image: Image.Image, name: str, section: ImageSection, stored: Stored = PLAIN
 ) -> tuple[Image.Image, tuple[Decision, ...]]:
@@ -96,12 +121,21 @@ def to_rgb(
         if stored.opaque and image.getchannel("A").getextrema() == (0, 0):
             decision = Decision("colour", "alpha ignored: it is 0 everywhere", warning=True)
             return image.convert("RGB"), (decision,)
-        over_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return over_white.convert("RGB"), (Decision("colour", "transparency composited over white"),)
+        return _over_white(image), (Decision("colour", "transparency composited over white"),)
     if image.mode == "RGB":
         return image, ()
     decisions = (Decision("colour", "CMYK converted without a profile"),) if image.mode == "CMYK" else ()
     return image.convert("RGB"), decisions
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """RGB of a transparent picture over white, some rows at a time: it may fill much of the memory as it is."""
+    found = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        found.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return found
 
 
 def from_array(array: npt.NDArray[Any], name: str, section: ImageSection) -> tuple[Image.Image, tuple[Decision, ...]]:

@@ -30,9 +30,16 @@ _YUV = {"yuv422": (1, 0, 2), "uyvy": (1, 0, 2), "yuv422_yuy2": (0, 1, 3), "yuyv"
 
 def is_recording(start: bytes, file: Path | bytes) -> bool:
     """Whether a file or a folder is a recording: MCAP, a bag of ROS 1, or the folder of a bag of ROS 2."""
-    if isinstance(file, Path) and (file / "metadata.yaml").is_file():
-        return True
-    return start.startswith(_MARKS)
+    return start.startswith(_MARKS) or (isinstance(file, Path) and is_bag_folder(file))
+
+
+def is_bag_folder(path: Path) -> bool:
+    """Whether a folder is a bag of ROS 2: its description names the files of messages."""
+    try:
+        with (path / "metadata.yaml").open("rb") as stream:
+            return b"rosbag2_bagfile_information" in stream.read(1024)
+    except OSError:
+        return False
 
 
 def read_recording(
@@ -102,6 +109,8 @@ def _frame(message: Any, connection: Any, number: int, time: float, name: str, i
     try:
         if connection.msgtype == _IMAGES[1]:
             found = next(read_still(BytesIO(bytes(message.data)), name=label, image=image))
+            if found.error is not None:
+                raise found.error
             return Frame(number, found.picture, aspect=found.aspect, time=time, decisions=(told, *found.decisions))
         rgb, decisions = _picture(message, label, image)
         return Frame(number, rgb, time=time, decisions=(told, *decisions))

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from io import BytesIO
 from typing import IO
 
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -25,7 +24,16 @@ from PIL.WebPImagePlugin import WebPImageFile
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.media import density
-from naflex_deploy.runtime.images.media.colours import PLAIN, QUARTERS, Stored, orientation, to_rgb, turn_of, upright
+from naflex_deploy.runtime.images.media.colours import (
+    PLAIN,
+    QUARTERS,
+    Stored,
+    orientation,
+    to_rgb,
+    to_srgb,
+    turn_of,
+    upright,
+)
 from naflex_deploy.runtime.images.media.depth import Said
 from naflex_deploy.runtime.images.media.frame import Decision, Frame
 from naflex_deploy.runtime.images.media.tiff.directories import read_chain
@@ -35,6 +43,9 @@ from naflex_deploy.runtime.images.source import check_size, damage
 FORMATS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC, JPEG 2000 or PNM"
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_WEBP_CANVASES = 4
+"""Pictures of the whole canvas that libwebp and Pillow hold of an animation, of which a canvas may be mostly empty."""
 
 Opener = Callable[[IO[bytes]], ImageFile.ImageFile]
 
@@ -58,7 +69,10 @@ def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Colle
         with damage(name):
             opened = _opener(start, name)(stream)
             stored = Stored(said=_significant(stream, start, name), opaque=isinstance(opened, BmpImageFile))
-            count = int(getattr(opened, "n_frames", 1)) if image.frames == "all" and not _is_jpeg(start) else 1
+            pictures = int(getattr(opened, "n_frames", 1))
+            if isinstance(opened, WebPImageFile) and pictures > 1:
+                check_size(opened.width, opened.height, name, image.max_pixels // _WEBP_CANVASES)
+            count = pictures if image.frames == "all" and not _is_jpeg(start) else 1
         if count > 1:
             yield from _animation(opened, count, name, image, done)
         elif 0 not in done:
@@ -89,14 +103,12 @@ def read_image(picture: Image.Image, *, name: str, image: ImageSection, stored: 
         picture.load()
         # A TIFF is upright once it is loaded: Pillow turns it and drops the tag.
         turn = orientation(picture)
-        told: tuple[Decision, ...] = ()
         said = _density(picture)
-        if image.icc and picture.info.get("icc_profile"):
-            picture, told = _to_srgb(picture)
+        picture, told = to_srgb(picture, image)
         rgb, decisions = to_rgb(picture, name, image, stored)
         if said is not None and turn in QUARTERS:
             said = said.turned()
-        aspect, dpi, ratio = density.resolve(said, image)
+        aspect, dpi, ratio = density.resolve(said, image, name)
         turned: tuple[Decision, ...] = tuple(filter(None, [turn_of(turn)]))
         return Frame(
             0, upright(rgb, turn), dpi=dpi, aspect=aspect, last=True, decisions=(*turned, *told, *decisions, *ratio)
@@ -164,18 +176,6 @@ def _open_heif(stream: IO[bytes]) -> ImageFile.ImageFile:
         from pi_heif import HeifImageFile
     opened: ImageFile.ImageFile = HeifImageFile(stream)
     return opened
-
-
-def _to_srgb(picture: Image.Image) -> tuple[Image.Image, tuple[Decision, ...]]:
-    """A picture by its colour profile, with the profile's own intent; as it is where the profile cannot be used."""
-    try:
-        source = ImageCms.ImageCmsProfile(BytesIO(picture.info["icc_profile"]))
-        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
-        shown = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode=mode)
-        title = ImageCms.getProfileDescription(source).strip()
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        return picture, (Decision("colour", f"its profile is not used: {error}", warning=True),)
-    return shown or picture, (Decision("colour", f"brought to sRGB by the profile {title!r}"),)
 
 
 def _density(picture: Image.Image) -> density.Density | None:

@@ -52,10 +52,10 @@ def read_video(
     form = "mjpeg" if is_motion_jpeg(source, name) else None
     try:
         opened = BytesIO(source) if isinstance(source, bytes) else str(source)
-        with av.open(opened, "r", format=form) as container:
+        with av.open(opened, "r", format=form, metadata_errors="replace") as container:
             stream = _shown_stream(container, name)
             check_size(stream.width, stream.height, name, image.max_pixels)
-            yield from mark_last(_frames(container, stream, image, video, done))
+            yield from mark_last(_frames(container, stream, name, image, video, done))
     except av.FFmpegError as error:
         raise ImageError(f"{name}: damaged video: {error.strerror}", hint="replace the file") from None
 
@@ -72,23 +72,31 @@ def _shown_stream(container: InputContainer, name: str) -> VideoStream:
     if not films:
         raise ImageError(f"{name}: expected a video, found a clip without one", hint="leave it out")
     best = container.streams.best("video")
-    return next((stream for stream in films if best is not None and stream.index == best.index), films[0])
+    shown = next((stream for stream in films if best is not None and stream.index == best.index), films[0])
+    if shown.codec_context is None:
+        raise ImageError(f"{name}: its video is of a codec that FFmpeg does not know", hint="encode it again")
+    return shown
 
 
 def _frames(
-    container: InputContainer, stream: VideoStream, image: ImageSection, video: VideoSection, done: Collection[int]
+    container: InputContainer,
+    stream: VideoStream,
+    name: str,
+    image: ImageSection,
+    video: VideoSection,
+    done: Collection[int],
 ) -> Iterator[Frame]:
     stream.thread_type = "AUTO"
     aspect = stream.sample_aspect_ratio
     said = None
     if aspect is not None and aspect.numerator:
         said = density.Density(aspect.denominator, aspect.numerator, False, "the sample aspect ratio")
-    timed = _timed(_deinterlaced(container.decode(stream), stream), container, stream)
+    timed = _timed(_deinterlaced(container.decode(stream), stream), container, stream, name, image.max_pixels)
     chosen = _at_scenes(timed, stream, video.scene) if video.frames == "scenes" else _at_rate(timed, video.rate)
     for number, (frame, time) in enumerate(chosen):
         if number not in done:
             picture, swapped, decisions = picture_of(frame)
-            ratio, _, told = density.resolve(said.turned() if said and swapped else said, image)
+            ratio, _, told = density.resolve(said.turned() if said and swapped else said, image, name)
             yield Frame(number, picture, aspect=ratio, time=float(time), decisions=(*decisions, *told))
 
 
@@ -119,10 +127,15 @@ def _filtered(frames: Iterable[VideoFrame], stream: VideoStream, name: str, opti
                 yield graph.vpull()
 
 
-def _timed(frames: Iterable[VideoFrame], container: InputContainer, stream: VideoStream) -> Iterator[Timed]:
+def _timed(
+    frames: Iterable[VideoFrame], container: InputContainer, stream: VideoStream, name: str, max_pixels: int
+) -> Iterator[Timed]:
     """Frames with their times in seconds, exactly as the container has them, and always increasing.
 
-    Where a format has no times, frames are as far apart as its rate says.
+    Where a format has no times, frames are as far apart as its rate says. Frames of equal times are, too.
+
+    Raises:
+        ImageError: The times of the container run backwards, or a frame is too large.
     """
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     untimed = container.format.name in _UNTIMED
@@ -130,13 +143,21 @@ def _timed(frames: Iterable[VideoFrame], container: InputContainer, stream: Vide
     if untimed and stream.start_time is not None and stream.time_base is not None:
         start = stream.start_time * stream.time_base
     before: Fraction | None = None
+    stated: Fraction | None = None
     for number, frame in enumerate(frames):
+        check_size(frame.width, frame.height, name, max_pixels)
         if untimed:
             time = start + number / Fraction(rate)
         elif frame.pts is None or frame.time_base is None:
             time = Fraction(0) if before is None else before + 1 / Fraction(rate)
         else:
             time = frame.pts * frame.time_base
+            if stated is not None and time < stated:
+                raise ImageError(
+                    f"{name}: its times run backwards, from {float(stated):.3f} s to {float(time):.3f} s",
+                    hint="cut it there, or write it again with increasing times",
+                )
+            stated = time
         if before is not None and time <= before:
             time = before + 1 / Fraction(rate)
         before = time

@@ -45,6 +45,7 @@ def _columns(table: Table) -> dict[str, np.ndarray]:
         "boxes": np.array([row.box for row in rows], np.float64).reshape(-1, 4),
         "times": np.array([row.time for row in rows], np.float64),
         "dpis": np.array([row.dpi for row in rows], np.float64),
+        "aspects": np.array([row.aspect for row in rows], np.float64),
         "sizes": np.array([row.size for row in rows], np.int32).reshape(-1, 2),
         "grids": np.array([row.grid_hw for row in rows], np.int32).reshape(-1, 2),
         "labels": np.array([row.label for row in rows], dtype=np.str_),

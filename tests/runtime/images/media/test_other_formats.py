@@ -15,6 +15,7 @@ from naflex_deploy.core.errors import ImageError
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.read import read_frames
 
+HEIC = Path(__file__).parents[1] / "recorded" / "tiny.heic"
 SMOOTH = np.stack(np.meshgrid(np.arange(0, 240, 5), np.arange(0, 120, 4)), 2).astype(np.uint8)
 SMOOTH = np.dstack([SMOOTH, 255 - SMOOTH[..., :1]])
 
@@ -54,8 +55,14 @@ def test_avif_is_upright(turn: int) -> None:
     assert np.abs(pixels(found).astype(int) - pixels(plain)).max() <= 12
 
 
-def test_heic_needs_its_extra_and_is_named_where_it_is_damaged() -> None:
+def test_heic_of_an_encoder_and_a_damaged_one() -> None:
+    """8x8 blocks of random colours, encoded by x265 at quality 60."""
     pytest.importorskip("pi_heif", reason="the extra heif is not installed")
+    (photo,) = frames(HEIC.read_bytes())
+    blocks = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    expected = np.asarray(Image.fromarray(blocks).resize((64, 64))).astype(int)
+    assert photo.picture is not None, photo.error
+    assert np.abs(pixels(photo).astype(int) - expected).mean() < 12
     (found,) = frames(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(100))
     assert isinstance(found.error, ImageError)
 
@@ -77,11 +84,14 @@ def test_colour_profiles_are_used_on_request() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = lab.replace(b"rXYZ", b"tmp!").replace(b"gXYZ", b"rXYZ").replace(b"tmp!", b"gXYZ")
     content = encoded("PNG", Image.new("RGB", (4, 4), (255, 0, 0)), icc_profile=swapped)
-    (ignored,) = frames(content)
-    assert pixels(ignored)[0, 0].tolist() == [255, 0, 0]
-    (used,) = frames(content, "image.icc=true")
-    assert np.abs(pixels(used)[0, 0].astype(int) - [0, 255, 0]).max() <= 2
-    assert used.decisions[0].about == "colour"
+    red = Image.new("RGB", (4, 4), (255, 0, 0))
+    pages = [encoded("TIFF", red, icc_profile=swapped), encoded("PNG", red.quantize(2), icc_profile=swapped)]
+    for given in (content, *pages):
+        (ignored,) = frames(given)
+        assert pixels(ignored)[0, 0].tolist() == [255, 0, 0]
+        (used,) = frames(given, "image.icc=true")
+        assert np.abs(pixels(used)[0, 0].astype(int) - [0, 255, 0]).max() <= 2
+        assert used.decisions[0].about == "colour"
     (broken,) = frames(encoded("PNG", icc_profile=b"no profile"), "image.icc=true")
     assert broken.decisions[0].warning
     assert np.array_equal(pixels(broken), SMOOTH)
@@ -131,29 +141,22 @@ def bag(folder: Path) -> Path:
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
+    from tests.support.recordings import message
+
     types = get_typestore(Stores.ROS2_HUMBLE)
-    image, compressed = types.types["sensor_msgs/msg/Image"], types.types["sensor_msgs/msg/CompressedImage"]
-    header = types.types["std_msgs/msg/Header"](
-        stamp=types.types["builtin_interfaces/msg/Time"](sec=1, nanosec=0), frame_id="cam"
-    )
-
-    def message(encoding: str, values: np.ndarray, big: int = 0, pad: int = 0) -> object:
-        rows = values.reshape(values.shape[0], -1).view(np.uint8)
-        data = np.pad(rows, ((0, 0), (0, pad)))
-        step = data.shape[1]
-        return image(header, values.shape[0], values.shape[1], encoding, big, step, data.ravel())
-
+    compressed = types.types["sensor_msgs/msg/CompressedImage"]
     plane = SMOOTH[..., 0]
     messages = {
-        "/rgb": message("rgb8", SMOOTH, pad=5),
-        "/bgr": message("bgr8", np.ascontiguousarray(SMOOTH[..., ::-1])),
-        "/mono": message("mono8", plane),
-        "/deep": message("mono16", (plane.astype(">u2") * 257), big=1),
-        "/yuv": message("yuv422", np.dstack([np.full_like(plane, 128), plane])),
-        "/bayer": message("bayer_rggb8", np.full_like(plane, 77)),
-        "/jpeg": compressed(header, "rgb8; jpeg compressed bgr8", np.frombuffer(encoded("PNG"), np.uint8)),
-        "/odd": message("nonsense", plane),
+        "/rgb": message(types, SMOOTH, pad=5),
+        "/bgr": message(types, SMOOTH[..., ::-1], "bgr8"),
+        "/mono": message(types, plane),
+        "/deep": message(types, plane.astype(">u2") * 257, "mono16", big=1),
+        "/yuv": message(types, np.dstack([np.full_like(plane, 128), plane]), "yuv422"),
+        "/bayer": message(types, np.full_like(plane, 77), "bayer_rggb8"),
+        "/odd": message(types, plane, "nonsense"),
     }
+    png = np.frombuffer(encoded("PNG"), np.uint8)
+    messages["/jpeg"] = compressed(messages["/rgb"].header, "rgb8; jpeg compressed bgr8", png)
     with Writer(folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         for index, (topic, content) in enumerate(messages.items()):
             connection = writer.add_connection(topic, content.__msgtype__, typestore=types)

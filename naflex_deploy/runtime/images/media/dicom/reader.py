@@ -15,6 +15,7 @@ from naflex_deploy.core.errors import ImageError, MissingExtraError, needs_extra
 from naflex_deploy.core.profile import ImageSection, VideoSection
 from naflex_deploy.core.profile.values import Window
 from naflex_deploy.runtime.images.media import density
+from naflex_deploy.runtime.images.media.dicom.codestreams import check_codestreams, check_inflated
 from naflex_deploy.runtime.images.media.dicom.values import Limits, limits_of, needs_limits, show
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.video import read_video
@@ -61,6 +62,9 @@ _GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeas
 
 _MPEG = "1.2.840.10008.1.2.4.1"
 """Transfer syntaxes that begin so and have 00 to 08 after it hold a clip."""
+
+_CHECKED = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 92, 93))
+"""JPEG, JPEG-LS and JPEG 2000."""
 
 _BY_PILLOW = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 """JPEG and JPEG 2000, decoded by the same library whatever else is installed."""
@@ -111,13 +115,19 @@ def read_dicom(
         import pydicom
     try:
         with _open(source) as stream:
+            check_inflated(stream, name)
+            stream.seek(0)
             header = pydicom.dcmread(stream, specific_tags=ELEMENTS, stop_before_pixels=True, force=True)
             _check(header, name, image)
+            place = stream.tell()
             syntax = str(header.file_meta.get("TransferSyntaxUID", "")) if hasattr(header, "file_meta") else ""
             if syntax.startswith(_MPEG) and "00" <= syntax[len(_MPEG) : len(_MPEG) + 2] <= "08":
                 stream.seek(0)
                 yield from read_video(_clip(pydicom.dcmread(stream)), name=name, image=image, video=video, done=done)
                 return
+            if syntax in _CHECKED:
+                stream.seek(place)
+                check_codestreams(stream, header, name)
             yield from _frames(stream, header, syntax, name, image, window, done)
     except (ImageError, MissingExtraError):
         raise
@@ -164,13 +174,31 @@ def _frames(
         ]
         known = [item for item in found if item is not None]
         limits = (min(low for low, _ in known), max(high for _, high in known)) if known else None
+    spaced = image.pixel_aspect == "file" and _is_stretched(header, count)
     for number, pixels in zip(wanted, _pixels(stream, header, syntax, name, wanted), strict=True):
-        described = _describe(header, number)
-        shown, decisions = show(pixels, described, window, limits)
-        aspect, _, ratio = density.resolve(_spacing(described), image)
-        picture = Image.fromarray(shown).convert("RGB")
-        last = number == count - 1
-        yield Frame(number, picture, aspect=aspect, last=last, decisions=(*decisions, *ratio))
+        described, last = _describe(header, number), number == count - 1
+        frame_name = name if count == 1 else f"{name}, frame {number + 1}"
+        try:
+            spacing = _spacing(described)
+            if spaced and spacing is None:
+                raise ImageError(
+                    f"{frame_name}: expected a pixel spacing, as other frames have one, found none",
+                    hint='correct the metadata, or set image.pixel_aspect = "square" to ignore it',
+                )
+            aspect, _, ratio = density.resolve(spacing, image, frame_name)
+            shown, decisions = show(pixels, described, window, limits)
+            picture = Image.fromarray(shown).convert("RGB")
+            yield Frame(number, picture, aspect=aspect, last=last, decisions=(*decisions, *ratio))
+        except ImageError as error:
+            yield Frame(number, last=last, error=error)
+
+
+def _is_stretched(header: Dataset, count: int) -> bool:
+    """Whether frames have spacings of their own, one of which says that its pixels are not square."""
+    if count == 1 or "PerFrameFunctionalGroupsSequence" not in header:
+        return False
+    spacings = (_spacing(_describe(header, number)) for number in range(count))
+    return any(spacing is not None and spacing.across != spacing.down for spacing in spacings)
 
 
 def _pixels(stream: Any, header: Dataset, syntax: str, name: str, wanted: list[int]) -> Iterator[npt.NDArray[Any]]:

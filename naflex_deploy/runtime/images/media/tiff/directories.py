@@ -7,6 +7,7 @@ BigTIFF design of 2007), which decodes nothing.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from dataclasses import dataclass, field, replace
@@ -257,8 +258,13 @@ class _Reader:
             return content.rstrip(b"\0")
         values: tuple[Any, ...] = struct.unpack(f"{self.order}{letters * count}", content)
         if len(letters) == 2:
-            return tuple(top / bottom if bottom else 0.0 for top, bottom in zip(values[::2], values[1::2], strict=True))
+            return tuple(_ratio(top, bottom) for top, bottom in zip(values[::2], values[1::2], strict=True))
         return values
+
+
+def _ratio(top: float, bottom: float) -> float:
+    """A rational as a float; nothing over nothing is 0, as programs write it for "not known"."""
+    return top / bottom if bottom else math.copysign(math.inf, top) if top else 0.0
 
 
 def significant_bits(description: str) -> int | None:

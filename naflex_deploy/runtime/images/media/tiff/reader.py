@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.media import density
-from naflex_deploy.runtime.images.media.colours import QUARTERS, Stored, to_rgb, turn_of, upright
+from naflex_deploy.runtime.images.media.colours import QUARTERS, Stored, to_rgb, to_srgb, turn_of, upright
 from naflex_deploy.runtime.images.media.depth import Said, to_eight_bits
 from naflex_deploy.runtime.images.media.frame import Decision, Frame
 from naflex_deploy.runtime.images.media.tiff import directories as tags
@@ -23,6 +23,9 @@ from naflex_deploy.runtime.images.media.tiff.directories import Chain, Directory
 from naflex_deploy.runtime.images.source import check_size, damage
 
 _NAMES = {33003: "Aperio JPEG 2000", 33005: "Aperio JPEG 2000", 34712: "JPEG 2000", 34887: "LERC", 50002: "JPEG XL"}
+_DEEPEST = 8
+"""Bytes of a pixel: RGBA of 16 bits has as many."""
+
 _INVERTED, _GREY, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 
 
@@ -65,7 +68,7 @@ class _StartingAt(io.RawIOBase):
 
 
 def read_tiff(stream: IO[bytes], *, name: str, image: ImageSection, done: Collection[int] = ()) -> Iterator[Frame]:
-    """The pages of a file; reduced copies, masks, labels and thumbnails are none.
+    """The pages of a file; reduced copies, masks, labels and thumbnails are none. A bad one is a frame with an error.
 
     Args:
         stream: The file, at its beginning.
@@ -74,7 +77,7 @@ def read_tiff(stream: IO[bytes], *, name: str, image: ImageSection, done: Collec
         done: Numbers of pages that are left out.
 
     Raises:
-        ImageError: It is damaged, too large, or holds what no installed reader decodes. Pages before that are yielded.
+        ImageError: Its directories are damaged. Pages before that are yielded.
         MissingExtraError: tifffile is needed and not installed.
     """
     with damage(name):
@@ -87,7 +90,11 @@ def read_tiff(stream: IO[bytes], *, name: str, image: ImageSection, done: Collec
         alone = count == 1 and not chain.damaged
         frame_name = name if alone or not number else f"{name}, frame {number + 1}"
         last = number == count - 1 and not chain.damaged
-        yield replace(_read(stream, chain, page, frame_name, image, said), number=number, last=last)
+        try:
+            frame = _read(stream, chain, page, frame_name, image, said)
+        except ImageError as error:
+            frame = Frame(0, error=error)
+        yield replace(frame, number=number, last=last)
     if chain.damaged:
         raise ImageError(
             f"{name}, frame {count + 1}: damaged or truncated image: {chain.damaged}", hint="replace the file"
@@ -114,7 +121,7 @@ def _read(
             rgb, more = _by_tifffile(stream, level, name, image, said)
             rgb = upright(rgb, turn)
     scale = level.size[0] / page.full.size[0]
-    aspect, dpi, ratio = density.resolve(_density(page.full, scale, turn), image)
+    aspect, dpi, ratio = density.resolve(_density(page.full, scale, turn), image, name)
     return Frame(0, rgb, dpi=dpi, aspect=aspect, decisions=(*decisions, *more, *ratio))
 
 
@@ -137,7 +144,7 @@ def _said(directory: Directory, significant: int | None, name: str) -> Said | No
         return None
     most = directory.number(tags.MAX_VALUE, 0)
     found = None
-    if 0 < most < 2**bits - 1:
+    if most and most != 2**bits - 1:
         found = Said(0, most, "MaxSampleValue")
     elif significant is not None and significant != bits:
         found = Said(0, 2**significant - 1, f"{significant} significant bits of OME")
@@ -174,9 +181,10 @@ def _by_pillow(
         inverted=wide and directory.number(tags.PHOTOMETRIC, 1) == _INVERTED,
         dtype={(1, 32): "uint32", (2, 16): "int16"}.get((kind, bits)),
     )
-    rgb, decisions = to_rgb(opened, name, image, stored)
+    picture, told = to_srgb(opened, image)
+    rgb, decisions = to_rgb(picture, name, image, stored)
     # The next page must not overwrite this one.
-    return (rgb.copy() if rgb is opened else rgb), decisions
+    return (rgb.copy() if rgb is opened else rgb), (*told, *decisions)
 
 
 def _by_tifffile(
@@ -185,6 +193,13 @@ def _by_tifffile(
     compression, kind = directory.number(tags.COMPRESSION, 1), directory.number(tags.PHOTOMETRIC, -1)
     if kind == tags.CFA:
         raise ImageError(f"{name}: expected a picture, found raw values of a camera's sensor", hint="develop it first")
+    width, height = directory.size
+    size = width * height * directory.number(tags.SAMPLES, 1) * -(-directory.number(tags.BITS, 1) // 8)
+    if size > _DEEPEST * image.max_pixels:
+        raise ImageError(
+            f"{name}: expected at most {_DEEPEST * image.max_pixels} bytes of samples, found {size}",
+            hint="choose the channels that matter and save them as grey or RGB",
+        )
     with needs_extra("tiff"):
         import imagecodecs  # noqa: F401
         import tifffile
