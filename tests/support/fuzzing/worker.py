@@ -1,0 +1,133 @@
+"""Read many damaged files in a process of its own: ``python -m tests.support.fuzzing.worker FIRST COUNT``.
+
+A crash or a hang of a decoder ends that process, is noted, and another process goes on behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LONGEST = 10
+"""Seconds of the processor for one file."""
+
+MOST = 1 << 30
+"""Bytes of memory, those of Python and its libraries included."""
+
+_ADDRESSES = 6 << 30
+"""Bytes of address space, which libraries reserve and do not use."""
+
+
+_TOO_LARGE = 3
+"""Exit status of a process whose memory cannot be measured any more, as it only grows."""
+
+
+@dataclass
+class Report:
+    """What became of the mutants.
+
+    Attributes:
+        outcomes: How many there were of each kind.
+        failures: What must not happen, each with the number of its mutant.
+        unforeseen: Exceptions that no reader names, which the boundary turned into errors of their inputs.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    unforeseen: list[str] = field(default_factory=list)
+
+
+def fuzz(count: int, first: int = 0) -> Report:
+    """Read so many mutants, from a number on."""
+    report, number = Report(), first
+    while number < first + count:
+        command = [sys.executable, "-m", "tests.support.fuzzing.worker", str(number), str(first + count - number)]
+        environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, check=False, env=environment)
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b'{"mutant"')]
+        for line in lines:
+            report.outcomes[line["outcome"]] += 1
+            if line["outcome"] == "failure":
+                report.failures.append(f"{line['mutant']}, {line['name']}: {line['what']}")
+            elif line["outcome"] == "unforeseen":
+                report.unforeseen.append(f"{line['mutant']}, {line['name']}: {line['what']}")
+        number += len(lines)
+        if done.returncode not in (0, _TOO_LARGE) and number < first + count:
+            ended = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+            report.failures.append(f"{number}: the process ended by {ended}: {done.stderr[-2000:].decode()}")
+            report.outcomes["failure"] += 1
+            number += 1
+    return report
+
+
+def _main(first: int, count: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    warnings.simplefilter("ignore")
+    from naflex_deploy.core.config import resolve
+    from naflex_deploy.core.preprocessing import Preprocessing
+    from naflex_deploy.runtime.packing.prepare import Preparer
+    from tests.support.fuzzing.mutations import mutate
+    from tests.support.fuzzing.seeds import seeds
+
+    changes = ["image.tokens=16", "image.frames=all", "image.icc=true", "image.range=frame", "video.rate=1000"]
+    profiles = [resolve("photo", settings=settings, environment={}).profile for settings in ([], changes)]
+    readers = [Preparer(Preprocessing(patch_size=16), profile, "onnxruntime") for profile in profiles]
+    with tempfile.TemporaryDirectory() as work:
+        (folder := Path(work) / "seeds").mkdir()
+        sound = seeds(folder)
+        for number in range(first, first + count):
+            seed = sound[number % len(sound)]
+            other = sound[(number // len(sound)) % len(sound)].content
+            path = Path(work) / f"mutant-{number}"
+            path.mkdir()
+            for name, content in ((seed.name, mutate(seed.content, other, number)), *seed.beside):
+                (path / name).write_bytes(content)
+            signal.setitimer(signal.ITIMER_PROF, LONGEST)  # of the processor, as others may keep the machine busy
+            signal.alarm(6 * LONGEST)
+            outcome, what = _read(path if seed.folder else path / seed.name, readers[number // len(sound) % 2])
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.alarm(0)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            if peak > MOST:
+                outcome, what = "failure", f"{peak >> 20} MiB of memory"
+            print(json.dumps({"mutant": number, "name": seed.name, "outcome": outcome, "what": what}), flush=True)
+            if peak > MOST:
+                sys.exit(_TOO_LARGE)
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+
+
+def _read(path: Path, reader: object) -> tuple[str, str]:
+    from naflex_deploy.core.errors import ImageError, MissingExtraError
+    from naflex_deploy.runtime.images.inputs import open_inputs
+
+    outcome, what = "read", ""
+    try:
+        for index, item in enumerate(open_inputs([path])):
+            for images in reader(index, item):
+                for image in images:
+                    error = image.result.error
+                    if error is None:
+                        continue
+                    if isinstance(error, MissingExtraError) or not isinstance(error, ImageError):
+                        return "failure", f"{type(error).__name__}: {error}"
+                    outcome = "unforeseen" if "cannot be read (" in error.message else "refused"
+                    what = error.message
+    except Exception as error:
+        return "failure", f"{type(error).__name__}: {error}"
+    return outcome, what
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), int(sys.argv[2]))
