@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test exhaustive integrations check docs clean
+.PHONY: demo test exhaustive integrations check extras docs clean
 
 demo: $(STAMP)
 	$(BIN)/naflex-deploy build --profile doc-ocr --model demo -o build/demo --force
@@ -30,6 +30,10 @@ check: $(STAMP)-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Each extra that reads inputs, alone in an environment of its own: the newest versions, and the lower bounds.
+extras: $(STAMP)-dev
+	$(BIN)/python -m benchmarks.extras
 
 docs: $(STAMP)-dev
 	$(BIN)/python -m docs.site -o build/site

@@ -1,0 +1,1 @@
+"""Each extra alone, in an environment of its own."""
