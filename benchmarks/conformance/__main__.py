@@ -1,8 +1,8 @@
 """Write the conformance table: ``python -m benchmarks.conformance [docs/inputs.md]``.
 
-Needs the packages dcmtk, ffmpeg, poppler-utils, mupdf-tools, netpbm, libtiff-tools, libopenjp2-tools, webp and
-libavif-bin. The table
-goes between the two marks in the file; the exit code is 1 where a probe is wrong.
+Needs the packages dcmtk, dcm2niix, ffmpeg, gdal-bin, liblcms2-utils, libheif-examples, poppler-utils, mupdf-tools,
+netpbm, libtiff-tools, libopenjp2-tools, webp and libavif-bin, and the extra ``dev``. The table goes between the two
+marks in the file; the exit code is 1 where a probe is wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-from benchmarks.conformance import clips, dicoms, documents, stills
+from benchmarks.conformance import clips, dicoms, documents, odd_stills, recordings, stills, tables, volumes
 from benchmarks.conformance.probe import Probe, Verdict, judge
 from naflex_deploy.runtime.images.versions import pixel_versions
 
@@ -24,8 +24,15 @@ ROOMS: dict[str, Callable[[Path], Iterator[Probe]]] = {
     "DICOM": dicoms.probes,
     "clip": clips.probes,
     "PDF": documents.probes,
+    "volume": volumes.probes,
+    "recording": recordings.probes,
+    "table, shard": tables.probes,
     "still": stills.probes,
+    "odd still": odd_stills.probes,
 }
+FORMULAS = ("tifffile", "its own", "TIFF 6.0", "DICOM PS3.3", "PNG 3", "JFIF", "OME", "NumPy")
+"""References that are no viewer outside Python."""
+
 VIEWERS = {
     "DCMTK": (["dcm2pnm", "--version"], r"v([\d.]+)"),
     "FFmpeg": (["ffmpeg", "-version"], r"version ([\d.]+)"),
@@ -35,6 +42,11 @@ VIEWERS = {
     "libtiff": (["tiff2rgba", "-h"], r"Version ([\d.]+)"),
     "OpenJPEG": (["opj_decompress", "-h"], r"v(\d+\.\d+\.\d+)"),
     "libwebp": (["dwebp", "-version"], r"([\d.]+)"),
+    "libheif": (["heif-info", "--help"], r"version: ([\d.]+)"),
+    "dcm2niix": (["dcm2niix", "--version"], r"v([\d.]+)"),
+    "GDAL": (["gdal_translate", "--version"], r"GDAL ([\d.]+)"),
+    "Little CMS": (["tificc"], r"v([\d.]+)"),
+    "GNU tar": (["tar", "--version"], r"([\d.]+)"),
     "libavif": (["avifdec", "--version"], r"Version: ([\d.]+)"),
 }
 
@@ -51,7 +63,7 @@ def main(arguments: list[str]) -> int:
                 place.mkdir()
                 verdict = _judged(probe, place)
                 tally[verdict.verdict.split(":")[0]] += 1
-                outside += not probe.by.startswith(("tifffile", "its own", "TIFF 6.0"))
+                outside += not probe.by.startswith(FORMULAS)
                 figures = ("-", "-") if verdict.largest is None else (str(verdict.largest), f"{verdict.mean:.2f}")
                 lines.append(
                     f"| {room} | {probe.name} | {probe.by} | {figures[0]} | {figures[1]} | {verdict.verdict} |"

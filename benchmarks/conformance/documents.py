@@ -55,6 +55,14 @@ def probes(folder: Path) -> Iterator[Probe]:
         item.compress_content_streams()
     writer.write(packed)
     yield Probe("compressed content", packed, _drawn(packed, "mutool", SIZE), "mutool", 1.5, size=SIZE)
+    unit = folder / "unit.pdf"
+    unit.write_bytes(_vector("/UserUnit 2"))
+    yield Probe("UserUnit 2 at 150 dpi", unit, _at_dpi(unit, 150), "mutool", 1.5)
+    plain = folder / "drawing.pdf"
+    yield Probe("drawing at 150 dpi", plain, _at_dpi(plain, 150), "mutool", 1.5)
+    asian = folder / "asian.pdf"
+    asian.write_bytes(_without_font())
+    yield Probe("Chinese without a font", asian, _at_dpi(asian, 150), "mutool", 1.5)
     locked = folder / "locked.pdf"
     writer = PdfWriter(PdfReader(drawing))
     writer.encrypt("secret", algorithm="RC4-128")
@@ -92,16 +100,39 @@ def _drawn(path: Path, viewer: str, size: tuple[int, int], crop: bool = False, s
     return reference
 
 
-def _vector() -> bytes:
+def _at_dpi(path: Path, dpi: int) -> Any:
+    def reference(folder: Path) -> Pixels:
+        run("mutool", "draw", "-q", "-F", "ppm", "-r", str(dpi), "-o", folder / "a.ppm", path, "1")
+        return pnm((folder / "a.ppm").read_bytes())
+
+    return reference
+
+
+def _without_font() -> bytes:
+    return _document(
+        "BT /F 40 Tf 60 300 Td <53D1796862108BED> Tj ET",
+        "",
+        "<< /Type /Font /Subtype /Type0 /BaseFont /STSong-Light /Encoding /UniGB-UCS2-H /DescendantFonts "
+        "[<< /Type /Font /Subtype /CIDFontType0 /BaseFont /STSong-Light "
+        "/CIDSystemInfo << /Registry (Adobe) /Ordering (GB1) /Supplement 1 >> >>] >>",
+    )
+
+
+def _vector(page: str = "") -> bytes:
     content = (
         "1 0 0 rg 60 500 200 200 re f 0 0 1 rg 350 100 m 550 100 l 450 400 l f 0 g BT /F 40 Tf 60 300 Td (Sample) Tj ET"
     )
+    return _document(content, page, "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
+
+
+def _document(content: str, page: str, font: str) -> bytes:
+    resources = "/Resources << /Font << /F 5 0 R >> >>"
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
         "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F 5 0 R >> >> >>",
+        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R {resources} {page} >>",
         f"<< /Length {len(content)} >>\nstream\n{content}\nendstream",
-        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        font,
     ]
     found, table = b"%PDF-1.4\n", b"xref\n0 6\n0000000000 65535 f \n"
     for number, body in enumerate(objects, 1):

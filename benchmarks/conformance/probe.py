@@ -12,7 +12,8 @@ import numpy.typing as npt
 from PIL.Image import Resampling
 
 from naflex_deploy.core.config import resolve
-from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.errors import ImageError, NaflexError
+from naflex_deploy.runtime.images.inputs import open_inputs
 from naflex_deploy.runtime.images.media.read import read_frames
 
 Pixels = npt.NDArray[np.uint8]
@@ -30,6 +31,8 @@ class Probe:
         mean: Largest mean difference, in levels of 255, that counts as the same picture.
         settings: Of the profile.
         frame: Which frame is compared.
+        entry: Which input, of a table or a shard.
+        pages: How many frames it has, where that is looked at.
         size: (width, height) to draw at; that of square pixels where there is none.
     """
 
@@ -40,6 +43,8 @@ class Probe:
     mean: float = 1.0
     settings: tuple[str, ...] = ()
     frame: int = 0
+    entry: int = 0
+    pages: int | None = None
     size: tuple[int, int] | None = None
 
 
@@ -55,24 +60,35 @@ class Verdict:
 def judge(probe: Probe, folder: Path) -> Verdict:
     """Run a probe."""
     profile = resolve("photo", settings=probe.settings, environment={}).profile
-    frames = read_frames(probe.path, name=str(probe.path), profile=profile)
-    frame = next((item for item in frames if item.number == probe.frame or item.error), None)
-    if frame is None or frame.picture is None:
-        error = frame.error if frame else None
-        word = "refused" if isinstance(error, ImageError) else "wrong"
-        message = str(getattr(error, "message", "no such frame")).replace(str(probe.path), "…")
-        return Verdict(f"{word}: {message}")
-    size = probe.size or frame.shown_size
-    found = np.asarray(frame.picture.resize(size, Resampling.BILINEAR)).astype(int)
+    item = list(open_inputs([probe.path]))[probe.entry]
+    if isinstance(item.source, NaflexError):
+        return _refused(item.source, probe)
+    pixels, count = None, 0
+    for frame in read_frames(item.source, name=item.name, profile=profile):
+        count += 1
+        if frame.number == probe.frame:
+            if frame.picture is None:
+                return _refused(frame.error, probe)
+            size = probe.size or frame.shown_size
+            pixels = np.asarray(frame.picture.resize(size, Resampling.BILINEAR)).astype(int)
+            if probe.pages is None:
+                break
+    if pixels is None or probe.pages not in (None, count):
+        return Verdict(f"wrong: {count} frames, expected {probe.pages or probe.frame + 1}")
     expected = probe.reference(folder).astype(int)
     if expected.ndim == 2:
         expected = np.repeat(expected[..., None], 3, 2)
-    if found.shape != expected.shape:
-        return Verdict(f"wrong: {found.shape[1]}x{found.shape[0]}, expected {expected.shape[1]}x{expected.shape[0]}")
-    difference = np.abs(found - expected)
+    if pixels.shape != expected.shape:
+        return Verdict(f"wrong: {pixels.shape[1]}x{pixels.shape[0]}, expected {expected.shape[1]}x{expected.shape[0]}")
+    difference = np.abs(pixels - expected)
     mean = float(difference.mean())
     word = "right" if mean <= probe.mean else f"wrong: above a mean of {probe.mean:g}"
     return Verdict(word, int(difference.max()), round(mean, 2))
+
+
+def _refused(error: NaflexError | None, probe: Probe) -> Verdict:
+    word = "refused" if isinstance(error, ImageError) else "wrong"
+    return Verdict(f"{word}: {str(getattr(error, 'message', 'no picture')).replace(str(probe.path), '…')}")
 
 
 def run(*command: str | Path) -> bytes:

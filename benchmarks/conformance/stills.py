@@ -14,9 +14,9 @@ from benchmarks.conformance.probe import Pixels, Probe, pnm, run
 
 
 def probes(folder: Path) -> Iterator[Probe]:
-    smooth = _smooth()
-    image = Image.fromarray(smooth)
-    yield from _tiffs(folder, smooth)
+    values = smooth()
+    image = Image.fromarray(values)
+    yield from _tiffs(folder, values)
     yield from _deep(folder)
     grey, bits = image.convert("L"), image.convert("1")
     cases: list[tuple[str, str, Image.Image, dict[str, Any]]] = [
@@ -58,8 +58,8 @@ def probes(folder: Path) -> Iterator[Probe]:
             yield Probe(name, path, _ffmpeg(path), "FFmpeg", 1.2)
 
 
-def _tiffs(folder: Path, smooth: Pixels) -> Iterator[Probe]:
-    image = Image.fromarray(smooth)
+def _tiffs(folder: Path, pixels: Pixels) -> Iterator[Probe]:
+    image = Image.fromarray(pixels)
     for compression in (None, "tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
         path = folder / f"rgb-{compression}.tif"
         image.save(path, compression=compression)
@@ -84,17 +84,17 @@ def _tiffs(folder: Path, smooth: Pixels) -> Iterator[Probe]:
         ("tiles, deflate, predictor", {"tile": (64, 64), "compression": "deflate", "predictor": 2}),
     ):
         path = folder / f"{name.replace(' ', '-').replace(',', '')}.tif"
-        values = np.moveaxis(smooth, 2, 0) if name == "planes" else smooth
+        values = np.moveaxis(pixels, 2, 0) if name == "planes" else pixels
         tifffile.imwrite(path, values, photometric="rgb", metadata=None, **options)
         yield Probe(f"tiff, {name}", path, _libtiff(path), "libtiff tiff2rgba")
     for turn in range(2, 9):
         path = folder / f"turn-{turn}.tif"
-        tifffile.imwrite(path, smooth, photometric="rgb", metadata=None, extratags=[(274, 3, 1, turn, True)])
+        tifffile.imwrite(path, pixels, photometric="rgb", metadata=None, extratags=[(274, 3, 1, turn, True)])
         yield Probe(
-            f"tiff, orientation {turn}", path, lambda _, turn=turn: _turned(smooth, turn), "TIFF 6.0, section 8"
+            f"tiff, orientation {turn}", path, lambda _, turn=turn: _turned(pixels, turn), "TIFF 6.0, section 8"
         )
     page = folder / "fax.tif"
-    bits = Image.fromarray(smooth[:, :, 0] > 100)
+    bits = Image.fromarray(pixels[:, :, 0] > 100)
     bits.save(page, compression="group4", dpi=(204, 98))
     wide = np.asarray(
         bits.convert("RGB").resize((bits.width, round(bits.height * 204 / 98)), Image.Resampling.BILINEAR)
@@ -130,7 +130,7 @@ def _deep(folder: Path) -> Iterator[Probe]:
     yield Probe("tiff, planes of 16 bits", folder / "planes16.tif", lambda _: colour, by)
 
 
-def _smooth() -> Pixels:
+def smooth() -> Pixels:
     y, x = np.mgrid[:120, :160]
     return np.dstack([x * 255 // 160, y * 255 // 120, (x * y) % 256 // 2 + 60]).astype(np.uint8)
 
