@@ -114,7 +114,7 @@ BAD = {
     "bits.dcm": (lambda: saved(dataset(DEEP, BitsStored=17, HighBit=16)), "17 bits stored in 16 allocated"),
     "flat.nii": (flat_volume, "a voxel spacing of [0.0, 1.0, 1.0]"),
     "nowhere.nii": (lambda: volume(None), "affine"),
-    "loop.pdf": (looping_pdf, "PDF"),
+    "loop.pdf": (looping_pdf, "page 3: damaged"),
     "unknown.mrxs": (lambda: b"of no vendor" * 20, "unknown vendor"),
 }
 

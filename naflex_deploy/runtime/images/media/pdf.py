@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 POINTS = 72
 """Of a page, per inch."""
 
+_LEAST = 4
+"""Bytes by which a document names a page."""
+
 _USER_UNIT = re.compile(rb"/UserUnit")
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -95,6 +98,8 @@ def read_pdf(source: Path | bytes, *, name: str, image: ImageSection, done: Coll
             count = len(document)
         content = source if isinstance(source, bytes) else source.read_bytes()
         parts = searchable(content)
+        if count * _LEAST > sum(map(len, parts)):
+            raise ImageError(f"{name}: damaged PDF: it claims {count} pages", hint="replace the file")
         units = _user_units(content, count) if contains(parts, _USER_UNIT) else {}
         scripts = named_scripts(parts)
         del content, parts

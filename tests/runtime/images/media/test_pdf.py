@@ -255,3 +255,15 @@ def test_objects_in_compressed_streams_are_looked_at_too() -> None:
     assert contains(searchable(hidden), re.compile(rb"/UserUnit"))
     assert not contains(searchable(hidden), re.compile(rb"/UniJIS"))
     assert not contains(searchable(hidden[:-5] + b"/ObjStm >> stream\n no stream"), re.compile(rb"/UniJIS"))
+
+
+def test_a_page_tree_that_loops_claims_no_million_pages() -> None:
+    """PDFium believes its count."""
+    tree = "<< /Type /Pages /Kids [{} 0 R] /Count {} >>"
+    for count, errors in ((2, 2), (1_000_000, 1)):
+        bodies = ["<< /Type /Catalog /Pages 2 0 R >>", tree.format(3, count), tree.format(2, count)]
+        objects = "".join(f"{number} 0 obj\n{body}\nendobj\n" for number, body in enumerate(bodies, 1))
+        content = f"%PDF-1.4\n{objects}trailer << /Size 4 /Root 1 0 R >>\n%%EOF".encode("ascii")
+        found = list(read_frames(content, name="a.pdf", profile=resolve("photo", environment={}).profile))
+        assert len(found) == errors
+        assert all(frame.error is not None and "damaged" in frame.error.message for frame in found)
