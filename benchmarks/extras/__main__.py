@@ -35,10 +35,10 @@ def main(names: list[str]) -> int:
         work = Path(folder)
         samples = write_samples(work)
         for name in names or SAMPLES:
-            expected = _look(Path(sys.executable), samples[name], work / f"{name}-expected")
             for bounds in ("newest", "lowest"):
                 environment = work / f"{name}-{bounds}"
                 try:
+                    expected = _look(Path(sys.executable), samples[name], work / f"{name}-{bounds}-expected")
                     python = _install(environment, name, lowest=bounds == "lowest")
                     found = _look(python, samples[name], environment / "seen")
                     difference = _compare(found, expected)

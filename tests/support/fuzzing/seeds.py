@@ -118,7 +118,7 @@ def _tiffs() -> Iterator[Seed]:
         large = np.asarray(_picture((64, 64)))
         text = None if ome else "Aperio Image Library v12 |MPP = 0.5|AppMag = 20"
         with tifffile.TiffWriter(stream, ome=ome) as writer:
-            tiles = {"tile": (16, 16), "photometric": "rgb"}
+            tiles = {"tile": (16, 16), "photometric": "rgb", "compression": "deflate" if ome else "jpeg"}
             writer.write(large, subifds=1 if ome else None, description=text, metadata={} if ome else None, **tiles)
             writer.write(large[::2, ::2], subfiletype=1 if ome else None, metadata=None, **tiles)
         yield Seed(name, stream.getvalue())

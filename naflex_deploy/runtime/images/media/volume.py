@@ -98,7 +98,7 @@ def _stored(
     """Values [i, j, k] as they lie in a file, slope and intercept, the three spacings, and the affine."""
     import nibabel
 
-    kind = nibabel.Nifti2Image if content[4:8] in (b"n+2\0", b"ni2\0") else nibabel.Nifti1Image
+    kind: Any = nibabel.Nifti2Image if content[4:8] in (b"n+2\0", b"ni2\0") else nibabel.Nifti1Image
     stated: Any = kind.header_class(content[: kind.header_class.sizeof_hdr], check=False)
     spacing = [abs(float(size)) for size in stated["pixdim"][1:4]]  # nibabel would take 1 for 0
     if image.pixel_aspect == "file" and not all(0 < size < np.inf for size in spacing):
