@@ -16,6 +16,10 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from naflex_deploy.runtime.packing.prepare import Preparer
 
 LONGEST = 10
 """Seconds of the processor for one file."""
@@ -108,22 +112,24 @@ def _main(first: int, count: int) -> None:
             path.rmdir()
 
 
-def _read(path: Path, reader: object) -> tuple[str, str]:
-    from naflex_deploy.core.errors import ImageError, MissingExtraError
+def _read(path: Path, reader: Preparer) -> tuple[str, str]:
+    """Whether a file is read or refused, and why; ``failure`` where that is no ImageError."""
+    from naflex_deploy.core.errors import ImageError, NaflexError
     from naflex_deploy.runtime.images.inputs import open_inputs
 
     outcome, what = "read", ""
     try:
         for index, item in enumerate(open_inputs([path])):
-            for images in reader(index, item):
-                for image in images:
-                    error = image.result.error
-                    if error is None:
-                        continue
-                    if isinstance(error, MissingExtraError) or not isinstance(error, ImageError):
-                        return "failure", f"{type(error).__name__}: {error}"
-                    outcome = "unforeseen" if "cannot be read (" in error.message else "refused"
-                    what = error.message
+            if isinstance(item.source, NaflexError):
+                errors = [item.source]
+            else:  # not in a process of its own, as this one is
+                results = [image.result for images in reader.here(index, item) for image in images]
+                errors = [result.error for result in results if result.error is not None]
+            for error in errors:
+                if not isinstance(error, ImageError):
+                    return "failure", f"{type(error).__name__}: {error}"
+                outcome = "unforeseen" if "cannot be read (" in error.message else "refused"
+                what = error.message
     except Exception as error:
         return "failure", f"{type(error).__name__}: {error}"
     return outcome, what

@@ -25,6 +25,9 @@ _AXES = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
 _MOST_BYTES = 1 << 30
 """Of a volume as stored."""
 
+_PART = 1 << 22
+"""Bytes that are inflated at once."""
+
 
 def is_volume(start: bytes, name: str) -> bool:
     """Whether a file is NIfTI, by its magic number or, where it is compressed, by its name."""
@@ -85,11 +88,13 @@ def _inflated(source: Path | bytes, name: str) -> bytes:
     content = source if isinstance(source, bytes) else source.read_bytes()
     if not content.startswith(b"\x1f\x8b"):
         return content
+    found = bytearray()
     with gzip.open(BytesIO(content)) as stream:
-        found = stream.read(_MOST_BYTES + 1)
-    if len(found) > _MOST_BYTES:
-        raise ImageError(f"{name}: expected at most {_MOST_BYTES} bytes of values", hint="cut it into parts")
-    return found
+        while part := stream.read(_PART):  # one large read would take all of it at once, however small the file is
+            found += part
+            if len(found) > _MOST_BYTES:
+                raise ImageError(f"{name}: expected at most {_MOST_BYTES} bytes of values", hint="cut it into parts")
+    return bytes(found)
 
 
 def _stored(
