@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability import concurrent, cost, disks, kills, power
+from benchmarks.reliability.tracing import can_trace
 
 
 def main() -> None:
@@ -48,13 +48,15 @@ def main() -> None:
 
 
 def sample(folder: Path, trials: int) -> dict[str, Any]:
-    """A little of every measure that this machine has the tools and rights for, by name."""
-    found = {"concurrent": concurrent.measure(folder, 1)}
-    if shutil.which("strace"):
-        found |= {"kills": kills.measure(folder, trials, ["embed npz"]), "power": power.measure(folder, trials)}
-    if disks.can_mount(folder):
-        found |= {"disks": disks.measure(folder, trials, ["strip"])}
-    return found
+    """A little of every measure by name, or why this machine cannot take it."""
+    strace, mounts = "strace is not installed, or may not be used", "file systems may not be mounted"
+    traces = can_trace()
+    return {
+        "concurrent": concurrent.measure(folder, 1),
+        "kills": kills.measure(folder, trials, ["embed npz"]) if traces else {"left out": strace},
+        "power": power.measure(folder, trials) if traces else {"left out": strace},
+        "disks": disks.measure(folder, trials, ["strip"]) if disks.can_mount(folder) else {"left out": mounts},
+    }
 
 
 if __name__ == "__main__":

@@ -100,6 +100,10 @@ class Run:
         """End it at once."""
         os.kill(self.pid, signal.SIGKILL)
 
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def wait(self) -> Ended:
         """Wait until it has ended."""
         status = os.waitpid(self.pid, 0)[1]

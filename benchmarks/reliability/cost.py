@@ -48,12 +48,18 @@ def _command(bundle: Path, images: Path, output: Path) -> list[str]:
     return [sys.executable, "-m", "naflex_deploy.cli", "embed", str(bundle), str(images), "-o", str(output), "--force"]
 
 
+def _environment(checkout: Path) -> dict[str, str]:
+    """That of a process which imports a checkout. Compiled modules are kept, as they are in an installation."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": str(checkout)}
+
+
 def _cpu_seconds(checkout: Path, bundle: Path, images: Path, output: Path) -> float:
     shutil.rmtree(output, ignore_errors=True)
     with subprocess.Popen(
         _command(bundle, images, output),
         cwd=checkout,
-        env=os.environ | {"PYTHONPATH": str(checkout)},
+        env=_environment(checkout),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     ) as process:
@@ -68,8 +74,6 @@ def _cpu_seconds(checkout: Path, bundle: Path, images: Path, output: Path) -> fl
 def _syncing(bundle: Path, images: Path, output: Path) -> dict[str, float]:
     """Calls of ``fsync`` in one run, and the seconds that they took."""
     command = ["strace", "-f", "-T", "-e", "trace=fsync,fdatasync", *_command(bundle, images, output)]
-    ended = subprocess.run(
-        command, cwd=HERE, env=os.environ | {"PYTHONPATH": str(HERE)}, capture_output=True, text=True
-    )
+    ended = subprocess.run(command, cwd=HERE, env=_environment(HERE), capture_output=True, text=True)
     times = [float(seconds) for seconds in re.findall(r"sync\(.*<([\d.]+)>", ended.stderr)]
     return {"calls": len(times), "seconds": round(sum(times), 4)}

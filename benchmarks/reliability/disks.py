@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.commands import left, run
+from benchmarks.reliability.commands import Run, left, run
 from benchmarks.reliability.kills import Command, commands
 
 JOURNALS = (".out.npz.journal", ".out.jsonl.journal", ".out.parquet.journal", ".calibration.json.journal")
 """What stays, for --resume."""
-
-
-WHOLE = ("strip --force", "build --into", "rebuild")
-"""Commands that write a whole bundle beside the one that they replace."""
 
 
 def measure(folder: Path, sizes: int, only: list[str]) -> dict[str, Any]:
@@ -35,7 +32,7 @@ def measure(folder: Path, sizes: int, only: list[str]) -> dict[str, Any]:
         if only and name not in only:
             continue
         counts[name] = Counter()
-        prepared, peak = _needs(place, command, twice=name in WHOLE)
+        prepared, peak = _needs(place, command)
         for number in range(sizes):
             free = round((peak - prepared) * number / sizes)
             with _mounted(place, 4 * prepared + 65536):
@@ -72,19 +69,22 @@ def _may_stay(path: str) -> bool:
     )
 
 
-def _needs(place: Path, command: Command, *, twice: bool) -> tuple[int, int]:
-    """kB that lie there before, and at the end, or while a bundle stands there twice."""
+def _needs(place: Path, command: Command) -> tuple[int, int]:
+    """kB that lie there before, and the most that do at any moment of a run."""
     with _mounted(place, 2**20):
         command.prepare()
-        before = _used(place)
-        run(*command.arguments)
-        after = _used(place)
-    return before, max(after, 2 * before) if twice else after
+        before = peak = _used(place)
+        started = Run(*command.arguments)
+        while not started.ended():
+            peak = max(peak, _used(place))
+            time.sleep(0.02)
+        started.wait()
+        return before, max(peak, _used(place))
 
 
 def _used(place: Path) -> int:
-    lines = subprocess.run(["df", "-k", "--output=used", place], check=True, capture_output=True, text=True)
-    return int(lines.stdout.split()[-1])
+    found = os.statvfs(place)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize // 1024
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections import Counter
@@ -18,6 +19,12 @@ CALLS = (
     *("link", "linkat", "flock"),
 )
 """Those that change what is on disk, or open what will."""
+
+
+def can_trace() -> bool:
+    """Whether strace is installed and may be used."""
+    command = ["strace", "-o", os.devnull, "-e", "trace=none", "true"]
+    return bool(shutil.which("strace")) and subprocess.run(command, capture_output=True).returncode == 0
 
 
 def traced(arguments: Sequence[object], options: Sequence[str], calls: Sequence[str] = CALLS) -> Ended:

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.core.errors import FULL, NaflexError, OutputError
 from naflex_deploy.core.locks import waiting
 from naflex_deploy.core.manifest import Gate, Witness
 
@@ -64,7 +64,7 @@ class Amount(click.FloatRange):
 
 
 def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Print a `NaflexError` with its hint on stderr, and exit with its code."""
+    """Print a `NaflexError` with its hint on stderr, and exit with its code. So is a disk that is full anywhere."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -73,6 +73,15 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
         except NaflexError as error:
             print_error(error)
             sys.exit(error.code)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            full = OutputError(
+                f"cannot write {error.filename or 'a file'}: {error.strerror}",
+                hint="free some space, also where temporary files go, which TMPDIR names",
+            )
+            print_error(full)
+            sys.exit(full.code)
 
     return wrapped
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from naflex_deploy.cli import COMMANDS
 from naflex_deploy.cli.doctor import extras
-from naflex_deploy.cli.terminal import print_table
+from naflex_deploy.cli.terminal import print_table, reports_errors
 from naflex_deploy.core.config import builtin_profiles
 from naflex_deploy.core.profile import Profile
 from tests.cli.conftest import Run
@@ -54,6 +56,19 @@ def test_numbers_of_a_table_stand_to_the_right(capsys: pytest.CaptureFixture[str
         "a          5  1 (0.5-2)",
         "bb     1,024  -",
     ]
+
+
+def test_a_disk_that_is_full_anywhere_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    @reports_errors
+    def command(number: int) -> None:
+        raise OSError(number, os.strerror(number), "/some/folder/file")
+
+    with pytest.raises(SystemExit) as caught:
+        command(errno.ENOSPC)
+    assert caught.value.code == 2
+    assert "error: cannot write /some/folder/file: No space left on device" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):
+        command(errno.ENOENT)
 
 
 def test_doctor_knows_the_packages_of_every_extra() -> None:

@@ -27,7 +27,7 @@ from naflex_deploy.compiler.quantize.sensitivity import Runner, Sensitivity, ana
 from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.compiler.quantize.subject import subject_of
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import NaflexError, OutputError, UsageError
+from naflex_deploy.core.errors import NaflexError, OutputError, UsageError, explain_os_errors
 from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.core.locks import locked
 from naflex_deploy.runtime.images.inputs import expand
@@ -117,7 +117,7 @@ def calibrate(
         resumed = progress.observed
         costs: Sensitivity | None = None
         try:
-            with TemporaryDirectory(dir=journal.folder) as folder:
+            with explain_os_errors(output), TemporaryDirectory(dir=journal.folder) as folder:
                 report("exporting the graph")
                 portable = Path(folder) / "portable.onnx"
                 export(

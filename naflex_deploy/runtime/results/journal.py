@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
@@ -113,7 +113,7 @@ class Journal:
         content = vector.astype(np.float32).tobytes()
         self._vector_stream.write(content)
         self._vector_stream.flush()
-        self._row_stream.write(json.dumps(asdict(row) | {"checksums": [crc32(content), tokens]}) + "\n")
+        self._row_stream.write(json.dumps({**vars(row), "checksums": [crc32(content), tokens]}) + "\n")
         self._row_stream.flush()
         self.rows.append(row)
 

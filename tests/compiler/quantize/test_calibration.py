@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -257,6 +258,18 @@ def test_a_file_is_complete_where_it_was_made_of_the_same_alone(
     dataclasses.replace(again.spec, origin={}).write(output)
     with pytest.raises(UsageError, match="does not say what it was made with"):
         run(images, output, asked, resume=True)
+
+
+def test_a_disk_that_fills_up_is_one_message(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(model: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(calibration, "export", full)
+    with pytest.raises(OutputError, match=r"cannot write .*out\.json: the disk is full"):
+        run(drawn, tmp_path / "out.json")
+    assert names(tmp_path) == [".out.json.journal"]
+    assert names(tmp_path / ".out.json.journal") == ["order.json"]
 
 
 def test_files_that_are_no_images_are_reported_and_others_take_their_place(images: Path, tmp_path: Path) -> None:

@@ -41,17 +41,14 @@ def in_slice_order(files: Iterable[Path]) -> list[Path]:
 
     Files that are not DICOM stay where they are, and all do where pydicom is not installed, which reading them says.
     """
-    files = list(files)
-    try:
-        import pydicom
-    except ModuleNotFoundError:
-        return files
     series: dict[object, list[tuple[Place, int, Path]]] = {}
     for index, path in enumerate(files):
         key: object = index
         place: Place = (0.0, 0.0)
         if is_dicom_file(path):
             try:
+                import pydicom  # here, as it takes as long to import as hundreds of small images to embed
+
                 header = pydicom.dcmread(path, specific_tags=_ELEMENTS, stop_before_pixels=True, force=True)
                 key, place = _series(header, path, index), _place(header)
             except Exception:
