@@ -9,6 +9,7 @@ import click
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from naflex_deploy import load
+from naflex_deploy.cli.embed_for import embed_for
 from naflex_deploy.cli.embed_report import Warned, count, print_document, print_report, print_warnings
 from naflex_deploy.cli.embed_text import embed_texts
 from naflex_deploy.cli.terminal import (
@@ -21,6 +22,7 @@ from naflex_deploy.cli.terminal import (
 )
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.files import refuse_existing
+from naflex_deploy.runtime.embedding.handover import Form, Half
 from naflex_deploy.runtime.embedding.run import FrameDone, Places, embed_files
 from naflex_deploy.runtime.results.result import Result
 
@@ -40,6 +42,13 @@ SHOWN = 40
 )
 @path_option("--tokens", metavar="DIR", help="Write the tokens of each frame to DIR as [h, w, D] .npy.")
 @path_option("--preview", metavar="DIR", help="Draw each frame with its tiles, its packs and its tokens into DIR.")
+@click.option(
+    "--for",
+    "server",
+    type=click.Choice(["sglang", "vllm"]),
+    help="Write the tokens of each image to the folder that -o names, as this server of language models takes them.",
+)
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the tokens that --for writes: float16.")
 @click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--variant", metavar="NAME", help="Use this variant. Default: the first one that runs here.")
@@ -60,6 +69,8 @@ def command(
     output: Path | None,
     tokens: Path | None,
     preview: Path | None,
+    server: Form | None,
+    dtype: Half | None,
     resume: bool,
     force: bool,
     variant: str | None,
@@ -80,6 +91,23 @@ def command(
             "expected images or --text, found " + ("both" if texts else "neither"),
             hint="naflex-deploy embed BUNDLE IMAGE…, or naflex-deploy embed BUNDLE --text TEXT",
         )
+    if server is None and dtype is not None:
+        raise UsageError("--dtype is of the tokens that --for writes", hint="vectors are written in float32")
+    if server is not None:
+        if texts or tokens or preview or resume:
+            raise UsageError("--for goes with neither --text, --tokens, --preview nor --resume", hint="leave them out")
+        embed_for(
+            server,
+            dtype or "float16",
+            bundle,
+            inputs,
+            output,
+            variant=variant,
+            settings=settings,
+            force=force,
+            as_json=as_json,
+        )
+        return
     if texts:
         embed_texts(bundle, texts, output, force=force, as_json=as_json)
         return

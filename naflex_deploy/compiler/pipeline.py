@@ -208,7 +208,8 @@ def read_calibration(path: Path | None, precision: str, profile: Profile) -> Qua
 
 
 def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The profile's outputs, plus ``logits`` if the model has a classifier.
+    """The profile's outputs, plus ``logits`` if the model has a classifier, and with ``vlm`` what else its language
+    model takes.
 
     Raises:
         UsageError: The profile asks for an output that the model does not have.
@@ -217,6 +218,8 @@ def requested_outputs(profile: Profile, checkpoint: Checkpoint) -> tuple[str, ..
     names = list(profile.outputs)
     if a.classes and "logits" not in names:
         names.append("logits")
+    if "vlm" in names and a.projector:
+        names += [name for k in range(len(a.projector.taps)) if (name := f"deepstack:{k}") not in names]
     a.check_outputs(names)
     return tuple(names)
 

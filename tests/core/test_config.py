@@ -11,7 +11,7 @@ from naflex_deploy.core.config import adjust, builtin_profiles, resolve
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.profile import GateSection
 
-BUILTIN = {"doc-ocr", "driving", "edge", "inspection", "medical", "photo", "video-frames"}
+BUILTIN = {"doc-ocr", "driving", "edge", "inspection", "medical", "photo", "video-frames", "vlm"}
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_seven_profiles_ship() -> None:
+def test_the_built_in_profiles_ship() -> None:
     assert set(builtin_profiles()) == BUILTIN
 
 

@@ -162,8 +162,18 @@ def _folder_lock(held: ExitStack, folder: Path | None, name: str) -> Lock | None
 
 
 def output_width(engine: Engine) -> int:
-    """D, the length of an engine's vectors."""
-    return next(int(spec.shape[-1]) for spec in engine.variant.outputs if spec.name == "pooled")
+    """D, the length of an engine's vectors.
+
+    Raises:
+        UsageError: The bundle has none.
+    """
+    found = {spec.name: int(spec.shape[-1]) for spec in engine.variant.outputs}
+    if "pooled" not in found:
+        raise UsageError(
+            f"the bundle has no output 'pooled', which is what embed writes; it has {list(found)}",
+            hint="build it with 'pooled' in outputs of the profile, or write tokens for a language model with --for",
+        )
+    return found["pooled"]
 
 
 def provenance(engine: Engine, key: Key, inputs: Iterable[tuple[str, str]]) -> Provenance:

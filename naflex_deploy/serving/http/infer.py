@@ -15,7 +15,7 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from naflex_deploy.core.pack import Patches
+from naflex_deploy.core.pack import Patches, in_blocks
 from naflex_deploy.runtime.results.result import join
 from naflex_deploy.runtime.scheduling.decoders import Apart, Work
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
@@ -113,10 +113,24 @@ def _joined(frames: Sequence[Frame], served: Sequence[ImageOutcome]) -> list[Ima
     found = []
     for frame in frames:
         parts = [(result, next(rest)) for result, _ in frame]
-        whole = join([replace(result, outputs=part.outputs) for result, part in parts])
+        images = [replace(result, outputs=part.outputs) for result, part in parts]
+        whole = join(images)
         tokens = [values for name, values in whole.outputs.items() if name.startswith("tokens")]
         grid = tokens[0].shape[:2] if tokens else whole.grid_hw
-        found.append(replace(parts[0][1], outputs=whole.outputs, grid_hw=(grid[0], grid[1])))
+        ordered = [*images[1:], images[0]]
+        for_language = {
+            name: np.concatenate([part.outputs[name].reshape(-1, values.shape[-1]) for part in ordered])[None]
+            for name, values in whole.outputs.items()
+            if in_blocks(name)
+        }
+        found.append(
+            replace(
+                parts[0][1],
+                outputs=whole.outputs | for_language,
+                grid_hw=(grid[0], grid[1]),
+                parts=tuple(part.grid_hw for part in ordered),
+            )
+        )
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from naflex_deploy.core.errors import ImageError, UsageError, nearest
 from naflex_deploy.core.manifest import Manifest, OutputSpec, Variant
 from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.core.sizing import SmartTiles
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
@@ -62,7 +63,8 @@ class Model:
     @property
     def tiled(self) -> bool:
         """Whether an image may be cut into tiles, so that `frame` has to prepare it instead of `work`."""
-        return self.manifest.config.image.tiled
+        image, sizing = self.manifest.config.image, self.manifest.preprocessing.sizing
+        return image.tiled or (image.fit == "model" and isinstance(sizing, SmartTiles))
 
     def work(self, image: Sent, limits: Limits, deadline: float = math.inf) -> Callable[[], Patches | Apart]:
         """A function that checks the header of an image and decodes it.
@@ -167,9 +169,10 @@ def open_model(
 
 def _warm_up(session: Session, manifest: Manifest, variant: Variant) -> None:
     width = 3 * manifest.preprocessing.patch_size**2
-    prefix = manifest.model.prefix
+    prefix, side = manifest.model.prefix, manifest.preprocessing.merge
     for budget in variant.budgets:
-        image = Patches(np.zeros((max(1, budget - prefix), width), np.uint8), (1, max(1, budget - prefix)))
+        columns = max(1, (budget - prefix) // side**2) * side
+        image = Patches(np.zeros((side * columns, width), np.uint8), (side, columns))
         session.run(Pack.of([image], prefix=prefix), [spec.name for spec in variant.outputs])
 
 

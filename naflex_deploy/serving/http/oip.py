@@ -1,8 +1,7 @@
 """Open Inference Protocol v2, with the binary tensor extension: requests to images, results to tensors.
 
 A request has one of two inputs: ``images`` [N] BYTES, which are encoded files; or ``pixels`` [N, H, W, 3] UINT8, where
-one image may also be [H, W, 3]. The outputs are those of the bundle, with one row per image. ``tokens`` holds the
-patches of all images one after another, and ``grid_hw`` [N, 2] INT32 gives the rows and columns of each image.
+one image may also be [H, W, 3]. `oip_outputs` says which outputs there are.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
+from naflex_deploy.serving.http import oip_outputs
 from naflex_deploy.serving.http.limits import Limits, Sent
 from naflex_deploy.serving.http.models import Model
+from naflex_deploy.serving.http.oip_outputs import WantedOutput
 from naflex_deploy.serving.http.problems import Problem
 from naflex_deploy.serving.http.receiving.json_bounds import decode_base64, parse_json
 
@@ -29,7 +29,6 @@ VERSION = "1"
 _SIGNATURE = "see GET /v2/models/NAME for the signature"
 _LONGEST = 1 << 62
 """Of a tensor's dimensions, checked before any are multiplied: Python's integers grow without a limit."""
-_DTYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32"}
 
 
 class _Part(BaseModel):
@@ -51,9 +50,10 @@ class _Tensor(_Part):
 
 class _Output(_Part):
     name: str
-    """Name of an output of the bundle, or `grid_hw`."""
+    """Name of an output of the bundle; `grid_hw`; of a vision-language model also `image_embeds`, `image_grid_thw`."""
     parameters: dict[str, Any] = {}
-    """`binary_data`, to get this output as bytes after the JSON."""
+    """`binary_data`, to get this output as bytes after the JSON; `datatype`, `FP16` or `FP32`, of tokens for language
+    models, which are FP16 by default."""
 
 
 class InferRequest(_Part):
@@ -76,34 +76,33 @@ class Inference:
     Attributes:
         id: Id of the request, which the answer repeats.
         images: The images, in order.
-        outputs: Name of each output, and whether it is sent as bytes.
+        outputs: Those to send.
+        wanted: Names of the engine's outputs to compute.
         priority: 0 is normal; larger values go first.
         seconds: Time within which to answer; ``None`` for the server's limit.
     """
 
     id: str
     images: list[Sent]
-    outputs: list[tuple[str, bool]]
+    outputs: list[WantedOutput]
+    wanted: list[str]
     priority: int
     seconds: float | None
-
-    @property
-    def wanted(self) -> list[str]:
-        """Names of the engine's outputs to compute. The grid is part of every result."""
-        return [name for name, _ in self.outputs if name != "grid_hw"] or ["pooled"]
 
 
 def metadata(model: Model) -> dict[str, Any]:
     """Metadata of a model, as ``GET v2/models/NAME`` returns it."""
     images = {"name": "images", "datatype": "BYTES", "shape": [-1]}
     pixels = {"name": "pixels", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}
-    outputs = [{"name": s.name, "datatype": "FP32", "shape": [-1, int(s.shape[-1])]} for s in model.variant.outputs]
     return {
         "name": model.name,
         "versions": [VERSION],
         "platform": f"naflex-deploy_{model.variant.backend}",
         "inputs": [images, pixels],
-        "outputs": [*outputs, {"name": "grid_hw", "datatype": "INT32", "shape": [-1, 2]}],
+        "outputs": [
+            {"name": name, "datatype": datatype, "shape": shape}
+            for name, (datatype, shape) in oip_outputs.known(model).items()
+        ],
     }
 
 
@@ -138,10 +137,12 @@ def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) 
     images = _encoded(tensor, content, limits) if tensor.name == "images" else _pixels(tensor, content, limits)
     parameters = request.parameters
     timeout = _number(parameters, "timeout")
+    outputs = _outputs(request, model)
     return Inference(
         request.id,
         images,
-        _outputs(request, model),
+        outputs,
+        oip_outputs.computed([output.name for output in outputs], model),
         max(-1, min(1, _number(parameters, "priority"))),
         timeout / 1e6 if timeout else None,
     )
@@ -150,10 +151,10 @@ def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) 
 def answer(inference: Inference, model: Model, served: Sequence[ImageOutcome]) -> tuple[bytes, dict[str, str]]:
     """The body of the answer, and its headers."""
     outputs, chunks = [], []
-    for name, binary in inference.outputs:
-        values = _values(name, served)
-        entry: dict[str, Any] = {"name": name, "datatype": _DTYPES[values.dtype], "shape": list(values.shape)}
-        if binary:
+    for output in inference.outputs:
+        values = oip_outputs.values(output, served)
+        entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(values.shape)}
+        if output.binary:
             chunks.append(values.tobytes())
             entry["parameters"] = {"binary_data_size": len(chunks[-1])}
         else:
@@ -165,14 +166,6 @@ def answer(inference: Inference, model: Model, served: Sequence[ImageOutcome]) -
         return header, {"content-type": "application/json"}
     headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
     return b"".join([header, *chunks]), headers
-
-
-def _values(name: str, served: Sequence[ImageOutcome]) -> npt.NDArray[Any]:
-    if name == "grid_hw":
-        return np.array([item.grid_hw for item in served], np.int32)
-    if name.startswith("tokens"):
-        return np.concatenate([item.outputs[name].reshape(-1, item.outputs[name].shape[-1]) for item in served])
-    return np.stack([item.outputs[name] for item in served])
 
 
 def _binary(tensor: _Tensor, binary: memoryview) -> memoryview | None:
@@ -242,21 +235,26 @@ def _flat(tensor: _Tensor) -> list[Any]:
     return data
 
 
-def _outputs(request: InferRequest, model: Model) -> list[tuple[str, bool]]:
-    known = [*model.outputs, "grid_hw"]
+def _outputs(request: InferRequest, model: Model) -> list[WantedOutput]:
+    known = oip_outputs.known(model)
     everywhere = request.parameters.get("binary_data_output") is True
     if not request.outputs:
-        return [(name, everywhere) for name in known]
+        return [WantedOutput(name, everywhere, known[name][0]) for name in oip_outputs.default(model)]
     found = []
     for index, output in enumerate(request.outputs):
         where = f"outputs[{index}]"
         if output.name not in known:
-            raise _wrong(f"no output '{output.name[:80]}', expected one of {known}", where)
+            raise _wrong(f"no output '{output.name[:80]}', expected one of {list(known)}", where)
         if output.parameters.get("classification"):
             raise _wrong("classification of outputs is not supported, use /v1/classify", where)
         if "shared_memory_region" in output.parameters:
             raise _wrong("shared memory is not supported, expected binary data", where)
-        found.append((output.name, bool(output.parameters.get("binary_data", everywhere))))
+        datatype, _ = known[output.name]
+        asked = output.parameters.get("datatype", datatype)
+        if asked != datatype and (datatype != "FP16" or asked != "FP32"):
+            allowed = "FP16 or FP32" if datatype == "FP16" else datatype
+            raise _wrong(f"'{output.name}': expected {allowed}, found {asked!r:.20}", f"{where}.parameters.datatype")
+        found.append(WantedOutput(output.name, bool(output.parameters.get("binary_data", everywhere)), asked))
     return found
 
 

@@ -1,0 +1,141 @@
+"""Generation through the handover gives the tokens that the whole model gives, for every family."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from examples.feed_language_model import encoder_outputs, expand, inputs_for
+from naflex_deploy.compiler.checkpoints import read
+from naflex_deploy.core.errors import UsageError
+from naflex_deploy.runtime.embedding.handover import encode_for_language_model
+from naflex_deploy.runtime.engine import Engine
+from tests.support.families import processor
+from tests.support.packed_engine import packed_engine
+from tests.support.vlms import VLMS, Vlm
+
+IDS = {"image_token_id": 45, "video_token_id": 46, "vision_start_token_id": 47, "vision_end_token_id": 48}
+SMALL = {"size": {"shortest_edge": 3136, "longest_edge": 65_536}}
+LIMITS = {"LFM2-VL": {"min_image_tokens": 4, "max_image_tokens": 64, "tile_size": 128, "max_pixels_tolerance": 1.0}}
+LIMITS["Kimi K2.5"] = {"max_patches": 256}
+SIZES = [(64, 96), (128, 64), (64, 64), (192, 128), (96, 160)]
+FAMILIES = [name for name in VLMS if name not in ("Qwen3VLMoe", "Qwen3_5Moe")]
+
+
+class Case:
+    """A family, its whole model in float32, and an engine of its tower."""
+
+    def __init__(self, vlm: Vlm, directory: Path) -> None:
+        text = vlm.config["text_config"]
+        if vlm.title == "Qwen3.5":  # generates from caches, one of which must be of an attention layer
+            text = {**text, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+        # Tied embeddings of a model without training repeat their input for ever.
+        config = {**vlm.config, **IDS, "text_config": {**text, "tie_word_embeddings": False}}
+        self.vlm = dataclasses.replace(vlm, config={**config, "tie_word_embeddings": False})
+        self.vlm.save(directory)
+        file = directory / "preprocessor_config.json"
+        self.limits = LIMITS.get(vlm.title, SMALL)
+        settings = json.loads(file.read_text())
+        file.write_text(json.dumps({**settings, **self.limits, "min_pixels": None, "max_pixels": None}))
+        self.settings = json.loads(file.read_text())
+        self.model: Any = self.vlm.load(directory).float()
+        self.model.generation_config.eos_token_id = None
+        checkpoint = read(directory)
+        projector = checkpoint.architecture.projector
+        assert projector is not None
+        outputs = ("vlm", *(f"deepstack:{k}" for k in range(len(projector.taps))))
+        self.engine: Engine = packed_engine(checkpoint, outputs, "image.fit=model", "image.tokens=auto")
+
+    def prompt(self, seed: int) -> tuple[list[int], list[Image.Image]]:
+        """Token ids with a placeholder for each image, and one to three images that keep their size."""
+        rng = np.random.default_rng(seed)
+        side = 2 * self.vlm.patch_size
+        images, ids = [], rng.integers(1, 40, 4).tolist()
+        for _ in range(1 + seed % 3):
+            width, height = SIZES[rng.integers(len(SIZES))]
+            shape = (height // 32 * side, width // 32 * side, 3)
+            images.append(Image.fromarray(rng.integers(0, 256, shape).astype(np.uint8)))
+            ids += [IDS["vision_start_token_id"], IDS["image_token_id"], *rng.integers(1, 40, 3).tolist()]
+        return ids, images
+
+    def pixels(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        """What the family's own processor gives the tower."""
+        kind = "qwen3_vl" if self.vlm.title.startswith("Qwen") else self.model.config.model_type
+        options = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **self.limits}
+        if self.limits is SMALL and kind in ("paddleocr_vl", "video_llama_3"):
+            options |= {"min_pixels": None, "max_pixels": None}
+        return dict(processor(kind, backend="torchvision", **options)(images, return_tensors="pt"))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(VLMS[request.param], tmp_path_factory.mktemp(request.param))
+
+
+def generated(case: Case, seed: int) -> tuple[list[int], list[int], list[int]]:
+    """32 new tokens of the whole model, of the model that the engine feeds, and of one fed with a wrong token."""
+    prompt, images = case.prompt(seed)
+    tokens = encode_for_language_model(case.engine, images)
+    ids = expand(prompt, IDS["image_token_id"], tokens)
+    inputs = inputs_for(case.model, ids, tokens)
+    own = {name: values for name, values in inputs.items() if name not in ("mm_encoder_outputs", "image_grid_thw")}
+    options = {"max_new_tokens": 32, "do_sample": False, "use_cache": True}
+    with torch.inference_mode():
+        theirs = case.model.generate(**own, **case.pixels(images), **options)
+        ours = case.model.generate(**inputs, **options)
+        inputs = inputs_for(case.model, ids, tokens)
+        for part in inputs["mm_encoder_outputs"]["image"].pooler_output:
+            part[0].neg_()
+        wrong = case.model.generate(**inputs, **options)
+    return theirs[0, len(ids) :].tolist(), ours[0, len(ids) :].tolist(), wrong[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("seed", [2])
+def test_the_engine_feeds_what_the_tower_feeds(case: Case, seed: int) -> None:
+    theirs, ours, wrong = generated(case, seed)
+    assert len(theirs) == 32
+    assert ours == theirs
+    assert wrong != theirs
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", range(20))
+def test_twenty_prompts(case: Case, seed: int) -> None:
+    theirs, ours, _ = generated(case, seed)
+    assert len(theirs) == 32
+    assert ours == theirs
+
+
+def test_features_are_those_of_the_model_from_its_own_processor(case: Case) -> None:
+    """End to end, at sizes that are resized, by the lowest cosine of a token."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:150, :210] / 40
+    waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2) * 100 + 128
+    images = [Image.fromarray((waves + rng.normal(0, 5, waves.shape)).clip(0, 255).astype(np.uint8))]
+    with torch.inference_mode():
+        found = case.model.model.get_image_features(**case.pixels(images))
+    (ours,) = encode_for_language_model(case.engine, images)
+    expected = [part.numpy() for part in found.pooler_output]
+    assert [len(part) for part in expected] == [len(part) for part in ours.parts]
+    for mine, theirs in zip(ours.parts, expected, strict=True):
+        cosines = (mine * theirs).sum(1) / np.linalg.norm(mine, axis=1) / np.linalg.norm(theirs, axis=1)
+        assert cosines.min() >= 0.9999
+
+
+def test_prompts_that_do_not_fit_are_refused(case: Case) -> None:
+    prompt, images = case.prompt(1)
+    tokens = encode_for_language_model(case.engine, images)
+    with pytest.raises(UsageError, match="placeholders in the prompt for 2 images of"):
+        expand([1, 45, 2], 45, tokens)
+    with pytest.raises(UsageError, match=r"expected .* placeholders in the prompt for 2 images of"):
+        expand([*prompt, 45], 45, tokens)
+    with pytest.raises(UsageError, match="placeholders"):
+        inputs_for(case.model, [1, 45, 45, 2], tokens)
+    assert set(encoder_outputs(tokens)) == {"image"}
