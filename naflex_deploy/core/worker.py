@@ -145,7 +145,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def _write(stream: IO[bytes], content: bytes) -> None:
-    stream.write(len(content).to_bytes(8, "little") + content)
+    stream.write(len(content).to_bytes(8, "little"))
+    stream.write(content)
     stream.flush()
 
 

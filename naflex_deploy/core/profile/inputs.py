@@ -137,7 +137,11 @@ class LimitsSection(Section):
         seconds: Time for each page, picture or frame whose reader can be ended: all but JPEG, PNG and WebP, for which
             ``image.max_pixels`` is the limit.
         memory: Maximum memory of such a reader: a number of bytes, or text such as ``1GiB``.
+        member: Maximum size of a member of a tar shard, or of a row of a table, in bytes.
+        frames: Maximum number of pages, slices or frames of one input.
     """
 
     seconds: Annotated[float, Field(gt=0)] = 60.0
     memory: ByteCount = 1 << 30
+    member: ByteCount = 128 << 20
+    frames: PositiveInt = 100_000

@@ -68,7 +68,7 @@ class Previews:
             return
         profile, budget = engine.manifest.config, engine.variant.budgets[-1]
         wanted = {name for name, _ in self._noted}
-        for number, item in enumerate(open_inputs(paths)):
+        for number, item in enumerate(open_inputs(paths, limits=profile.limits)):
             if item.name not in wanted or isinstance(item.source, NaflexError):
                 continue
             for frame in read_frames(item.source, name=item.name, profile=profile):

@@ -227,7 +227,7 @@ class _Run:
         contents: list[Content] = []
 
         def pending() -> Iterator[Input]:
-            for number, item in enumerate(open_inputs(self._paths, self._count_left_out)):
+            for number, item in enumerate(self._inputs()):
                 content = read_once(item)
                 key = (item.name, content.digest)
                 self.order.setdefault(key, len(self.order))
@@ -248,12 +248,15 @@ class _Run:
                 journal.append(row, image.outputs["pooled"], checksum)
             self._on_frame(FrameDone(rows, tuple(image.pack for image in images), joined.warnings))
 
+    def _inputs(self) -> Iterator[Input]:
+        return open_inputs(self._paths, self._count_left_out, self._engine.manifest.config.limits)
+
     def _count_left_out(self, member: Path) -> None:
         self._summary.left_out += 1
 
     def embed_to_nowhere(self) -> None:
         """Embed everything, for its summary alone."""
-        inputs = open_inputs(self._paths, self._count_left_out)
+        inputs = self._inputs()
         for images, joined in self._frames(inputs, self._outputs, lambda number: None):
             rows = self._rows(images, joined, "", "")
             self._on_frame(FrameDone(rows, tuple(image.pack for image in images), joined.warnings))

@@ -16,13 +16,14 @@ from PIL import Image
 from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.core.profile import LimitsSection
 from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.media.dicom.series import in_slice_order, is_dicom_file
 from naflex_deploy.runtime.images.media.kinds import Kind
 from naflex_deploy.runtime.images.media.recording import is_bag_folder
 from naflex_deploy.runtime.images.shards import read_tar
 from naflex_deploy.runtime.images.source import Source, describe, is_tensor
-from naflex_deploy.runtime.images.tables import read_parquet, split_column
+from naflex_deploy.runtime.images.tables import read_guarded, split_column
 
 _IMAGES = (
     ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .avif .heic .heif .jp2 .j2k .jpf .jpx .pnm .ppm .pgm .pbm"
@@ -31,6 +32,9 @@ _DOCUMENTS = ".pdf .dcm .dicom .ima .nii .nii.gz .svs .ndpi .mrxs .scn"
 _CLIPS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .h264 .hevc .mjpeg .mjpg .mcap .bag"
 SUFFIXES = frozenset(f"{_IMAGES} {_DOCUMENTS} {_CLIPS}".split())
 T = TypeVar("T")
+
+LIMITS = LimitsSection()
+"""Where a profile changes none."""
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -192,20 +196,25 @@ def _without_braces(pattern: str) -> list[str]:
     ]
 
 
-def open_inputs(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path: None) -> Iterator[Input]:
+def open_inputs(
+    paths: Iterable[Path],
+    left_out: Callable[[Path], None] = lambda path: None,
+    limits: LimitsSection = LIMITS,
+) -> Iterator[Input]:
     """The inputs that files hold, in order: one each, or those of a tar shard or a Parquet table as it is read.
 
     Args:
         paths: As `expand` gives them.
         left_out: Called with each file of a shard that is no image.
+        limits: Of the profile.
     """
     for path in paths:
         try:
             table, column = split_column(path)
             if path.name.lower().endswith(TARS):
-                yield from (Input(name, source) for name, source in read_tar(path, SUFFIXES, left_out))
+                yield from (Input(name, source) for name, source in read_tar(path, SUFFIXES, left_out, limits.member))
             elif table.suffix.lower() == ".parquet":
-                yield from (Input(name, cell) for name, cell in read_parquet(table, column))
+                yield from (Input(name, cell) for name, cell in read_guarded(table, column, limits))
             else:
                 yield Input(str(path), path)
         except Exception as error:

@@ -7,13 +7,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.profile import LimitsSection
 
 Entry = tuple[str, bytes | ImageError]
 """Name and content of an image, or why there is none."""
 
 
+HEADER = 1 << 20
+"""Largest header of a member that states long names or other properties, in bytes."""
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose headers are not read whole, whatever size they claim."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if self.type in (*extended, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK) and self.size > HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+
 def read_tar(
-    path: Path, suffixes: frozenset[str], left_out: Callable[[Path], None] = lambda path: None
+    path: Path,
+    suffixes: frozenset[str],
+    left_out: Callable[[Path], None] = lambda path: None,
+    most: int = LimitsSection().member,
 ) -> Iterator[Entry]:
     """The images of a tar archive, compressed or not, under ``ARCHIVE/MEMBER``.
 
@@ -21,11 +40,13 @@ def read_tar(
         path: Of the archive.
         suffixes: Of members that are images; a hard link counts as the member that it names.
         left_out: Called with every other file, under its name as above.
+        most: Largest size of a member in bytes; a larger one is an error, and is not read.
     """
     empty = True
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
             for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them for random access
                 name = PurePosixPath(member.name)
                 if member.isdir():
                     continue
@@ -36,10 +57,9 @@ def read_tar(
                     continue
                 empty = False
                 if member.islnk():
-                    yield f"{path}/{member.name}", _linked(path, member)
-                    continue
-                content = archive.extractfile(member)
-                yield f"{path}/{member.name}", content.read() if content else b""
+                    yield f"{path}/{member.name}", _linked(path, member, most)
+                else:
+                    yield f"{path}/{member.name}", _content(archive, member, f"{path}/{member.name}", most)
     except Exception as error:  # the module raises many kinds, TypeError among them
         reason = " ".join(str(error).split())
         yield str(path), ImageError(f"{path}: damaged or truncated tar archive: {reason}", hint="replace the file")
@@ -48,11 +68,26 @@ def read_tar(
         yield str(path), ImageError(f"{path}: expected images, found a tar archive without any", hint="leave it out")
 
 
-def _linked(path: Path, link: tarfile.TarInfo) -> bytes | ImageError:
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, most: int) -> bytes | ImageError:
+    if member.size > most:
+        return too_large(name, member.size, most)
+    content = archive.extractfile(member)
+    return content.read() if content else b""
+
+
+def too_large(name: str, size: int, most: int) -> ImageError:
+    """The error of a part of a shard or a table that would take too much memory."""
+    return ImageError(
+        f"{name}: expected at most {most} bytes, found {size}",
+        hint="store it as a file of its own, or raise limits.member in the profile",
+    )
+
+
+def _linked(path: Path, link: tarfile.TarInfo, most: int) -> bytes | ImageError:
     """The content of the member that a hard link names, for which the archive is read once more: links are rare."""
-    with tarfile.open(path, "r|*") as archive:
+    with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
         for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]
             if member.name == link.linkname and member.isfile():
-                content = archive.extractfile(member)
-                return content.read() if content else b""
+                return _content(archive, member, f"{path}/{link.name}", most)
     return ImageError(f"{path}/{link.name}: links to {link.linkname}, which is not there", hint="write it as a file")

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from naflex_deploy.core.errors import ImageError, MissingExtraError, nearest
+from naflex_deploy.core.profile import LimitsSection
+from naflex_deploy.core.worker import WorkerError, stream
+from naflex_deploy.runtime.images.shards import too_large
 
 Cell = bytes | Path | tuple[bytes | Path, ...]
 """An image, or several that are frames of one input."""
@@ -27,7 +30,26 @@ def split_column(path: Path) -> tuple[Path, str | None]:
     return (Path(table), column) if mark and column else (path, None)
 
 
-def read_parquet(path: Path, column: str | None = None) -> Iterator[Row]:
+def read_guarded(path: Path, column: str | None, limits: LimitsSection) -> Iterator[Row]:
+    """Like `read_parquet`, in another process: Arrow inflates whole pages, which may be of any size.
+
+    Args:
+        path: Of the table.
+        column: Its column, if one is named.
+        limits: Of the profile: the memory of the process, the time for a row, the size of a cell.
+    """
+    arguments = path, column, limits.member
+    try:
+        yield from stream(read_parquet, *arguments, seconds=limits.seconds, memory=limits.memory)
+    except TimeoutError:
+        hint = "write it in smaller row groups, or raise limits.seconds in the profile"
+        yield str(path), ImageError(f"{path}: reading a row took more than {limits.seconds:g} s", hint=hint)
+    except WorkerError as error:
+        hint = "write it in smaller row groups, or raise limits.memory in the profile"
+        yield str(path), ImageError(f"{path}: while reading it, {error}", hint=hint)
+
+
+def read_parquet(path: Path, column: str | None = None, most: int = LimitsSection().member) -> Iterator[Row]:
     """The images of a Parquet table, under ``TABLE#ROW``.
 
     A cell is an encoded image, or a structure of ``bytes`` and ``path``, or a list of either, whose images are the
@@ -36,6 +58,7 @@ def read_parquet(path: Path, column: str | None = None) -> Iterator[Row]:
     Args:
         path: Of the table.
         column: Its column; where none is named, the only one of images, or that named ``image``.
+        most: Largest size of a row in bytes.
     """
     try:
         from pyarrow import parquet
@@ -47,9 +70,13 @@ def read_parquet(path: Path, column: str | None = None) -> Iterator[Row]:
             chosen = _image_column(table.schema_arrow, path, column)
             row = 0
             for batch in table.iter_batches(ROWS, columns=[chosen]):
-                for value in batch.column(0).to_pylist():
+                for part in range(len(batch)):
                     name = f"{path}#{row}"
-                    yield name, _cell(value, path.parent, name)
+                    cell = batch.column(0).slice(part, 1)
+                    if cell.nbytes > most:
+                        yield name, too_large(name, cell.nbytes, most)
+                    else:
+                        yield name, _cell(cell.to_pylist()[0], path.parent, name)
                     row += 1
     except ImageError as error:
         yield str(path), error

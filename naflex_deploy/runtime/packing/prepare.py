@@ -121,6 +121,11 @@ class Preparer:
                 merge=self._cutter.model.merge,
                 warnings=tuple(decision.value for decision in frame.decisions if decision.warning),
             )
+            if frame.number >= self._profile.limits.frames:
+                what = f"{name}: expected at most {self._profile.limits.frames} frames, found more"
+                error = ImageError(what, hint="raise limits.frames in the profile if its source is trusted")
+                yield [Prepared(replace(result, last=True, error=error))]
+                return
             try:
                 alone = frame.last and not frame.number
                 _, pieces = self._cutter(frame, name if alone else f"{name}, frame {frame.number + 1}")

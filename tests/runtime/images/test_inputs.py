@@ -18,6 +18,7 @@ from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError
 from naflex_deploy.runtime.images.inputs import Input, expand, open_inputs
 from naflex_deploy.runtime.images.media.read import read_frames
+from naflex_deploy.runtime.images.tables import read_parquet
 
 
 def png(value: int) -> bytes:
@@ -117,8 +118,8 @@ def test_bad_shards_and_tables_say_what_is_wrong_and_lose_no_other(
     assert found[-1] == Input(str(tmp_path / "good.png"), tmp_path / "good.png")
     assert [item.name for item in found if isinstance(item.source, bytes)] == [f"{cut}/1.png", f"{hole}#0"]
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (item,) = open_inputs([hole])
-    assert isinstance(item.source, MissingExtraError)
+    ((_, missing),) = read_parquet(hole)
+    assert isinstance(missing, MissingExtraError)
     assert "naflex-deploy[parquet]" in item.source.hint
 
 
