@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 import naflex_deploy
 from naflex_deploy.core.errors import NaflexError
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
-from naflex_deploy.serving.http import oip, openai
+from naflex_deploy.serving.http import oip, openai, openapi
 from naflex_deploy.serving.http.gate import LEFT, Gate, answer
 from naflex_deploy.serving.http.infer_route import InferRoute
 from naflex_deploy.serving.http.keys import Keys
@@ -48,7 +48,7 @@ def create_app(
     _add_oip(app, service)
     _add_openai(app, service)
     infer = InferRoute(service)
-    _describe(app, infer)
+    openapi.describe(app, infer)
     return Gate(app, infer, service)
 
 
@@ -84,7 +84,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def ready() -> Response:
         return Response(status_code=503 if service.draining else 200)
 
-    @app.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=Response)
+    @app.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -136,26 +136,6 @@ def _add_oip(app: FastAPI, service: Service) -> None:
         return Response(status_code=200)
 
 
-def _describe(app: FastAPI, infer: InferRoute) -> None:
-    """Add `InferRoute`, which bypasses FastAPI, to the OpenAPI document."""
-    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    responses = {"200": {"description": "Output tensors, in JSON or as bytes after it"}}
-    operation = {
-        "summary": "Run a model on images",
-        "parameters": [name],
-        "responses": responses,
-        **_body(oip.InferRequest),
-    }
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = plain()
-        document["paths"][infer.path] = {"post": operation}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
 def _add_openai(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", summary="List the loaded models")
     async def models() -> dict[str, Any]:
@@ -165,7 +145,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
         "/v1/embeddings",
         summary="Embed images: one vector per image",
         response_model=openai.EmbeddingsResponse,
-        openapi_extra=_body(openai.EmbeddingsRequest, multipart=True),
+        openapi_extra=openapi.body(openai.EmbeddingsRequest, multipart=True),
     )
     async def embeddings(request: Request) -> Response:
         return await answered(request, openai.EmbeddingsRequest, "pooled", openai.embeddings)
@@ -174,7 +154,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
         "/v1/classify",
         summary="Classify images: the most probable classes of each image",
         response_model=openai.ClassifyResponse,
-        openapi_extra=_body(openai.ClassifyRequest, multipart=True),
+        openapi_extra=openapi.body(openai.ClassifyRequest, multipart=True),
     )
     async def classify(request: Request) -> Response:
         return await answered(request, openai.ClassifyRequest, "logits", openai.classes)
@@ -224,29 +204,3 @@ def _described(model: Model) -> dict[str, Any]:
         "classes": len(model.labels),
         "budget": model.variant.budgets[-1],
     }
-
-
-def _body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
-    """The OpenAPI description of a request body that the route parses itself."""
-    schema = _inlined(model.model_json_schema())
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if multipart:
-        fields = {name: value for name, value in schema["properties"].items() if name != "input"}
-        images = {"type": "array", "items": {"type": "string", "format": "binary"}}
-        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {openai.FILES: images, **fields}}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema in which every reference is replaced by its definition."""
-    definitions = schema.pop("$defs", {})
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "$ref" in value:
-                return resolved(definitions[value["$ref"].rpartition("/")[2]])
-            return {key: resolved(part) for key, part in value.items()}
-        return [resolved(part) for part in value] if isinstance(value, list) else value
-
-    result: dict[str, Any] = resolved(schema)
-    return result

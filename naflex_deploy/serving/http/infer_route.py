@@ -20,10 +20,12 @@ class InferRoute:
     """The route for inference.
 
     Attributes:
-        path: Name of the route in the OpenAPI document and in metrics.
+        path: Name of the route in metrics.
+        paths: Those that it takes.
     """
 
     path = "/v2/models/{name}/infer"
+    paths = (path, f"/v2/models/{{name}}/versions/{oip.VERSION}/infer")
 
     def __init__(self, service: Service) -> None:
         self._service = service

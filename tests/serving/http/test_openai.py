@@ -126,6 +126,18 @@ def test_the_openapi_document_describes_every_body(http):
     assert "multipart/form-data" in document["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
 
 
+def test_the_openapi_document_names_every_status(http):
+    """A program that checks answers against the document is run by make integrations."""
+    paths = http.get("/openapi.json").json()["paths"]
+    everywhere = {"200", "400", "408", "431", "500", "503"}
+    assert all(everywhere <= set(operation["responses"]) for item in paths.values() for operation in item.values())
+    body = {"401", "404", "413", "415", "422", "429", "504"}
+    for path in ("/v1/embeddings", "/v1/classify", "/v2/models/{name}/infer", "/v2/models/{name}/versions/1/infer"):
+        assert set(paths[path]["post"]["responses"]) == everywhere | body
+    assert set(paths["/v2/repository/models/{name}/load"]["post"]["responses"]) == everywhere | {"401", "403", "404"}
+    assert set(paths["/v2/health/ready"]["get"]["responses"]) == everywhere
+
+
 @pytest.mark.parametrize(("scores", "expected"), [("raw", -7.5), ("sigmoid", 1 / (1 + np.exp(7.5)))])
 def test_one_output_is_a_value_or_a_probability(scores, expected):
     head = Head(labels=["quality"], scores=scores)
