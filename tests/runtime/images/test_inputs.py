@@ -120,7 +120,7 @@ def test_bad_shards_and_tables_say_what_is_wrong_and_lose_no_other(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     ((_, missing),) = read_parquet(hole)
     assert isinstance(missing, MissingExtraError)
-    assert "naflex-deploy[parquet]" in item.source.hint
+    assert "naflex-deploy[parquet]" in missing.hint
 
 
 STRUCTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
