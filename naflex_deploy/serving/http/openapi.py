@@ -70,8 +70,9 @@ def body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if multipart:
         fields = {name: value for name, value in schema["properties"].items() if name != "input"}
-        images = {"type": "array", "items": {"type": "string", "format": "binary"}}
-        content["multipart/form-data"] = {"schema": {"type": "object", "properties": {openai.FILES: images, **fields}}}
+        images = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+        form = {"type": "object", "required": [openai.FILES], "properties": {openai.FILES: images, **fields}}
+        content["multipart/form-data"] = {"schema": form}
     return {"requestBody": {"required": True, "content": content}}
 
 
