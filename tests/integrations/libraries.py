@@ -43,6 +43,11 @@ LIBRARIES = (
         "`NaflexDocumentEmbedder` embeds images and texts; `NaflexTextEmbedder` asks in a pipeline that is saved as "
         "YAML and read again",
     ),
+    Library(
+        "schemathesis",
+        ("schemathesis==4.32.5",),
+        "every answer of `naflex-deploy serve` is one that `/openapi.json` describes, with and without API keys",
+    ),
 )
 
 
