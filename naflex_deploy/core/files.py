@@ -74,20 +74,22 @@ def identity(path: Path) -> Identity | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def refuse_existing(path: Path, *, force: bool, made: str = "") -> None:
+def refuse_existing(path: Path, *, force: bool, made: str | None = None) -> None:
     """Refuse to write over something.
 
     Args:
         path: Of an output.
         force: Replace what stands there.
         made: Pattern of what lies in a directory of the kind that is written; ``force`` replaces nothing else, but for
-            an empty directory.
+            an empty directory. ``None`` where a file is written, which replaces no directory.
 
     Raises:
         OutputError: ``path`` exists and may not be replaced.
     """
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", hint="choose another name, or pass --force to replace it")
+    if made is None and path.is_dir():
+        raise OutputError(f"{path} is a directory, expected the name of a file", hint="choose another name")
     if made and path.exists() and not (path.is_dir() and (any(path.glob(made)) or not any(path.iterdir()))):
         raise OutputError(
             f"{path} has no {made}, so it was not made by this command, and --force does not replace it",

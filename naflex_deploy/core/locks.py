@@ -26,6 +26,7 @@ from naflex_deploy.core.errors import OutputError, explain_os_errors
 
 _OTHERS = 0o666
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _READS, _PAUSE = 20, 0.01
 
 _waiting: ContextVar[Callable[[str], None] | None] = ContextVar("waiting", default=None)
@@ -145,6 +146,13 @@ def _open(file: Path, path: Path) -> int:
         raise OutputError(
             f"cannot write {path}: its lock {file.name} belongs to another user ({_owner_of(file)})",
             hint=f"once they are done, have them remove {file}, or choose another output",
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise OutputError(
+            f"cannot write {path}: {file.name}, which has to be a file for its lock, is a directory or a link",
+            hint=f"remove {file}, or choose another output",
         ) from None
 
 

@@ -303,6 +303,22 @@ def test_previews_that_are_missing_are_drawn(run: Run, bundle: Path, images: Pat
         np.testing.assert_allclose(arrays["embeddings"], naflex_deploy.load(bundle).embed(ordered(images)), atol=1e-5)
 
 
+def test_places_that_no_run_could_finish_with_are_refused_at_once(
+    run: Run, bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.npz"
+    inside = run("embed", bundle, images, "-o", output, "--preview", images / "deeper" / "previews")
+    assert (inside.exit_code, "whose images are embedded" in inside.stderr) == (2, True)
+    output.mkdir()
+    (output / "thesis").touch()
+    for flag in ([], ["--force"], ["--resume"]):
+        result = run("embed", bundle, images, "-o", output, *flag)
+        assert (result.exit_code, (output / "thesis").exists()) == (2, True)
+        assert result.stderr.count("error: ") == 1
+    assert "is a directory, expected the name of a file" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.npz"]
+
+
 def test_a_second_run_is_refused_by_name_and_may_wait(run: Run, bundle: Path, images: Path, tmp_path: Path) -> None:
     output, lock = tmp_path / "out.npz", tmp_path / ".out.npz.lock"
     lock.write_text(json.dumps({"host": "node-7", "process": 1, "since": "2026-01-01T00:00:00Z"}))

@@ -187,7 +187,7 @@ def test_something_else_in_the_place_of_a_lock_file_is_refused(tmp_path: Path, k
     else:
         (tmp_path / "precious").write_text("mine")
         file.symlink_to(tmp_path / "precious")
-    with pytest.raises(OutputError, match="cannot write"), locked(tmp_path / "out"):
+    with pytest.raises(OutputError, match=r"\.out\.lock, .* is a directory or a link"), locked(tmp_path / "out"):
         pass
     assert kind == "directory" or (tmp_path / "precious").read_text() == "mine"
 

@@ -127,6 +127,7 @@ def embed_files(
         raise UsageError("--tokens writes files that the output lists", hint="name it with -o, for example -o out.npz")
     if places.output is not None:
         find_format(places.output)
+    _refuse_among_inputs(places.preview, inputs)
     left_out: list[Path] = []
     paths = list(dict.fromkeys(expand(inputs, left_out.append)))
     summary = Summary(left_out=len(left_out))
@@ -142,8 +143,8 @@ def embed_files(
             key = key_of(engine, places.tokens)
             tokens = Tokens(places.tokens, _folder_lock(held, places.tokens, "tokens"), key)
             journal = Journal(lock, output_width(engine), key, tokens.read)
+            refuse_existing(places.output, force=force or resume)
             if places.output.exists() and not force:
-                refuse_existing(places.output, force=resume)
                 refuse_other(places.output, key, paths)
                 journal.remove()  # a run that was killed after its output was written left it
                 summary.complete = True
@@ -154,6 +155,15 @@ def embed_files(
             summary.written = journal.finish(run.order, provenance(engine, key, run.order))
         summary.seconds = time.perf_counter() - start
     return summary
+
+
+def _refuse_among_inputs(preview: Path | None, inputs: Iterable[Path]) -> None:
+    """Refuse to draw pictures into a directory of inputs, of which a run that is resumed would take them."""
+    for path in inputs:
+        if preview is not None and path.is_dir() and preview.resolve().is_relative_to(path.resolve()):
+            raise UsageError(
+                f"--preview {preview} lies in {path}, whose images are embedded", hint="choose a directory beside it"
+            )
 
 
 def _folder_lock(held: ExitStack, folder: Path | None, name: str) -> Lock | None:
