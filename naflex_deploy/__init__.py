@@ -85,22 +85,31 @@ def build(
     )
 
 
-def load(bundle: str | PathLike[str], *, variant: str | None = None, settings: str | Sequence[str] = ()) -> Engine:
+def load(
+    bundle: str | PathLike[str],
+    *,
+    variant: str | None = None,
+    settings: str | Sequence[str] = (),
+    public_key: str | PathLike[str] | None = None,
+) -> Engine:
     """Load an engine from a bundle: the named variant, or the first one that this machine can run.
 
     Args:
-        bundle: Directory of the bundle.
+        bundle: Directory of the bundle, or ``hf:ORG/NAME[@REVISION]`` on the Hugging Face hub (extra ``hub``), of which
+            the files of one variant are downloaded and checked.
         variant: Name of the variant to load. Default: the first one that this machine can run.
         settings: ``"a.b=value"`` strings that override the sections ``image`` and ``video`` of the bundle's profile,
             such as ``"image.dpi=200"``.
+        public_key: PEM file of the key that must have signed the bundle (extra ``sign``). Default: no check.
 
     Returns:
         An `Engine`, with ``embed``, ``tokens``, ``classify`` and ``stream``; any thread may call them.
 
     Raises:
-        BundleError: A file is missing or changed.
+        BundleError: A file is missing or changed, or the bundle is not signed with the key.
         IncompatibleError: A newer version wrote the bundle, or no variant can run here; the error says why for each.
     """
-    from naflex_deploy.runtime.loading import load_engine
+    from naflex_deploy.runtime import loading
 
-    return load_engine(Path(bundle), variant, settings=settings)
+    key = Path(public_key) if public_key else None
+    return loading.load(bundle, variant, settings, key)

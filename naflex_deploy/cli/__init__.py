@@ -21,6 +21,8 @@ COMMANDS = {
     "profiles": "List the built-in profiles, or print one in full.",
     "doctor": "Show what this machine can run, and what it lacks.",
     "bundle": "Rebuild, strip or sign a bundle.",
+    "push": "Put a bundle on the Hugging Face hub.",
+    "pull": "Copy a bundle from the Hugging Face hub.",
     "serve": "Serve bundles over HTTP.",
     "triton-server-repo": "Write a model repository for NVIDIA Triton Server.",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 from naflex_deploy.core.config import adjust
@@ -14,11 +15,30 @@ from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.bundle.signature import verify_signature
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.hub.pull import cached
+from naflex_deploy.runtime.hub.repository import PREFIX, Repository
 from naflex_deploy.runtime.text_encoder import TextEncoder
 
 ATTEMPTS = 20
 """Times that a bundle is loaded, where another process replaces it each time."""
+
+
+def load(
+    bundle: str | PathLike[str],
+    variant: str | None = None,
+    settings: str | Sequence[str] = (),
+    public_key: Path | None = None,
+) -> Engine:
+    """`load_engine` of a directory, or of ``hf:ORG/NAME[@REVISION]``; see `naflex_deploy.load`."""
+    if isinstance(bundle, str) and bundle.startswith(PREFIX):
+        path = cached(Repository.parse(bundle), variant, public_key)
+    else:
+        path = Path(bundle)
+        if public_key:
+            verify_signature(path, public_key)
+    return load_engine(path, variant, settings=settings)
 
 
 def load_engine(

@@ -1,10 +1,12 @@
 """A stand-in of the hub's API on loopback: repositories are folders, and every file that is fetched is recorded.
 
-It answers what ``huggingface_hub`` asks when it reads: the revision of a repository, its list of files, and the files.
+It answers what ``huggingface_hub`` asks when it reads, which is the revision of a repository, its list of files, and
+the files; and when it makes a repository and a commit.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -12,11 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
-import huggingface_hub
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
+
+TOKEN = "hf_of_the_tests"
+"""The token that may write."""
 
 
 class Hub:
@@ -44,6 +49,9 @@ class Hub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
+            def do_POST(self) -> None:
+                hub.answer(self)
+
             def log_message(self, format: str, *values: object) -> None:
                 pass
 
@@ -53,6 +61,9 @@ class Hub:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         parts = [unquote(part) for part in urlsplit(request.path).path.strip("/").split("/")]
         self.asked.append((request.command, request.path))
+        if request.command == "POST":
+            self._write(request, parts, request.rfile.read(int(request.headers["Content-Length"])))
+            return
         match parts:
             case ["api", "models", org, name] | ["api", "models", org, name, "revision", _]:
                 self._repository(request, self.root / org / name)
@@ -60,6 +71,44 @@ class Hub:
                 self._file(request, self.root / org / name, "/".join(file))
             case _:
                 _send(request, 404, b"", {})
+
+    def _write(self, request: BaseHTTPRequestHandler, parts: list[str], body: bytes) -> None:
+        """Make a repository, say that every file goes into the commit itself, and commit."""
+        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+            _send(request, 403, b'{"error": "no right to write"}', {"X-Error-Message": "no right to write"})
+            return
+        match parts:
+            case ["api", "validate-yaml"]:
+                _json(request, 200, {"errors": [], "warnings": []})
+            case ["api", "repos", "create"]:
+                content = json.loads(body)
+                folder = self.root / (content.get("organization") or "me") / content["name"].rpartition("/")[2]
+                known = folder.exists()
+                folder.mkdir(parents=True, exist_ok=True)
+                _json(request, 409 if known else 200, {"url": f"{self.url}/{folder.relative_to(self.root)}"})
+            case ["api", "models", _, _, "preupload", _]:
+                files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+                _json(request, 200, {"files": [file | {"shouldIgnore": False, "oid": None} for file in files]})
+            case ["api", "models", org, name, "commit", _]:
+                self._commit(request, self.root / org / name, [json.loads(line) for line in body.splitlines()])
+            case _:
+                _send(request, 404, b"", {})
+
+    def _commit(self, request: BaseHTTPRequestHandler, folder: Path, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "header" and value.get("parentCommit") not in (None, commit(folder)):
+                _json(request, 412, {"error": "the branch has moved"})
+                return
+            if line["key"] == "file":
+                path = folder / value["path"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(base64.b64decode(value["content"]))
+            if line["key"] == "deletedFile":
+                (folder / value["path"]).unlink()
+        oid = commit(folder)
+        url = f"{self.url}/{folder.parent.name}/{folder.name}/commit/{oid}"
+        _json(request, 200, {"commitUrl": url, "commitOid": oid, "success": True})
 
     def _repository(self, request: BaseHTTPRequestHandler, folder: Path) -> None:
         if not folder.is_dir():
@@ -108,6 +157,10 @@ def _send(request: BaseHTTPRequestHandler, status: int, content: bytes, headers:
         request.wfile.write(content)
 
 
+def _json(request: BaseHTTPRequestHandler, status: int, content: object) -> None:
+    _send(request, status, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+
 @contextmanager
 def serving(root: Path, cache: Path) -> Iterator[Hub]:
     """A stand-in that ``huggingface_hub`` talks to in this process, with an empty cache of its own."""
@@ -121,7 +174,7 @@ def serving(root: Path, cache: Path) -> Iterator[Hub]:
             patch.object(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template),
             patch.object(constants, "HF_HUB_CACHE", str(cache)),
             patch.object(constants, "HF_HUB_OFFLINE", False),
-            patch.object(huggingface_hub.hf_api, "ENDPOINT", hub.url, create=True),
+            patch.object(hf_api, "ENDPOINT", hub.url, create=True),
         ):
             yield hub
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module, resources
@@ -57,6 +58,10 @@ def read(model: str | Path | nn.Module, lora: Path | None = None) -> Checkpoint:
         return _reader(READERS[prefix])(rest)
     if Path(spec).is_dir():
         return directory(Path(spec))
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec):
+        raise NoCheckpointError(
+            f"no directory '{spec}' here", hint=f"for the model of that name on the Hugging Face hub, give hf:{spec}"
+        )
     known = ["demo", *(f"{name}:…" for name in READERS)]
     raise NoCheckpointError(f"no model at '{spec}'", hint=f"a local directory, or {nearest(spec, known)}")
 

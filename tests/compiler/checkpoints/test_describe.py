@@ -45,3 +45,6 @@ def test_what_cannot_be_built(tmp_path):
     assert found.options == {}
     with pytest.raises(NoCheckpointError, match="no model at 'nowhere'"):
         describe("nowhere")
+    with pytest.raises(NoCheckpointError, match="no directory 'google/siglip2'") as caught:
+        describe("google/siglip2")
+    assert caught.value.hint.endswith("give hf:google/siglip2")
