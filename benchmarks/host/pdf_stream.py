@@ -53,9 +53,9 @@ def measure(folder: Path, pages: int) -> dict[str, float]:
     first, killed = _run([*command, "-o", str(output)], rows, pages // 3)
     second, _ = _run([*command, "-o", str(output), "--resume"])
     with np.load(output) as arrays:
-        frames = arrays["frames"][arrays["tiles"] == 0].tolist()
-        images = len(arrays["frames"])
-        tokens = int(arrays["grids"].prod(axis=1).sum())
+        frames = arrays["frame"][arrays["tile"] == 0].tolist()
+        images = len(arrays["frame"])
+        tokens = int((arrays["grid_rows"] * arrays["grid_columns"]).sum())
     return {
         "pages": pages,
         "images": images,

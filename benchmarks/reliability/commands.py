@@ -155,8 +155,8 @@ def truth(bundle: Path, paths: Sequence[Path]) -> dict[str, np.ndarray]:
 def wrong(output: Path, expected: dict[str, np.ndarray]) -> tuple[int, int]:
     """Vectors in an archive, and those of them that are not the right one of their path."""
     with np.load(output) as arrays:
-        found = dict(zip(arrays["paths"].tolist(), arrays["embeddings"], strict=True))
-        count = len(arrays["paths"])
+        found = dict(zip(arrays["path"].tolist(), arrays["embedding"], strict=True))
+        count = len(arrays["path"])
     bad = sum(
         np.abs(vector - expected[path]).max() > 1e-3 * np.abs(expected[path]).max() for path, vector in found.items()
     )

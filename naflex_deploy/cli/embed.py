@@ -25,6 +25,7 @@ from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.runtime.embedding.handover import Form, Half
 from naflex_deploy.runtime.embedding.run import FrameDone, Places, embed_files
 from naflex_deploy.runtime.results.result import Result
+from naflex_deploy.runtime.results.writers import paths_of
 
 SHOWN = 40
 """Frames of the table on stdout; the rest is in the file."""
@@ -112,7 +113,8 @@ def command(
         embed_texts(bundle, texts, output, force=force, as_json=as_json)
         return
     if output is not None:
-        refuse_existing(output, force=force or resume)
+        for path in paths_of(output):
+            refuse_existing(path, force=force or resume)
     engine = load(bundle, variant=variant, settings=settings)
     with _Display() as display:
         places = Places(output, tokens, preview)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.markup import escape
@@ -11,6 +10,7 @@ from rich.markup import escape
 from naflex_deploy.cli.terminal import err, out, print_json, print_table
 from naflex_deploy.runtime.embedding.run import FrameDone, Summary, output_width
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.results.columns import of_row
 
 Warned = tuple[str, int, str]
 """Path and frame of an input whose pixels a person should check, and why."""
@@ -41,7 +41,7 @@ def print_document(
         seconds=round(summary.seconds, 3),
         output=str(output) if output else None,
         frames_not_shown=summary.frames - len(shown),
-        rows=[asdict(row) for frame in shown for row in frame.rows],
+        rows=[of_row(row) for frame in shown for row in frame.rows],
     )
 
 

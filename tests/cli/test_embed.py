@@ -58,8 +58,8 @@ def test_rows_are_in_input_order_and_equal_the_python_api(run: Run, bundle: Path
     expected = naflex_deploy.load(bundle).embed(dict.fromkeys(images / name for name in ORDER))
     if suffix == ".npz":
         with np.load(output) as arrays:
-            paths, vectors = arrays["paths"].tolist(), arrays["embeddings"]
-            assert arrays["frames"].tolist() == [0, 0, 0, 0, 0, 1]
+            paths, vectors = arrays["path"].tolist(), arrays["embedding"]
+            assert arrays["frame"].tolist() == [0, 0, 0, 0, 0, 1]
     else:
         lines = output.read_text().splitlines() if suffix == ".jsonl" else []
         rows = [json.loads(line) for line in lines] or parquet.read_table(output).to_pylist()
@@ -83,7 +83,8 @@ def test_tiles_are_rows_and_their_tokens_one_grid(run: Run, pages_bundle: Path, 
     assert len(rows) == len(found) > 6
     for row, expected in zip(rows, found, strict=True):
         assert (row["path"], row["tile"], row["tiles"]) == (expected.name, expected.tile, expected.tiles)
-        assert (row["box"], row["size"]) == (list(expected.box), list(expected.size))
+        assert [row[side] for side in ("left", "top", "right", "bottom")] == list(expected.box)
+        assert (row["width"], row["height"]) == expected.size
         np.testing.assert_allclose(row["embedding"], expected.outputs["pooled"], atol=1e-5)
     for path, expected in zip((page, small), engine.tokens([page, small]), strict=True):
         (name,) = {row["tokens"] for row in rows if row["path"] == str(path)}
@@ -109,7 +110,7 @@ def test_a_page_of_which_a_tile_is_missing_is_done_again(run: Run, pages_bundle:
     lines.write_bytes(b"".join(recorded[:-1]) + recorded[-1][:20])
     assert run("embed", pages_bundle, page, "-o", output, "--resume").exit_code == 0
     with np.load(output) as arrays:
-        assert arrays["tiles"].tolist() == list(range(len(recorded)))
+        assert arrays["tile"].tolist() == list(range(len(recorded)))
 
 
 def test_the_summary_names_what_is_not_in_the_table(
@@ -138,7 +139,7 @@ def test_a_bad_image_loses_no_other(run: Run, bundle: Path, images: Path) -> Non
     assert sorted(Path(item["path"]).name for item in document["rejected"]) == ["bad.jpg", "cut.png"]
     assert "found data that starts with" in result.stderr
     with np.load(images / "out.npz") as arrays:
-        assert len(arrays["embeddings"]) == 6
+        assert len(arrays["embedding"]) == 6
 
 
 def test_the_table_shows_labels_as_they_are(run: Run, bundle: Path, images: Path) -> None:
@@ -187,7 +188,7 @@ def test_resume_skips_what_is_done_and_redoes_what_changed(
     assert (document["skipped_files"], document["images"]) == (4, 1)
     expected = naflex_deploy.load(bundle).embed(dict.fromkeys(images / name for name in ORDER))
     with np.load(output) as arrays:
-        np.testing.assert_allclose(arrays["embeddings"], expected, atol=1e-5)
+        np.testing.assert_allclose(arrays["embedding"], expected, atol=1e-5)
     assert run("embed", bundle, images, "-o", output, "--resume").exit_code == 0, "a finished run resumes to nothing"
 
 
@@ -214,9 +215,9 @@ def test_a_killed_run_loses_and_doubles_nothing(bundle: Path, tmp_path: Path) ->
         stream.write(b'{"path": "torn')
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
     with np.load(output) as arrays:
-        assert [Path(path).name for path in arrays["paths"]] == [f"{index:03}.png" for index in range(60)]
+        assert [Path(path).name for path in arrays["path"]] == [f"{index:03}.png" for index in range(60)]
         expected = naflex_deploy.load(bundle).embed(sorted(many.iterdir()))
-        np.testing.assert_allclose(arrays["embeddings"], expected, atol=1e-5)
+        np.testing.assert_allclose(arrays["embedding"], expected, atol=1e-5)
 
 
 def test_a_full_disk_leaves_no_output(run: Run, bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,12 +47,12 @@ def test_a_killed_run_goes_on_at_the_page_where_it_was(bundle: Path, tmp_path: P
     done = subprocess.run([*command, "--resume", "--json"], check=True, capture_output=True)
     assert json.loads(done.stdout)["images"] == 120 - recorded, "pages recorded are not embedded again"
     with np.load(output) as arrays:
-        assert arrays["frames"].tolist() == list(range(120))
-        found = arrays["embeddings"]
+        assert arrays["frame"].tolist() == list(range(120))
+        found = arrays["embedding"]
     whole = tmp_path / "whole.npz"
     subprocess.run([*command[:-1], str(whole)], check=True, capture_output=True)
     with np.load(whole) as arrays:
-        np.testing.assert_allclose(found, arrays["embeddings"], atol=1e-5)
+        np.testing.assert_allclose(found, arrays["embedding"], atol=1e-5)
     assert len({vector.tobytes() for vector in found}) == 120, "the pages differ"
 
 
@@ -93,9 +93,9 @@ def test_a_clip_killed_in_the_middle_goes_on_with_its_times(run: Run, bundle: Pa
     assert result.exit_code == 6, result.output
     assert json.loads(result.stdout)["images"] == 3
     with np.load(output) as arrays:
-        assert arrays["frames"].tolist() == [0, 1, 2, 3, 4, 5]
-        assert arrays["times"].tolist() == [0.0, 1.04, 2.08, 3.12, 4.03, 5.07]
-        np.testing.assert_allclose(arrays["embeddings"], naflex_deploy.load(bundle).embed([path]), atol=1e-5)
+        assert arrays["frame"].tolist() == [0, 1, 2, 3, 4, 5]
+        assert arrays["time"].tolist() == [0.0, 1.04, 2.08, 3.12, 4.03, 5.07]
+        np.testing.assert_allclose(arrays["embedding"], naflex_deploy.load(bundle).embed([path]), atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["npz", "jsonl"])
@@ -137,8 +137,8 @@ def test_shards_and_tables_resume_and_bad_ones_lose_no_other(run: Run, bundle: P
     expected = naflex_deploy.load(bundle).embed(files)
     with np.load(output) as arrays:
         names = [f"{shard}/{file.name}" for file in files] + [f"{table}#{row}" for row in range(4)]
-        assert arrays["paths"].tolist() == names
-        np.testing.assert_allclose(arrays["embeddings"], [*expected, *expected], atol=1e-5)
+        assert arrays["path"].tolist() == names
+        np.testing.assert_allclose(arrays["embedding"], [*expected, *expected], atol=1e-5)
 
 
 def test_previews_are_drawn_of_every_frame(run: Run, pages_bundle: Path, images: Path) -> None:
@@ -158,7 +158,7 @@ def test_settings_say_how_inputs_are_read(run: Run, bundle: Path, tmp_path: Path
     path, output = clip(tmp_path / "a.mkv", [40 * number for number in range(40)]), tmp_path / "out.npz"
     assert run("embed", bundle, path, "-o", output, "--set", "video.rate=5").exit_code == 0
     with np.load(output) as arrays:
-        assert arrays["times"].tolist() == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4]
+        assert arrays["time"].tolist() == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4]
         assert json.loads(str(arrays["preparation"]))["video"]["rate"] == 5
     result = run("embed", bundle, path, "--set", "packing.max_images=3")
     assert result.exit_code == 2

@@ -98,7 +98,7 @@ def test_another_bundle_does_not_continue_a_run(
     anew = run("embed", other, images, "-o", begun, "--resume", "--force")
     assert anew.exit_code == 0
     with np.load(begun) as arrays:
-        np.testing.assert_allclose(arrays["embeddings"], naflex_deploy.load(other).embed(ordered(images)), atol=1e-5)
+        np.testing.assert_allclose(arrays["embedding"], naflex_deploy.load(other).embed(ordered(images)), atol=1e-5)
 
 
 @pytest.mark.parametrize("named", SETTINGS)
@@ -254,7 +254,7 @@ def test_a_damaged_journal_loses_nothing(run: Run, bundle: Path, images: Path, b
     assert result.exit_code == 0, result.stderr
     assert ("damaged row" in result.stderr) == ("zeros" in damage or "vectors cut" in damage or damage == "no vectors")
     with np.load(begun) as arrays:
-        np.testing.assert_allclose(arrays["embeddings"], naflex_deploy.load(bundle).embed(ordered(images)), atol=1e-5)
+        np.testing.assert_allclose(arrays["embedding"], naflex_deploy.load(bundle).embed(ordered(images)), atol=1e-5)
     assert not journal(begun).exists()
 
 
@@ -300,7 +300,7 @@ def test_previews_that_are_missing_are_drawn(run: Run, bundle: Path, images: Pat
     assert (result.exit_code, json.loads(result.stdout)["images"]) == (0, 2)
     assert sorted(folder.iterdir()) == drawn
     with np.load(output) as arrays:
-        np.testing.assert_allclose(arrays["embeddings"], naflex_deploy.load(bundle).embed(ordered(images)), atol=1e-5)
+        np.testing.assert_allclose(arrays["embedding"], naflex_deploy.load(bundle).embed(ordered(images)), atol=1e-5)
 
 
 def test_places_that_no_run_could_finish_with_are_refused_at_once(
@@ -366,7 +366,7 @@ def test_a_file_that_is_replaced_while_it_is_read_has_the_digest_of_its_vector(
     monkeypatch.setattr("naflex_deploy.runtime.embedding.run.read_once", replacing)
     result = run("embed", bundle, target, "-o", tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz") as arrays:
-        digests, vectors = arrays["digests"].tolist(), arrays["embeddings"]
+        digests, vectors = arrays["sha256"].tolist(), arrays["embedding"]
     if in_memory:
         assert (result.exit_code, digests) == (0, [FileEntry.of(contents[0]).sha256])
         np.testing.assert_allclose(vectors, naflex_deploy.load(bundle).embed(contents[:1]), atol=1e-5)

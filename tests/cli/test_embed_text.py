@@ -30,8 +30,8 @@ def test_vectors_go_to_npz(run: Run, bundle: Path, expected: np.ndarray, tmp_pat
     assert result.exit_code == 0, result.stderr
     assert f"3 vectors of {WIDTH} float32" in result.stdout
     with np.load(tmp_path / "t.npz") as found:
-        assert found["texts"].tolist() == list(TEXTS)
-        np.testing.assert_array_equal(found["embeddings"], expected)
+        assert found["text"].tolist() == list(TEXTS)
+        np.testing.assert_array_equal(found["embedding"], expected)
 
 
 def test_vectors_go_to_jsonl(run: Run, bundle: Path, expected: np.ndarray, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_refusals(run: Run, bundle: Path, tiny: Path, tmp_path: Path, monkeypatc
     for arguments, said in (
         ((bundle,), "expected images or --text, found neither"),
         ((bundle, tmp_path, "--text", "x"), "expected images or --text, found both"),
-        ((bundle, "--text", "x", "-o", "t.txt"), "ends in .npz or .jsonl"),
+        ((bundle, "--text", "x", "-o", "t.txt"), "ends in .npz, .jsonl, .parquet"),
         ((bundle, "--text", "x", "-o", "there.npz"), "exists already"),
         ((tiny, "--text", "x"), "has no text tower"),
     ):
@@ -65,4 +65,4 @@ def test_images_get_the_names_of_labels(run: Run, bundle: Path, images: Path, tm
     result = run("embed", bundle, images, "-o", tmp_path / "i.npz")
     assert result.exit_code == 0, result.stderr
     with np.load(tmp_path / "i.npz") as found:
-        assert set(found["labels"].tolist()) <= {"cat", "dog", "nothing", "units", "long"}
+        assert set(found["label"].tolist()) <= {"cat", "dog", "nothing", "units", "long"}

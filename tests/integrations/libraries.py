@@ -10,14 +10,16 @@ class Library:
     """A library, and the program of `tests.integrations.programs` that runs it.
 
     Attributes:
-        name: Of the environment, and of the program, where ``-`` becomes ``_``.
+        name: Of the environment.
         requirements: What the environment holds beyond the development one.
         checks: What the program checks, for the table of docs/integrations.md.
+        program: Its name and its first arguments; by default the name of the environment.
     """
 
     name: str
     requirements: tuple[str, ...]
     checks: str
+    program: tuple[str, ...] = ()
 
 
 LIBRARIES = (
@@ -48,6 +50,20 @@ LIBRARIES = (
         ("schemathesis==4.32.5",),
         "every answer of `naflex-deploy serve` is one that `/openapi.json` describes, with and without API keys",
     ),
+    Library("duckdb", ("duckdb==2.0.1",), "its recipe, on `.parquet`", ("recipes", "DuckDB", "parquet")),
+    Library(
+        "lancedb",
+        ("lancedb==0.40.0", "pylance==14.0.2"),
+        "its recipe, on `.lance`, which pylance writes",
+        ("recipes", "LanceDB", "lance"),
+    ),
+    Library(
+        "qdrant",
+        ("qdrant-client==1.20.0",),
+        "its recipe in local mode, on a directory of Parquet parts",
+        ("recipes", "Qdrant", "parts"),
+    ),
+    Library("faiss", ("faiss-cpu==1.15.1",), "its recipe, on `.faiss`", ("recipes", "FAISS", "faiss")),
 )
 
 

@@ -32,9 +32,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.integrations
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
 def test_a_library_runs_unchanged(library: Library, bundle: Path, images: Path, tmp_path: Path) -> None:
-    program = ROOT / "tests" / "integrations" / "programs" / f"{library.name.replace('-', '_')}.py"
+    name, *arguments = library.program or (library.name.replace("-", "_"),)
+    program = ROOT / "tests" / "integrations" / "programs" / f"{name}.py"
     python = python_with(library.name, library.requirements)
-    done = subprocess.run([python, program, bundle, images], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([python, program, *arguments, bundle, images], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -25,7 +25,7 @@ from naflex_deploy.runtime.embedding.previews import Previews
 from naflex_deploy.runtime.embedding.tokens import Tokens
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.inputs import Input, expand, open_inputs
-from naflex_deploy.runtime.results.classes import rank
+from naflex_deploy.runtime.results.classes import best_class
 from naflex_deploy.runtime.results.journal import Done, Journal
 from naflex_deploy.runtime.results.key import Key, digest_of_inputs
 from naflex_deploy.runtime.results.result import Result, by_frame, join
@@ -306,7 +306,5 @@ class _Run:
             yield images, joined
 
     def _rows(self, images: Sequence[Result], joined: Result, digest: str, tokens: str) -> tuple[Row, ...]:
-        logits = joined.outputs.get("logits")
-        head = self._engine.manifest.head
-        best = next(iter(rank(logits, head, 1)), None) if logits is not None and head is not None else None
+        best = best_class(joined.outputs.get("logits"), self._engine.manifest.head)
         return tuple(Row.of(image, digest, best, tokens) for image in images)

@@ -41,3 +41,8 @@ def rank(logits: Float, head: Head, top: int) -> list[Prediction]:
     if head.thresholds:
         order = order[scores[order] >= np.array(head.thresholds, np.float32)[order]]
     return [Prediction(head.labels[index], float(scores[index])) for index in order[:top]]
+
+
+def best_class(logits: Float | None, head: Head | None) -> Prediction | None:
+    """The best class for [classes] logits, where there are logits, classes, and one above its threshold."""
+    return next(iter(rank(logits, head, 1)), None) if logits is not None and head is not None else None

@@ -27,7 +27,7 @@ from naflex_deploy.core.locks import Lock
 from naflex_deploy.runtime.results.key import Key
 from naflex_deploy.runtime.results.table import Provenance, Row, Table
 from naflex_deploy.runtime.results.vectors import VectorFile
-from naflex_deploy.runtime.results.writers import find_format
+from naflex_deploy.runtime.results.writers import find_format, write_output
 
 FORMAT = 2
 AGAIN = "run without --resume to start again"
@@ -67,7 +67,7 @@ class Journal:
     def __init__(
         self, lock: Lock, width: int, key: Key, tokens_of: Callable[[str], bytes | None] = lambda name: None
     ) -> None:
-        self._format = find_format(lock.path)
+        find_format(lock.path)
         self._lock = lock
         self._width = width
         self._key = key
@@ -154,8 +154,7 @@ class Journal:
                 latest[order[key], row.frame, row.tile] = index
         chosen = [latest[place] for place in sorted(latest)]
         vectors = VectorFile(self._vectors, len(self.rows), self._width)
-        with new_file(self._lock.path, self._lock) as partial:
-            self._format.write(partial, Table(self.rows, vectors, chosen, provenance))
+        write_output(self._lock, Table(self.rows, vectors, chosen, provenance))
         self.remove()
         return len(chosen)
 

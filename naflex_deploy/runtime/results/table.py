@@ -16,7 +16,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Row:
-    """One image of the output: a frame of an input, or a tile of it.
+    """One image of the output: a frame of an input, or a tile of it; or a text.
 
     Attributes:
         path: Of the input, as given.
@@ -24,6 +24,7 @@ class Row:
         frame, last, tile, tiles, size, box, dpi, time, grid_hw, aspect: See `Result`.
         label, score: The best class of the frame, where the model has a classifier.
         tokens: File of the frame's tokens, where they were asked for.
+        text: What was embedded instead of an image.
     """
 
     path: str
@@ -41,6 +42,11 @@ class Row:
     score: float = 0.0
     tokens: str = ""
     aspect: float = 1.0
+    text: str = ""
+
+    @classmethod
+    def of_text(cls, text: str) -> Row:
+        return cls("", "", 0, True, 0, 1, (0, 0), (0, 0, 0, 0), None, None, (0, 0), text=text)
 
     @classmethod
     def of(cls, result: Result, digest: str, best: Prediction | None, tokens: str) -> Row:

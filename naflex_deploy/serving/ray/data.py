@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,15 +34,22 @@ from naflex_deploy.core.manifest import Variant
 from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
+from naflex_deploy.runtime.embedding.contents import read_once
 from naflex_deploy.runtime.embedding.key import key_of
+from naflex_deploy.runtime.embedding.run import output_width, provenance
+from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.loading import load_engine
+from naflex_deploy.runtime.results.classes import best_class
 from naflex_deploy.runtime.results.key import Key
 from naflex_deploy.runtime.results.result import by_frame, join
+from naflex_deploy.runtime.results.table import Row, Table
+from naflex_deploy.runtime.results.vectors import Float
+from naflex_deploy.runtime.results.writers import parquet
 
 Batch = dict[str, Any]
 
 _PLAN, _KEY = "plan.json", "key.json"
-_SCHEMA = 3
+_SCHEMA = 4
 _OTHER = "choose another directory"
 
 
@@ -68,25 +75,46 @@ class EmbedImages:
     """
 
     def __init__(self, bundle: str, column: str = "path", threads: int = 1) -> None:
-        self._engine = load_engine(Path(bundle), session=lambda path, variant: _session(path, variant, threads))
+        self.engine = load_engine(Path(bundle), session=lambda path, variant: _session(path, variant, threads))
+        self.width = output_width(self.engine)
         self._column = column
-        self._width = next(int(s.shape[-1]) for s in self._engine.variant.outputs if s.name == "pooled")
 
     @property
     def key(self) -> Key:
         """What decides the vectors."""
-        return key_of(self._engine, None)
+        return key_of(self.engine, None)
 
     def __call__(self, batch: Batch) -> Batch:
         sources = list(batch[self._column])
-        vectors = np.zeros((len(sources), self._width), np.float32)
+        vectors = np.zeros((len(sources), self.width), np.float32)
         errors = [""] * len(sources)
-        for result in map(join, by_frame(self._engine.stream(sources))):
+        for result in map(join, by_frame(self.engine.stream(sources))):
             if result.error is not None:
                 errors[result.input] = str(result.error)
             elif result.frame == 0:
                 vectors[result.input] = result.outputs["pooled"]
         return {**batch, "embedding": vectors, "error": np.array(errors, object)}
+
+    def rows(self, paths: Sequence[str]) -> tuple[dict[int, tuple[Row, Float]], dict[int, str]]:
+        """The row and vector [D] of the first frame of each file, and the errors of those that are bad, by index."""
+        digests: list[str] = []
+
+        def inputs() -> Iterator[Input]:
+            for path in paths:
+                content = read_once(Input(path, Path(path)))
+                digests.append(content.digest)
+                yield content.input
+
+        available = {spec.name for spec in self.engine.variant.outputs}
+        rows: dict[int, tuple[Row, Float]] = {}
+        errors: dict[int, str] = {}
+        for result in map(join, by_frame(self.engine.stream(inputs(), sorted(available & {"pooled", "logits"})))):
+            if result.error is not None:
+                errors[result.input] = str(result.error)
+            elif result.frame == 0:
+                best = best_class(result.outputs.get("logits"), self.engine.manifest.head)
+                rows[result.input] = Row.of(result, digests[result.input], best, ""), result.outputs["pooled"]
+        return rows, errors
 
 
 class WriteShards:
@@ -116,15 +144,18 @@ class WriteShards:
         }
 
     def _write(self, number: int, paths: list[str]) -> tuple[int, int]:
-        found = self._embed({"path": paths})
-        good = np.array([not error for error in found["error"]], bool)
-        rejected = {"path": [p for p, ok in zip(paths, good, strict=True) if not ok]}
-        rejected["error"] = [error for error in found["error"] if error]
-        _write_table(self._output / f"rejected-{number:06}.parquet", rejected)
-        kept = {"path": [p for p, ok in zip(paths, good, strict=True) if ok], "embedding": found["embedding"][good]}
+        rows, errors = self._embed.rows(paths)
+        rejected = {"path": [paths[index] for index in sorted(errors)]}
+        rejected["error"] = [errors[index] for index in sorted(errors)]
+        with new_file(self._output / f"rejected-{number:06}.parquet") as partial:
+            _write_rejected(partial, rejected)
+        kept = [rows[index] for index in sorted(rows) if index not in errors]
+        vectors = np.array([vector for _, vector in kept], np.float32).reshape(len(kept), self._embed.width)
+        origin = provenance(self._embed.engine, self._embed.key, [(row.path, row.digest) for row, _ in kept])
         # This file comes last, because it marks the shard as complete.
-        _write_table(_part(self._output, number), kept)
-        return int(good.sum()), int((~good).sum())
+        with new_file(_part(self._output, number)) as partial:
+            parquet.write(partial, Table([row for row, _ in kept], vectors, range(len(kept)), origin))
+        return len(kept), len(errors)
 
 
 def embed_to_parquet(
@@ -142,7 +173,7 @@ def embed_to_parquet(
     Args:
         inputs: Paths that every machine can read.
         bundle: Path of the bundle, which every machine can read.
-        output: Directory of ``part-*.parquet`` (path, embedding) and ``rejected-*.parquet`` (path, error).
+        output: Directory of ``part-*.parquet`` with the columns that ``embed`` writes, and ``rejected-*.parquet``.
         shard: Number of inputs per shard, which is the unit of resuming.
         workers: Number of workers, each with an engine.
         cpus, gpus: CPU cores and GPUs of each worker.
@@ -253,13 +284,6 @@ def _record(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write_table(path: Path, columns: dict[str, Any]) -> None:
-    pa, parquet = _imported("pyarrow"), _imported("pyarrow.parquet")
-    arrays = {
-        name: pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-        if isinstance(values, np.ndarray)
-        else pa.array(values, pa.string())
-        for name, values in columns.items()
-    }
-    with new_file(path) as partial:
-        parquet.write_table(pa.table(arrays), partial)
+def _write_rejected(path: Path, columns: dict[str, list[str]]) -> None:
+    pa, writer = _imported("pyarrow"), _imported("pyarrow.parquet")
+    writer.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), path)

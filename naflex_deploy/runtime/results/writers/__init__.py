@@ -1,4 +1,4 @@
-"""The formats of an output file, by its suffix. A new format is a module of this folder and a line in `FORMATS`."""
+"""The formats of an output, by its suffix. A new format is a module of this folder and a line in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from importlib import import_module
 from pathlib import Path
 
 from naflex_deploy.core.errors import UsageError, needs_extra
+from naflex_deploy.core.files import new_directory, new_file
+from naflex_deploy.core.locks import Lock
 from naflex_deploy.runtime.results.table import Table
-from naflex_deploy.runtime.results.writers import jsonl, npz, parquet
+from naflex_deploy.runtime.results.writers import faiss, jsonl, lance, npz, parquet
 
 Write = Callable[[Path, Table], None]
 ReadKey = Callable[[Path], str]
@@ -17,30 +19,37 @@ ReadKey = Callable[[Path], str]
 
 @dataclass(frozen=True)
 class Format:
-    """How one kind of file is written.
+    """How one kind of output is written.
 
     Attributes:
         write: Writes a table to a path.
-        read_key: Reads the key of its provenance back from a file; empty where the file has none.
-        module: What it imports beyond the package's own dependencies; empty where that is nothing.
-        extra: The extra that brings the module.
+        read_key: Reads the key of its provenance back from an output; empty where it has none.
+        modules: What it imports beyond the package's own dependencies.
+        extra: The extra that brings the modules.
+        directory: Whether it is a directory.
+        beside: Suffix of a file beside the output, and what writes it.
     """
 
     write: Write
     read_key: ReadKey
-    module: str = ""
+    modules: tuple[str, ...] = ()
     extra: str = ""
+    directory: bool = False
+    beside: tuple[str, Write] | None = None
 
 
 FORMATS = {
     ".npz": Format(npz.write, npz.read_key),
     ".jsonl": Format(jsonl.write, jsonl.read_key),
-    ".parquet": Format(parquet.write, parquet.read_key, "pyarrow.parquet", "parquet"),
+    ".parquet": Format(parquet.write, parquet.read_key, ("pyarrow.parquet",), "parquet"),
+    ".parts": Format(parquet.write_parts, parquet.read_key_of_parts, ("pyarrow.parquet",), "parquet", directory=True),
+    ".lance": Format(lance.write, lance.read_key, ("pyarrow", "lance"), "lance", directory=True),
+    ".faiss": Format(faiss.write, faiss.read_key, ("faiss",), "faiss", beside=(faiss.BESIDE, faiss.write_rows)),
 }
 
 
 def find_format(path: Path) -> Format:
-    """The format named by a file's suffix.
+    """The format named by the suffix of an output.
 
     Raises:
         UsageError: The suffix names no format.
@@ -52,7 +61,31 @@ def find_format(path: Path) -> Format:
         raise UsageError(
             f"-o {path}: expected a name that ends in {', '.join(others)} or {last}", hint="for example out.npz"
         )
-    if found.module:
-        with needs_extra(found.extra):
-            import_module(found.module)
+    with needs_extra(found.extra):
+        for module in found.modules:
+            import_module(module)
     return found
+
+
+def paths_of(output: Path) -> list[Path]:
+    """The output, and the file beside it where its format has one."""
+    beside = find_format(output).beside
+    return [output, *([output.with_name(output.name + beside[0])] if beside else [])]
+
+
+def write_output(lock: Lock, table: Table) -> None:
+    """Write a table where a lock is held, replacing what is there; it appears whole or not at all.
+
+    Raises:
+        UsageError: The suffix names no format.
+        MissingExtraError: The format needs a package that is not installed.
+        OutputError: It cannot be written.
+    """
+    path = lock.path
+    form = find_format(path)
+    if form.beside is not None:  # first, so that an index never lacks its rows
+        suffix, write = form.beside
+        with new_file(path.with_name(path.name + suffix)) as partial:
+            write(partial, table)
+    with new_directory(path, lock, force=True) if form.directory else new_file(path, lock) as partial:
+        form.write(partial, table)

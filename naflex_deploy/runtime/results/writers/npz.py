@@ -1,4 +1,7 @@
-"""A NumPy archive: ``embeddings`` [N, D], and an array for every property of the rows."""
+"""A NumPy archive: an array for every column, and ``embedding`` [N, D].
+
+Columns that all rows share have a single value. What is not known is an empty text, -1 or NaN.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,22 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.lib import format as npy
 
+from naflex_deploy.runtime.results.columns import COLUMNS, VECTOR, Column, Value, of_row, of_run
 from naflex_deploy.runtime.results.table import Table
+
+_TYPES = {"text": np.dtype(np.str_), "integer": np.dtype(np.int64), "number": np.dtype(np.float64)}
+_UNKNOWN: dict[str, Value] = {"text": "", "integer": -1, "number": float("nan")}
 
 
 def write(path: Path, table: Table) -> None:
     """Write a table. The vectors are streamed into the archive, as they may not fit into memory."""
     with ZipFile(path, "w", allowZip64=True) as archive:
         _write_vectors(archive, table)
-        for name, values in _columns(table).items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+        rows, shared = [of_row(row) for row in table.chosen()], of_run(table.provenance)
+        for column in COLUMNS:
+            found = [shared[column.name]] if column.of_run else [row[column.name] for row in rows]
+            values = _array(column, found)[0] if column.of_run else _array(column, found)
+            with archive.open(f"{column.name}.npy", "w", force_zip64=True) as stream:
                 npy.write_array(stream, np.asanyarray(values), allow_pickle=False)
 
 
@@ -26,34 +36,15 @@ def read_key(path: Path) -> str:
         return str(arrays["key"]) if "key" in arrays else ""
 
 
+def _array(column: Column, values: list[Value]) -> np.ndarray:
+    known = [_UNKNOWN[column.kind] if value is None else value for value in values]
+    return np.array(known, _TYPES[column.kind])
+
+
 def _write_vectors(archive: ZipFile, table: Table) -> None:
     shape = (len(table.order), table.vectors.shape[1])
     header = {"descr": npy.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
-    with archive.open("embeddings.npy", "w", force_zip64=True) as stream:
+    with archive.open(f"{VECTOR}.npy", "w", force_zip64=True) as stream:
         npy.write_array_header_1_0(stream, header)
         for _, vectors in table.chunks():
             stream.write(np.ascontiguousarray(vectors, np.float32).tobytes())
-
-
-def _columns(table: Table) -> dict[str, np.ndarray]:
-    rows, origin = table.chosen(), table.provenance
-    return {
-        "paths": np.array([row.path for row in rows], dtype=np.str_),
-        "digests": np.array([row.digest for row in rows], dtype=np.str_),
-        "frames": np.array([row.frame for row in rows], np.int32),
-        "tiles": np.array([row.tile for row in rows], np.int32),
-        "boxes": np.array([row.box for row in rows], np.float64).reshape(-1, 4),
-        "times": np.array([row.time for row in rows], np.float64),
-        "dpis": np.array([row.dpi for row in rows], np.float64),
-        "aspects": np.array([row.aspect for row in rows], np.float64),
-        "sizes": np.array([row.size for row in rows], np.int32).reshape(-1, 2),
-        "grids": np.array([row.grid_hw for row in rows], np.int32).reshape(-1, 2),
-        "labels": np.array([row.label for row in rows], dtype=np.str_),
-        "scores": np.array([row.score for row in rows], np.float32),
-        "tokens": np.array([row.tokens for row in rows], dtype=np.str_),
-        "model": np.array(origin.model),
-        "variant": np.array(origin.variant),
-        "preparation": np.array(origin.preparation),
-        "tool": np.array(origin.tool),
-        "key": np.array(origin.key),
-    }
