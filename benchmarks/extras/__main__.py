@@ -86,7 +86,7 @@ def _look(python: Path, inputs: list[Path], output: Path) -> list[dict[str, Any]
     Raises:
         ValueError: An input was refused.
     """
-    command = [str(python), "-m", "naflex_deploy.cli", "look", *map(str, inputs), *LOOK, str(output)]
+    command = [str(python), "-m", "naflex_deploy", "look", *map(str, inputs), *LOOK, str(output)]
     done = subprocess.run(command, capture_output=True, check=False, cwd=output.parent)
     try:
         rows = json.loads(done.stdout)["frames"]

@@ -48,7 +48,7 @@ def measure(folder: Path, pages: int) -> dict[str, float]:
     """Embed ``long.pdf``, killed after a third of its pages and then resumed."""
     output = folder / "out.npz"
     rows = folder / ".out.npz.journal" / "rows.jsonl"
-    command = [sys.executable, "-m", "naflex_deploy.cli", "embed", str(folder / "bundle"), str(folder / "long.pdf")]
+    command = [sys.executable, "-m", "naflex_deploy", "embed", str(folder / "bundle"), str(folder / "long.pdf")]
     start = time.perf_counter()
     first, killed = _run([*command, "-o", str(output)], rows, pages // 3)
     second, _ = _run([*command, "-o", str(output), "--resume"])

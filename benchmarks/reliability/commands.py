@@ -123,7 +123,7 @@ def built(folder: Path) -> Path:
     if not bundle.exists():
         options = ("--profile", "photo", "--model", "demo", "--backend", "onnxruntime", "--set", "image.tokens=64")
         options += ("--set", "outputs=['pooled', 'tokens']")
-        command = [sys.executable, "-m", "naflex_deploy.cli", "build", *options, "-o", str(bundle)]
+        command = [sys.executable, "-m", "naflex_deploy", "build", *options, "-o", str(bundle)]
         subprocess.run(command, check=True, capture_output=True)
     return bundle
 

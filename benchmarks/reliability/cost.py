@@ -45,7 +45,7 @@ def measure(folder: Path, before: Path, pairs: int) -> dict[str, Any]:
 
 
 def _command(bundle: Path, images: Path, output: Path) -> list[str]:
-    return [sys.executable, "-m", "naflex_deploy.cli", "embed", str(bundle), str(images), "-o", str(output), "--force"]
+    return [sys.executable, "-m", "naflex_deploy", "embed", str(bundle), str(images), "-o", str(output), "--force"]
 
 
 def _environment(checkout: Path) -> dict[str, str]:

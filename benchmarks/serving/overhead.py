@@ -187,7 +187,7 @@ def bundle(path: Path) -> None:
         engine.embed(images)
         return len(images) / (time.perf_counter() - started), (time.process_time() - used) / len(images)
 
-    arguments = [sys.executable, "-m", "naflex_deploy.cli", "serve", f"m={path}", "--port", "0", "--notice", "0"]
+    arguments = [sys.executable, "-m", "naflex_deploy", "serve", f"m={path}", "--port", "0", "--notice", "0"]
     with server(*arguments) as (port, pid):
         url = f"http://127.0.0.1:{port}"
         health: list[float] = []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-from importlib import import_module
-
 import click
 
 from naflex_deploy import __version__
+from naflex_deploy.cli.group import LazyGroup
 
 COMMANDS = {
     "build": "Build a bundle from a checkpoint.",
@@ -25,35 +23,38 @@ COMMANDS = {
     "pull": "Copy a bundle from the Hugging Face hub.",
     "serve": "Serve bundles over HTTP.",
     "triton-server-repo": "Write a model repository for NVIDIA Triton Server.",
+    "completion": "Print what a shell needs to complete commands.",
 }
 """Each command and its summary, so that listing the commands imports none of them."""
 
 
-class LazyGroup(click.Group):
-    """Imports the module of a command only when it is called, so that no command pays for another's imports."""
+def _print_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    from platform import python_version
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+    from naflex_deploy.core.backends import installed
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        # Nothing of what an import makes is garbage, and looking through it takes a tenth of the time of importing.
-        gc.disable()
-        try:
-            command: click.Command = import_module(f"naflex_deploy.cli.{cmd_name.replace('-', '_')}").command
-        finally:
-            gc.freeze()
-            gc.enable()
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+    click.echo(f"naflex-deploy {__version__}, Python {python_version()}")
+    for backend, found in installed().items():
+        click.echo(f"  {backend:18}{found or 'not installed'}")
+    context.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(__version__, prog_name="naflex-deploy")
+@click.group(
+    "naflex-deploy",
+    cls=LazyGroup,
+    summaries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version, and those of the backends.",
+)
 def main() -> None:
     """Compile a NaFlex vision transformer once; run any mix of image sizes in one packed call.
 
@@ -63,5 +64,5 @@ def main() -> None:
     naflex-deploy COMMAND --help                         explain a command and its options
 
     Results go to stdout, progress to stderr. Exit codes: 0 ok, 1 internal, 2 usage or config, 3 accuracy gate,
-    4 incompatible artifact or hardware, 5 benchmark gate, 6 done, but some inputs were rejected.
+    4 incompatible artifact or hardware, 5 benchmark gate, 6 done, but some inputs were rejected, 130 interrupted.
     """

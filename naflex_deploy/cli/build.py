@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from naflex_deploy.cli.configuration import model_options, model_or_demo, profile_options, resolve_options
+from naflex_deploy.cli.configuration import (
+    DEMO,
+    chosen_profile,
+    model_options,
+    model_or_demo,
+    profile_options,
+    resolve_options,
+)
 from naflex_deploy.cli.terminal import (
     describe_decisions,
     describe_witness,
@@ -45,7 +52,7 @@ from naflex_deploy.runtime.backends.openvino.backend import opportunity
 @json_option
 @reports_errors
 def command(
-    profile: str,
+    profile: str | None,
     config: Path | None,
     settings: tuple[str, ...],
     backend: str | None,
@@ -74,7 +81,8 @@ def command(
             "--into only adds a variant, so it cannot be used with --output, --force, --text or --no-witness",
             hint="leave these out; --into replaces a variant of the same name by itself",
         )
-    resolved = resolve_options(profile, config, settings, backend, precision, target)
+    chosen = chosen_profile(profile, model or DEMO, into)
+    resolved = resolve_options(chosen, config, settings, backend, precision, target)
     path = into or output or Path("build") / resolved.profile.name
     source = model_or_demo(model)
     with needs_extra("build"):

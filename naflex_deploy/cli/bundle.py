@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from naflex_deploy.cli.configuration import engine_options, split_targets
+from naflex_deploy.cli.group import SuggestingGroup
 from naflex_deploy.cli.terminal import json_option, out, path_option, print_json, reports_errors, steps, wait_option
 from naflex_deploy.core.errors import needs_extra
 from naflex_deploy.core.profile import Profile
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """Rebuild a variant of a bundle, copy a bundle for the edge, or sign it.
 

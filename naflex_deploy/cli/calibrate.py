@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from naflex_deploy.cli.configuration import model_options, model_or_demo, source_options
+from naflex_deploy.cli.configuration import DEMO, chosen_profile, model_options, model_or_demo, source_options
 from naflex_deploy.cli.terminal import (
     err,
     json_option,
@@ -78,7 +78,7 @@ SHOWN = 5
 @json_option
 @reports_errors
 def command(
-    profile: str,
+    profile: str | None,
     config: Path | None,
     settings: tuple[str, ...],
     model: str | None,
@@ -103,7 +103,7 @@ def command(
     A bad image is reported and replaced by another one; the exit code is then 6.
     """
     overrides = {"calibration.method": method, "calibration.samples": samples}
-    resolved = resolve(profile, config=config, settings=settings, overrides=overrides)
+    resolved = resolve(chosen_profile(profile, model or DEMO), config=config, settings=settings, overrides=overrides)
     source = model_or_demo(model)
     with needs_extra("build"):
         from naflex_deploy.compiler.backends.onnxruntime.lowering import runner

@@ -11,9 +11,12 @@ import click
 from naflex_deploy.cli.terminal import err, path_option
 from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.config import Config, resolve
-from naflex_deploy.core.profile import Precision
+from naflex_deploy.core.errors import UsageError
+from naflex_deploy.core.manifest import Manifest
+from naflex_deploy.core.profile import Precision, Profile
 
 DEMO = "demo"
+DEMO_PROFILE = "doc-ocr"
 EXAMPLE = "hf:google/siglip2-base-patch16-naflex"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,9 +36,9 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
 source_options = _together(
     click.option(
         "--profile",
-        required=True,
         metavar="NAME|FILE",
-        help="Built-in profile, as `naflex-deploy profiles` lists them, or a TOML file.",
+        help="Built-in profile, as `naflex-deploy profiles` lists them, or a TOML file. Default: doc-ocr for the demo "
+        "model, and that of the bundle that is named; otherwise it is needed.",
     ),
     path_option("--config", metavar="FILE", help="TOML file whose values override the profile's."),
     click.option(
@@ -117,8 +120,32 @@ def split_targets(target: str | None) -> list[str] | None:
     return [name.strip() for name in target.split(",")] if target else None
 
 
+def chosen_profile(profile: str | None, model: str | None, bundle: Path | None = None) -> str | Profile:
+    """The profile that was named, or the only one that makes sense.
+
+    Args:
+        profile: As named.
+        model: As named; the demo model was trained for one profile.
+        bundle: A bundle that the command works on.
+
+    Raises:
+        UsageError: Nothing says which profile fits.
+    """
+    if profile is not None:
+        return profile
+    if bundle is not None:
+        return Manifest.read(bundle).config
+    if model == DEMO:
+        err.print(f"profile {DEMO_PROFILE}, for which the demo model was trained", markup=False)
+        return DEMO_PROFILE
+    raise UsageError(
+        "expected --profile, as nothing says how images become tokens",
+        hint="naflex-deploy profiles lists them, for example --profile photo",
+    )
+
+
 def resolve_options(
-    profile: str,
+    profile: str | Profile,
     config: Path | None,
     settings: tuple[str, ...],
     backend: str | None,

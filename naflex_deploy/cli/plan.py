@@ -13,7 +13,13 @@ import tomli_w
 from naflex_deploy.bench.cost.tuning import Tuning, tune
 from naflex_deploy.bench.report.report import comparison_json, histogram_json
 from naflex_deploy.bench.report.tables import number, spread
-from naflex_deploy.cli.configuration import model_option, model_or_demo, profile_options, resolve_options
+from naflex_deploy.cli.configuration import (
+    chosen_profile,
+    model_option,
+    model_or_demo,
+    profile_options,
+    resolve_options,
+)
 from naflex_deploy.cli.terminal import (
     Amount,
     err,
@@ -59,7 +65,7 @@ RELIABLE = 0.10
 @json_option
 @reports_errors
 def command(
-    profile: str,
+    profile: str | None,
     config: Path | None,
     settings: tuple[str, ...],
     backend: str | None,
@@ -82,7 +88,7 @@ def command(
 
     With --tune, it chooses budgets and images per pack for a distribution of sizes, and writes a profile.
     """
-    resolved = resolve_options(profile, config, settings, backend, precision, target)
+    resolved = resolve_options(chosen_profile(profile, model, bundle), config, settings, backend, precision, target)
     if tuning != (sizes is not None):
         raise UsageError("--tune and --sizes go together", hint="pass both, or neither")
     if sizes is None:

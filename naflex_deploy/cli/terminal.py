@@ -27,6 +27,8 @@ R = TypeVar("R")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+"""For errors, which are also printed where everything else is silenced."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
@@ -88,9 +90,20 @@ def reports_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 def print_error(error: NaflexError) -> None:
     """Print one line that says what happened, and one that says what to do."""
-    err.print(f"[bold red]error:[/] {_plain(error.message)}")
+    errors.print(f"[bold red]error:[/] {_plain(error.message)}")
     if error.hint:
-        err.print(f"[bold]hint:[/]  {_plain(error.hint)}")
+        errors.print(f"[bold]hint:[/]  {_plain(error.hint)}")
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Print nothing but errors and JSON inside the block."""
+    before = out.quiet, err.quiet
+    out.quiet = err.quiet = True
+    try:
+        yield
+    finally:
+        out.quiet, err.quiet = before
 
 
 def print_json(command: str, **content: Any) -> None:
@@ -101,17 +114,22 @@ def print_json(command: str, **content: Any) -> None:
 def print_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
     """Print a table with numbers aligned to the right. A table with a title follows a blank line.
 
-    Where stdout is not a terminal, the table is as wide as its content, so that nothing is cut in a file or pipe.
+    In a terminal, columns of text are folded to its width. Elsewhere, the table is as wide as its content, so that
+    nothing is cut in a file or pipe.
     """
     if title:
         out.print()
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     cells = [[str(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if _numbers(row[index] for row in cells) else "left")
+        numbers = _numbers(row[index] for row in cells)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
     for row in cells:
         table.add_row(*map(_plain, row))
-    (out if out.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)).print(table)
+    if out.is_terminal:
+        out.print(table, soft_wrap=False)
+    elif not out.quiet:
+        Console(highlight=False, width=10_000, soft_wrap=True).print(table)
 
 
 def listed(value: object) -> str:

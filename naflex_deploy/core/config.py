@@ -42,7 +42,7 @@ def builtin_profiles() -> dict[str, Traversable]:
 
 
 def resolve(
-    profile: str | Path,
+    profile: str | Path | Profile,
     *,
     config: Path | None = None,
     settings: str | Sequence[str] = (),
@@ -52,7 +52,7 @@ def resolve(
     """Merge every source of configuration into one validated profile.
 
     Args:
-        profile: Name of a built-in profile, or path of a TOML file.
+        profile: Name of a built-in profile, path of a TOML file, or the profile that a bundle was built with.
         config: A TOML file whose values override the profile's.
         settings: ``"a.b=value"`` strings. Values are TOML; a bare word is a string.
         overrides: Values of command-line flags by dotted key; ``None`` where a flag was not given.
@@ -62,22 +62,27 @@ def resolve(
         UsageError: The profile is unknown (the hint names the nearest one), a file cannot be read or is not valid
             TOML, or a value is invalid.
     """
-    layers = _profile_layers(str(profile), {})
+    if isinstance(profile, Profile):
+        layers = [("bundle", profile.model_dump(by_alias=True, exclude_none=True))]
+        name = "bundle"
+    else:
+        name = str(profile)
+        layers = _profile_layers(name, {})
     if config is not None:
         layers.append((str(config), _read(config, str(config))))
     layers += _environment_layers(os.environ if environment is None else environment)
     layers += [("--set", _setting(setting)[1]) for setting in _all(settings)]
     for key, value in (overrides or {}).items():
         if value is not None:
-            name = key.rpartition(".")[2]
+            flag = key.rpartition(".")[2]
             # A flag is named after one entry of the list that it sets: --target sets targets.
-            layers.append((f"--{name.removesuffix('s') if isinstance(value, list) else name}", _nested(key, value)))
+            layers.append((f"--{flag.removesuffix('s') if isinstance(value, list) else flag}", _nested(key, value)))
 
     merged: Values = {}
     origins: dict[str, str] = {}
     for origin, values in layers:
         _merge(merged, values, origin, origins)
-    resolved = Profile.parse(merged, source=lambda path: _origin_of(path, origins, str(profile)))
+    resolved = Profile.parse(merged, source=lambda path: _origin_of(path, origins, name))
     for key in leaves(resolved.model_dump(by_alias=True)):
         origins.setdefault(key, "default")
     return Config(resolved, dict(sorted(origins.items())))

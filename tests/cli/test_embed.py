@@ -201,7 +201,7 @@ def test_a_killed_run_loses_and_doubles_nothing(bundle: Path, tmp_path: Path) ->
         height, width = rng.integers(20, 400, 2)
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(many / f"{index:03}.png")
     output = tmp_path / "out.npz"
-    command = [sys.executable, "-m", "naflex_deploy.cli", "embed", str(bundle), str(many), "-o", str(output)]
+    command = [sys.executable, "-m", "naflex_deploy", "embed", str(bundle), str(many), "-o", str(output)]
     lines = tmp_path / ".out.npz.journal" / "rows.jsonl"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -39,7 +39,7 @@ def kill_in_the_middle(command: list[str], lines: Path, rows: int) -> None:
 def test_a_killed_run_goes_on_at_the_page_where_it_was(bundle: Path, tmp_path: Path) -> None:
     document, output = tmp_path / "long.pdf", tmp_path / "out.npz"
     document.write_bytes(pdf([rectangle(10, 10, 4 * number + 1, 500) for number in range(120)]))
-    command = [sys.executable, "-m", "naflex_deploy.cli", "embed", str(bundle), str(document), "-o", str(output)]
+    command = [sys.executable, "-m", "naflex_deploy", "embed", str(bundle), str(document), "-o", str(output)]
     lines = tmp_path / ".out.npz.journal" / "rows.jsonl"
     kill_in_the_middle(command, lines, 20)
     recorded = lines.read_bytes().count(b"\n")

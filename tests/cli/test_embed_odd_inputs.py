@@ -170,8 +170,8 @@ def test_doubts_are_printed_and_ratios_written(run: Run, bundle: Path, folder: P
     (line,) = [line for line in result.stderr.splitlines() if "warning:" in line]
     assert "camera.tif, frame 1: 0..65535: all of 16 bits; the frame uses only" in line
     with np.load(output) as arrays:
-        assert arrays["aspects"].tolist() == [1, pytest.approx(98 / 204)]
-        assert arrays["sizes"].tolist() == [[32, 24], [32, 24]], "as stored"
+        assert arrays["aspect"].tolist() == [1, pytest.approx(98 / 204)]
+        assert (arrays["width"].tolist(), arrays["height"].tolist()) == ([32, 32], [24, 24]), "as stored"
     found = json.loads(run("embed", bundle, folder, "--json").stdout)
     assert [Path(item["path"]).name for item in found["warnings"]] == ["camera.tif"]
     assert [row["aspect"] for row in found["rows"]] == [1, pytest.approx(98 / 204)]

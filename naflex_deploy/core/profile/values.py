@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, WithJsonSchema
 
 from naflex_deploy.core.backends import FOLDERS
 
@@ -79,7 +79,14 @@ def _named(pattern: str, expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0)]
+_BYTES = {
+    "anyOf": [
+        {"type": "integer", "exclusiveMinimum": 0},
+        {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([KMG]i?B|B|)\s*$"},
+    ]
+}
+
+ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0), WithJsonSchema(_BYTES)]
 Output = Annotated[str, AfterValidator(_output)]
 ProfileName = Annotated[str, _named(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")]
 Target = Annotated[str, _named(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]

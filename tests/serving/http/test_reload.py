@@ -88,7 +88,7 @@ def test_the_command_serves_reloads_and_drains(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "naflex_deploy.cli",
+        "naflex_deploy",
         "serve",
         str(first),
         f"tripled={second}",
