@@ -190,11 +190,11 @@ def test_cameras_of_a_recording_share_packs(run: Run, bundle: Path, folder: Path
     for found in rows.values():
         assert [row["frame"] for row in found] == list(range(6))
         assert [row["time"] for row in found] == pytest.approx([5, 5, 5, 6, 6, 6], abs=1e-6)
-        assert [tuple(row["size"]) for row in found[:3]] == [(32, 24), (32, 16), (16, 24)]
-        assert found[0]["digest"]
+        assert [(row["width"], row["height"]) for row in found[:3]] == [(32, 24), (32, 16), (16, 24)]
+        assert found[0]["sha256"]
     assert document["packs"] < 9, "each of the 18 frames alone would be a pack"
     one = run("embed", bundle, folder, "--json", "--set", 'ros.topics=["/left/image"]')
-    assert [tuple(row["size"]) for row in json.loads(one.stdout)["rows"]] == [(32, 16)] * 6
+    assert [(row["width"], row["height"]) for row in json.loads(one.stdout)["rows"]] == [(32, 16)] * 6
     wrong = run("embed", bundle, folder / "drive.bag", "--set", 'ros.topics=["/lefd/image"]')
     assert wrong.exit_code == 6
     assert "no topic '/lefd/image'" in wrong.stderr
