@@ -4,7 +4,7 @@ The journal is a folder beside the output. It survives a kill or a power cut, so
 one stopped; memory holds a line a row, never the vectors.
 
     key.json      what decides the vectors; a run with another key does not continue it
-    rows.jsonl    an object an image, with the checksums of its vector and its tokens
+    rows.jsonl    an object an image, with the checksums of its vector, its tokens and itself
     vectors.f32   the vectors, float32, in the order of the rows
 """
 
@@ -29,7 +29,7 @@ from naflex_deploy.runtime.results.table import Provenance, Row, Table
 from naflex_deploy.runtime.results.vectors import VectorFile
 from naflex_deploy.runtime.results.writers import find_format, write_output
 
-FORMAT = 2
+FORMAT = 3
 AGAIN = "run without --resume to start again"
 
 
@@ -113,7 +113,9 @@ class Journal:
         content = vector.astype(np.float32).tobytes()
         self._vector_stream.write(content)
         self._vector_stream.flush()
-        self._row_stream.write(json.dumps({**vars(row), "checksums": [crc32(content), tokens]}) + "\n")
+        described = json.dumps(vars(row))
+        checksums = [crc32(content), tokens, crc32(described.encode())]
+        self._row_stream.write(f'{described[:-1]}, "checksums": {checksums}}}\n')
         self._row_stream.flush()
         self.rows.append(row)
 
@@ -214,12 +216,14 @@ class Journal:
         return rows
 
     def _sound(self, line: bytes, vector: bytes) -> Row | None:
-        """The row of a line that is whole, and whose vector and tokens have their checksums."""
+        """The row of a line that is whole, and has its checksum, as its vector and tokens have theirs."""
         if not line.endswith(b"\n"):
             return None
         try:
             values = json.loads(line)
-            of_vector, of_tokens = values.pop("checksums")
+            of_vector, of_tokens, of_row = values.pop("checksums")
+            if crc32(json.dumps(values).encode()) != of_row:
+                return None
             row = Row.parse(values)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
