@@ -104,6 +104,8 @@ def build_bundle(
     backend, precision = chosen[0][0].backend.name, chosen[0][1]
     spec = read_calibration(calibration, precision, config.profile)
     checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
+    if config.profile.video.frames == "even":
+        checkpoint = checkpoint.for_clips()
     head = make_head(config.profile.head, checkpoint)
     if spec is not None:
         spec.check(subject_of(checkpoint, config.profile))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from naflex_deploy.core.sizing import Sizing
+from naflex_deploy.core.sizing import Sizing, SmartResize
 
 Triple = tuple[float, float, float]
 
@@ -37,6 +37,8 @@ class Preprocessing(BaseModel):
         frames: Frames of a clip that one patch spans. With 2, a patch has twice the values, those of the first frame
             first, [h·w, 2·P·P·C]; a still is given as two equal frames. A reader that folds the two into one, as it may
             where there are only stills, leaves 1.
+        clip: Sizes of the frames of clips, whose limits are of the pixels of all frames of a clip; ``None`` where they
+            are sized as stills.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,3 +54,9 @@ class Preprocessing(BaseModel):
     sizing: Sizing | None = None
     padding: tuple[_Level, _Level, _Level] | None = None
     frames: Literal[1, 2] = 1
+    clip: SmartResize | None = None
+
+    @property
+    def patch_values(self) -> int:
+        """Values of a patch that the runtime gives to the engine: grey images are given as three equal channels."""
+        return 3 * self.patch_size**2 * self.frames

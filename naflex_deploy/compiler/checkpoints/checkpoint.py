@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -50,6 +50,8 @@ class Checkpoint:
         original: How its own library loads it; ``None`` for what no library loads from files.
         left_out: Files of weights that lie beside those of the model and are no part of it.
         family: Kind of the vision-language model whose image tower this is; empty where it stands alone.
+        paired_embedding: [D, 2·P·P·C] projection of patches that span two frames of a clip, of which that of the
+            weights is the sum; ``None`` where patches span one.
     """
 
     source: str
@@ -63,6 +65,18 @@ class Checkpoint:
     original: Original | None = None
     left_out: tuple[str, ...] = ()
     family: str = ""
+    paired_embedding: Tensor | None = None
+
+    def for_clips(self) -> Checkpoint:
+        """The same model with patches that span two frames of a clip; as it is, where they span one."""
+        if self.paired_embedding is None or self.preprocessing.clip is None:
+            return self
+        return replace(
+            self,
+            architecture=replace(self.architecture, frames=2),
+            weights=self.weights | {"embed.weight": self.paired_embedding},
+            preprocessing=self.preprocessing.model_copy(update={"frames": 2}),
+        )
 
     def model(
         self, outputs: Sequence[str] = ("pooled", "tokens"), attention: Attention = masked_attention

@@ -123,6 +123,7 @@ class Architecture:
         coordinate_mlp: Hidden channels of an MLP of the patch's position, whose output is added to the token; 0 for
             none.
         projector: The step to the language model that the tower belongs to.
+        frames: Frames of a clip that a patch spans, one after another.
     """
 
     width: int
@@ -154,6 +155,7 @@ class Architecture:
     rope: Rope | None = None
     coordinate_mlp: int = 0
     projector: Projector | None = None
+    frames: int = 1
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "mlp_width", "patch_size", "channels"):
@@ -199,8 +201,8 @@ class Architecture:
 
     @property
     def patch_values(self) -> int:
-        """Number of values in one patch, P·P·C."""
-        return self.patch_size**2 * self.channels
+        """Number of values in one patch, P·P·C of each frame that it spans."""
+        return self.patch_size**2 * self.channels * self.frames
 
     @property
     def head_width(self) -> int:

@@ -91,7 +91,7 @@ class Manifest(Entry):
         unique("variants", [variant.name for variant in self.variants])
         unique("outputs", [spec.name for spec in self.outputs])
         for variant in self.variants:
-            pixels = variant.budgets[-1] * 3 * self.preprocessing.patch_size**2
+            pixels = variant.budgets[-1] * self.preprocessing.patch_values
             if pixels > MOST_PACK_BYTES:
                 raise ValueError(f"a pack of '{variant.name}' takes {pixels} bytes, expected at most {MOST_PACK_BYTES}")
         for spec in self.outputs if self.head else ():

@@ -84,13 +84,19 @@ class VideoSection(Section):
     """Which frames of a clip are embedded.
 
     Attributes:
-        frames: ``rate`` takes frames at a fixed rate, ``scenes`` one frame per scene.
+        frames: ``rate`` takes frames at a fixed rate, ``scenes`` one frame per scene; ``even`` spreads as many as the
+            rate gives evenly from the first frame to the last, as Qwen3-VL does. A model that takes frames in pairs
+            takes those of ``even`` so.
         rate: Frames per second.
+        min_frames: Minimum number of frames with ``even``, as far as the clip has them.
+        max_frames: Maximum number of frames with ``even``.
         scene: How much has to change to start a new scene, on FFmpeg's scale from 0 to 1.
     """
 
-    frames: Literal["rate", "scenes"] = "rate"
+    frames: Literal["rate", "scenes", "even"] = "rate"
     rate: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    min_frames: PositiveInt = 4
+    max_frames: PositiveInt = 768
     scene: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.fit import Fit, apply_fit
 from naflex_deploy.runtime.images.media.frame import Frame, Picture
 from naflex_deploy.runtime.images.patchify import patchify
+from naflex_deploy.runtime.images.sizing import plan_clip
 from naflex_deploy.runtime.images.tiles import Box, Layout, plan_layout
 
 
@@ -29,6 +32,11 @@ class Piece:
 
     box: Box
     patches: Patches
+
+
+def spanning(first: Patches, second: Patches) -> Patches:
+    """Patches that span two frames: the values of the first, and then those of the second, [h·w, 2·P·P·C]."""
+    return Patches(np.concatenate([first.pixels, second.pixels], axis=1), first.grid_hw)
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,48 @@ class Cutter:
         )
         if grey and drawn is picture:
             pixels = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
-        return patchify(pixels, self.model.patch_size)
+        found = patchify(pixels, self.model.patch_size)
+        return found if self.model.frames == 1 else spanning(found, found)
+
+    def pairs(self, frames: Iterable[Frame], name: str) -> Iterator[tuple[Frame, Piece]]:
+        """Frames of a clip, two by two: the first frame, with the mean of their times, and the patches of both.
+
+        A frame that is left over stands for two. The frames are sized together, by the first.
+
+        Raises:
+            ImageError: A frame has an error, or cannot be brought to the tokens of the model.
+        """
+        rule = self.model.clip
+        assert rule is not None
+        one = replace(self, model=self.model.model_copy(update={"frames": 1}))
+        first: tuple[Frame, Patches] | None = None
+        fit: Fit | None = None
+        for frame in frames:
+            if frame.picture is None:
+                raise frame.error or ImageError(f"{name}: expected pixels, found none", hint="leave it out")
+            width, height = frame.shown_size
+            merge = math.lcm(self.image.multiple, self.model.merge)
+            fit = fit or plan_clip(
+                (height, width),
+                rule,
+                frame.spread,
+                patch_size=self.model.patch_size,
+                merge=merge,
+                tokens=self.tokens,
+                name=name,
+            )
+            box = (0, 0, *frame.picture.size)
+            patches = one.patches(frame.picture, fit)
+            if first is None and not frame.last:
+                first = frame, patches
+                continue
+            before, early = first or (frame, patches)
+            first = None
+            time = None if frame.time is None or before.time is None else (before.time + frame.time) / 2
+            yield (
+                replace(before, number=before.number // 2, time=time, last=frame.last),
+                Piece(box, spanning(early, patches)),
+            )
 
     def accepts(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> bool:
         """Whether the model sees the colours of patches that were cut elsewhere: a grey one takes equal channels."""

@@ -47,6 +47,22 @@ def plan_whole(size: Size, rule: Sizing, *, patch_size: int, merge: int, tokens:
     return _within(Fit(resized, (resized[0] // patch_size, resized[1] // patch_size), patch_size), size, tokens, name)
 
 
+def plan_clip(
+    size: Size, rule: SmartResize, frames: int, *, patch_size: int, merge: int, tokens: int, name: str = "clip"
+) -> Fit:
+    """The size of each frame of a clip.
+
+    Args:
+        frames: Those that are taken of the clip, at least 1.
+        tokens: Most patches of a frame, or of the two that a patch spans.
+
+    Raises:
+        ImageError: The rule refuses the clip, or brings a frame to more than ``tokens``.
+    """
+    h, w = smart_resize(size, rule, patch_size * merge, tokens * patch_size**2, name, frames)
+    return _within(Fit((h, w), (h // patch_size, w // patch_size), patch_size), size, tokens, name)
+
+
 def plan_tile_grid(size: Size, rule: SmartTiles, patch_size: int, merge: int) -> Size | None:
     """(rows, columns) of tiles of a large image, ``None`` for a small one.
 
@@ -79,14 +95,16 @@ def smart_resize(size: Size, rule: SmartResize, block: int, most: int, name: str
     """(height, width) in multiples of a block.
 
     Args:
-        most: Limit of pixels in the place of the rule's where it is lower.
-        frames: Frames of a clip, whose pixels the limits are for, in whole patches.
+        most: Limit of pixels of a frame in the place of the rule's where it is lower.
+        frames: Frames of a clip, to the pixels of all of which the limits of the rule apply.
 
     Raises:
         ImageError: The sides are too unequal.
     """
     height, width = size
-    max_pixels = min(rule.max_pixels, most)
+    # Qwen3-VL counts the frames of whole pairs, to the nearest, and takes the root of all frames.
+    counted = round(frames / 2) * 2 if frames > 1 else 1
+    max_pixels = min(rule.max_pixels, most * counted)
     min_pixels = min(rule.min_pixels, max_pixels)
     if rule.short == "sides":
         if height < block:
@@ -104,11 +122,11 @@ def smart_resize(size: Size, rule: SmartResize, block: int, most: int, name: str
         )
     least = block if rule.short == "block" else 0
     h, w = (max(least, round(side / block) * block) for side in (height, width))
-    if h * w > max_pixels:
-        scale = math.sqrt((height * width) / max_pixels)
+    if counted * h * w > max_pixels:
+        scale = math.sqrt((frames * height * width) / max_pixels)
         h, w = (max(block, math.floor(side / scale / block) * block) for side in (height, width))
-    elif h * w < min_pixels:
-        scale = math.sqrt(min_pixels / (height * width))
+    elif counted * h * w < min_pixels:
+        scale = math.sqrt(min_pixels / (frames * height * width))
         h, w = (math.ceil(side * scale / block) * block for side in (height, width))
     return h, w
 

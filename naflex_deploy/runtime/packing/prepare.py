@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,10 @@ from naflex_deploy.core.pack import Patches
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.images.boundary import as_input_error
-from naflex_deploy.runtime.images.cutting import Cutter
+from naflex_deploy.runtime.images.cutting import Cutter, Piece
 from naflex_deploy.runtime.images.decode import decode
 from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.read import read_frames
 from naflex_deploy.runtime.images.media.stills import FORMATS
 from naflex_deploy.runtime.images.patchify import patchify
@@ -107,7 +109,12 @@ class Preparer:
         """Like a call, in this process."""
         assert not isinstance(item.source, NaflexError)
         name = item.name
-        for frame in read_frames(item.source, name=name, profile=self._profile, done=item.done, kind=item.kind):
+        in_pairs = self.model.frames == 2 and self.model.clip is not None and self._profile.video.frames == "even"
+        paired = in_pairs and item.kind == "video"
+        # Of clips in pairs, the numbers are those of pairs.
+        done = {2 * number + half for number in item.done for half in (0, 1)} if paired else item.done
+        frames = read_frames(item.source, name=name, profile=self._profile, done=done, kind=item.kind)
+        for frame, pieces in self._cut(self._limited(frames, name), name, paired=paired):
             size = frame.picture.size if frame.picture else (0, 0)
             result = Result(
                 index,
@@ -121,23 +128,48 @@ class Preparer:
                 merge=self._cutter.model.merge,
                 warnings=tuple(decision.value for decision in frame.decisions if decision.warning),
             )
+            if isinstance(pieces, Exception):
+                yield [Prepared(replace(result, error=as_input_error(name, pieces)))]
+                continue
+            yield [
+                Prepared(
+                    replace(result, tile=tile, tiles=len(pieces), box=piece.box, grid_hw=piece.patches.grid_hw),
+                    piece.patches,
+                )
+                for tile, piece in enumerate(pieces)
+            ]
+
+    def _limited(self, frames: Iterator[Frame], name: str) -> Iterator[Frame]:
+        """Frames up to the limit of the profile; the first one beyond it is an error."""
+        for frame in frames:
             if frame.number >= self._profile.limits.frames:
                 what = f"{name}: expected at most {self._profile.limits.frames} frames, found more"
                 error = ImageError(what, hint="raise limits.frames in the profile if its source is trusted")
-                yield [Prepared(replace(result, last=True, error=error))]
+                yield replace(frame, picture=None, last=True, error=error)
+                return
+            yield frame
+
+    def _cut(
+        self, frames: Iterator[Frame], name: str, *, paired: bool
+    ) -> Iterator[tuple[Frame, Sequence[Piece] | Exception]]:
+        """The pieces of each frame, or of each two frames of a clip, or the error that prevents it."""
+        for frame in frames:
+            if paired and frame.spread:
+                number = frame.number // 2
+                try:
+                    for both, piece in self._cutter.pairs(chain([frame], frames), name):
+                        number = both.number + 1
+                        yield both, [piece]
+                except Exception as error:
+                    yield replace(frame, number=number, last=True), error
                 return
             try:
                 alone = frame.last and not frame.number
                 _, pieces = self._cutter(frame, name if alone else f"{name}, frame {frame.number + 1}")
-                yield [
-                    Prepared(
-                        replace(result, tile=tile, tiles=len(pieces), box=piece.box, grid_hw=piece.patches.grid_hw),
-                        piece.patches,
-                    )
-                    for tile, piece in enumerate(pieces)
-                ]
             except Exception as error:
-                yield [Prepared(replace(result, error=as_input_error(name, error)))]
+                yield frame, error
+            else:
+                yield frame, pieces
 
     def pixels(self, image: npt.NDArray[np.uint8]) -> Patches:
         """The patches of one [h, w, 3] uint8 image, which is not resized where it fills its grid already.
@@ -146,7 +178,8 @@ class Preparer:
             ImageError: The image cannot be prepared.
         """
         fit = self._cutter.layout((image.shape[0], image.shape[1])).whole
-        if fit.size == fit.canvas == image.shape[:2] and self._cutter.model.channels == 3:
+        model = self._cutter.model
+        if fit.size == fit.canvas == image.shape[:2] and model.channels == 3 and model.frames == 1:
             return patchify(image, self._cutter.model.patch_size)
         return self._cutter.patches(next(decode(image, max_pixels=self._profile.image.max_pixels)), fit)
 
@@ -156,7 +189,7 @@ class Preparer:
         size = (w * side, h * side)
         merge = self._cutter.model.merge
         result = Result(index, 0, name, size=size, box=(0, 0, *size), grid_hw=(h, w), merge=merge)
-        values, found = 3 * side**2, patches.pixels
+        values, found = self._cutter.model.patch_values, patches.pixels
         error = None
         if found.dtype != np.uint8 or found.shape[1] != values:
             what = f"expected {values} values of uint8 each, found {found.shape[1]} of {found.dtype}"
@@ -167,9 +200,6 @@ class Preparer:
         elif not self._cutter.accepts(found):
             what = "expected grey pixels, each of three equal values, found colours"
             error = ImageError(f"{name}: {what}", hint="make the image grey before you cut it")
-        elif h % (merge := self._cutter.model.merge) or w % merge:
-            what = f"expected a grid that divides into blocks of {merge}x{merge}, which the model merges"
-            error = ImageError(f"{name}: {what}", hint=f"cut images whose sides are multiples of {merge * side} pixels")
         elif len(patches) > self._cutter.tokens:
             error = ImageError(f"{name}: expected at most {self._cutter.tokens} patches", hint="raise image.tokens")
         return Prepared(replace(result, error=error), None if error else patches)

@@ -33,11 +33,15 @@ class ImageTokens:
             of the whole.
         deepstack: For each block that the language model taps (DeepStack), the same.
         grids: (h, w), rows and columns of patches of each part.
+        input: Index of the input that it is of, from 0.
+        time: Of a frame of a clip, in seconds; of two that are taken together, the mean.
     """
 
     parts: tuple[Float, ...]
     deepstack: tuple[tuple[Float, ...], ...]
     grids: tuple[tuple[int, int], ...]
+    input: int = 0
+    time: float | None = None
 
     @classmethod
     def of(cls, images: Sequence[Result]) -> ImageTokens:
@@ -53,7 +57,8 @@ class ImageTokens:
                 raise part.error
         taps = sorted((name for name in whole.outputs if name.startswith(DEEPSTACK)), key=_tap)
         rows = {name: tuple(_rows(part, name) for part in ordered) for name in (VLM, *taps)}
-        return cls(rows[VLM], tuple(rows[name] for name in taps), tuple(part.grid_hw for part in ordered))
+        grids = tuple(part.grid_hw for part in ordered)
+        return cls(rows[VLM], tuple(rows[name] for name in taps), grids, whole.input, whole.time)
 
     @property
     def placeholders(self) -> int:

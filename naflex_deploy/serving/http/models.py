@@ -168,7 +168,7 @@ def open_model(
 
 
 def _warm_up(session: Session, manifest: Manifest, variant: Variant) -> None:
-    width = 3 * manifest.preprocessing.patch_size**2
+    width = manifest.preprocessing.patch_values
     prefix, side = manifest.model.prefix, manifest.preprocessing.merge
     for budget in variant.budgets:
         columns = max(1, (budget - prefix) // side**2) * side

@@ -39,7 +39,23 @@ def read_tower(
     tensors.finish()
     preprocessing, origins = read_processor(path, config, architecture.patch_size, architecture.channels, source)
     preprocessing = preprocessing.model_copy(update={"merge": architecture.merge})
-    return Checkpoint(source, architecture, weights, preprocessing, origins=origins, family=family.title)
+    return Checkpoint(
+        source,
+        architecture,
+        weights,
+        preprocessing,
+        origins=origins,
+        family=family.title,
+        paired_embedding=_paired(architecture, stored, names),
+    )
+
+
+def _paired(a: Architecture, stored: Mapping[str, Tensor], names: Mapping[str, str]) -> Tensor | None:
+    """The patch projection over two frames, [D, 2·P·P·C], where it is stored so."""
+    kernel = stored[names["embed.weight"]]
+    if kernel.ndim != 5 or kernel.shape[2] != 2:
+        return None
+    return kernel.float().permute(0, 2, 3, 4, 1).reshape(a.width, -1).contiguous()
 
 
 def _weights(a: Architecture, tensors: Tensors, paired: bool) -> Named:

@@ -18,7 +18,8 @@ from naflex_deploy.core.errors import CheckpointError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, ADAPTER_CONFIG, ADAPTER = "config.json", "adapter_config.json", "adapter_model.safetensors"
 PROCESSOR_CONFIG, PREPROCESSOR_CONFIG = "processor_config.json", "preprocessor_config.json"
-SETTINGS = (CONFIG, PROCESSOR_CONFIG, PREPROCESSOR_CONFIG, ADAPTER_CONFIG)
+VIDEO_CONFIG = "video_preprocessor_config.json"
+SETTINGS = (CONFIG, PROCESSOR_CONFIG, PREPROCESSOR_CONFIG, VIDEO_CONFIG, ADAPTER_CONFIG)
 """What is read beside the weights, where it is there."""
 TEXT_SETTINGS = ("tokenizer.json", "tokenizer_config.json")
 """What is read beside them for texts."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from naflex_deploy.compiler.checkpoints.files.choice import PREPROCESSOR_CONFIG, PROCESSOR_CONFIG
 from naflex_deploy.compiler.checkpoints.files.load import load_json
 from naflex_deploy.compiler.checkpoints.hf.image_processors import CLASSES, MODEL_TYPES, ImageProcessor
+from naflex_deploy.compiler.checkpoints.hf.video_processor import read_clip
 from naflex_deploy.compiler.checkpoints.values import Values
 from naflex_deploy.core.errors import CheckpointError
 from naflex_deploy.core.preprocessing import Preprocessing, Triple
@@ -58,6 +59,7 @@ def read_processor(
         merge=sized.merge,
         sizing=sized.rule,
         padding=processor.padding,
+        clip=read_clip(directory, config, source),
     )
     origins = {
         "patch_size": "config.json: patch_size",

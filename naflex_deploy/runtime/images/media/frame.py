@@ -49,6 +49,7 @@ class Frame:
         aspect: Width of a stored pixel over its height. The fit brings the picture to square pixels in the same
             resampling that brings it to the patch grid.
         time: Of a frame of a clip, in seconds.
+        spread: Frames that are taken of its clip, where they are spread evenly; 0 for any other frame.
         last: Whether it is the last frame of its input.
         error: Why it cannot be read.
         decisions: How its pixels came about, in the order of reading.
@@ -59,6 +60,7 @@ class Frame:
     dpi: float | None = None
     aspect: float = 1.0
     time: float | None = None
+    spread: int = 0
     last: bool = False
     error: NaflexError | None = None
     decisions: tuple[Decision, ...] = ()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection, VideoSection
@@ -55,7 +57,11 @@ def read_video(
         with av.open(opened, "r", format=form, metadata_errors="replace") as container:
             stream = _shown_stream(container, name)
             check_size(stream.width, stream.height, name, image.max_pixels)
-            yield from mark_last(_frames(container, stream, name, image, video, done))
+            total = 0
+            if video.frames == "even":
+                with av.open(BytesIO(source) if isinstance(source, bytes) else str(source), "r", format=form) as first:
+                    total = _count(first, stream.index)
+            yield from mark_last(_frames(container, stream, name, image, video, done, total))
     except av.FFmpegError as error:
         raise ImageError(f"{name}: damaged video: {error.strerror}", hint="replace the file") from None
 
@@ -85,19 +91,28 @@ def _frames(
     image: ImageSection,
     video: VideoSection,
     done: Collection[int],
+    total: int,
 ) -> Iterator[Frame]:
+    """Chosen frames; ``total`` is the number of all, where it decides which."""
     stream.thread_type = "AUTO"
     aspect = stream.sample_aspect_ratio
     said = None
     if aspect is not None and aspect.numerator:
         said = density.Density(aspect.denominator, aspect.numerator, False, "the sample aspect ratio")
     timed = _timed(_deinterlaced(container.decode(stream), stream), container, stream, name, image.max_pixels)
-    chosen = _at_scenes(timed, stream, video.scene) if video.frames == "scenes" else _at_rate(timed, video.rate)
+    spread = 0
+    if video.frames == "scenes":
+        chosen = _at_scenes(timed, stream, video.scene)
+    elif video.frames == "even":
+        places = even_places(total, float(stream.average_rate or stream.guessed_rate or 24), video)
+        chosen, spread = _at_places(timed, places), len(places)
+    else:
+        chosen = _at_rate(timed, video.rate)
     for number, (frame, time) in enumerate(chosen):
         if number not in done:
             picture, swapped, decisions = picture_of(frame)
             ratio, _, told = density.resolve(said.turned() if said and swapped else said, image, name)
-            yield Frame(number, picture, aspect=ratio, time=float(time), decisions=(*decisions, *told))
+            yield Frame(number, picture, aspect=ratio, time=float(time), spread=spread, decisions=(*decisions, *told))
 
 
 def _deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:
@@ -177,6 +192,39 @@ def _at_rate(frames: Iterable[Timed], rate: float) -> Iterator[Timed]:
         if passed >= due:
             yield frame, time
             due = (math.floor(passed * Fraction(rate)) + 1) / Fraction(rate)
+
+
+def even_places(total: int, rate: float, video: VideoSection) -> list[int]:
+    """Which frames of a clip are taken: as many as the profile's rate gives, spread evenly from the first to the last.
+
+    The steps are those of ``Qwen3VLVideoProcessor.sample_frames`` in transformers, which rounds halves to even.
+
+    Args:
+        total: Frames of the clip.
+        rate: Frames per second of the clip.
+        video: Of the profile.
+    """
+    count = min(max(int(total / rate * video.rate), video.min_frames), video.max_frames, total)
+    return [int(place) for place in np.linspace(0, total - 1, count).round()] if count else []
+
+
+def _count(container: InputContainer, index: int) -> int:
+    """Frames of a stream, by its packets: what a container says of their number may be missing or wrong."""
+    return sum(1 for packet in container.demux(container.streams[index]) if packet.size)
+
+
+def _at_places(frames: Iterable[Timed], places: Sequence[int]) -> Iterator[Timed]:
+    """The frames at ascending places; where the clip ends before them, its last frame stands for the rest."""
+    wanted = iter(places)
+    place = next(wanted, None)
+    last: Timed | None = None
+    for number, last in enumerate(frames):
+        while place == number:
+            yield last
+            place = next(wanted, None)
+    while place is not None and last is not None:
+        yield last
+        place = next(wanted, None)
 
 
 def _at_scenes(frames: Iterable[Timed], stream: VideoStream, score: float) -> Iterator[Timed]:

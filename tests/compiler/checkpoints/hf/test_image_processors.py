@@ -143,6 +143,6 @@ def test_grids_that_do_not_divide_are_refused() -> None:
     prepare = Preparer(Preprocessing(patch_size=8, merge=2), PROFILE, "openvino")
     ((refused,),) = prepare(0, Patches(np.zeros((6, 192), np.uint8), (2, 3)))
     assert isinstance(refused.result.error, ImageError)
-    assert "expected a grid that divides into blocks of 2x2" in str(refused.result.error)
+    assert "expected a grid of multiples of 2, which the language model takes as one" in str(refused.result.error)
     ((taken,),) = prepare(0, Patches(np.zeros((8, 192), np.uint8), (2, 4)))
     assert taken.result.error is None
