@@ -178,7 +178,10 @@ def _print_preprocessing(preprocessing: Preprocessing, origins: Mapping[str, str
     print_table(
         "preprocessing",
         ["option", "value", "from"],
-        [[name, listed(value), origins.get(name, "")] for name, value in preprocessing],
+        [
+            [name, listed(value), origins.get(name.partition(".")[0], "")]
+            for name, value in leaves(preprocessing.model_dump()).items()
+        ],
     )
 
 
