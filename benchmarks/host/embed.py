@@ -2,6 +2,8 @@
 
     python -m benchmarks.host.embed [--model random:siglip2-base] [--profile photo] [--images 24] [--rounds 5]
 
+Measures ``image.decode = "scaled"`` beside it, and how far vectors change by that.
+
 If the host takes h core seconds per image and the model m, an ideal stream loses h / (h + m) of the throughput that the
 model alone reaches on all cores.
 """
@@ -23,6 +25,7 @@ from PIL import Image
 from benchmarks.support.timing import interleaved
 from naflex_deploy import build, load
 from naflex_deploy.core.machine import cores, cpu_name
+from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.fit import apply_fit, plan_fit
 from naflex_deploy.runtime.images.source import Source
@@ -47,24 +50,30 @@ def main() -> None:
 
 def measure(engine: Engine, files: list[Path], rounds: int) -> dict[str, object]:
     """Measure the core milliseconds per image of host and model, and the loss of throughput of a stream of files."""
-    prepare = Preparer.of(engine.manifest, engine.variant)
     fitted = [_fitted(engine, file) for file in files]
+    image = engine.manifest.config.image
+    decoders: dict[str, Preparer] = {}
+    for decode in ("exact", "scaled"):
+        config = engine.manifest.config.model_copy(update={"image": image.model_copy(update={"decode": decode})})
+        decoders[decode] = Preparer.of(engine.manifest.model_copy(update={"config": config}), engine.variant)
 
-    def host() -> None:
-        for index, file in enumerate(files):
-            for frame in prepare(index, file):
-                assert all(image.result.error is None for image in frame)
+    def host(decode: str) -> list[Patches]:
+        frames = [frame for index, file in enumerate(files) for frame in decoders[decode](index, file)]
+        return [image.patches for frame in frames for image in frame if image.patches]
 
     def embed(images: Sequence[Source]) -> None:
         assert all(result.error is None for result in engine.stream(images))
 
     timings = interleaved({"files": lambda: embed(files), "fitted": lambda: embed(fitted)}, rounds)
-    host_ms = []
+    spent: dict[str, list[float]] = {decode: [] for decode in decoders}
     for _ in range(rounds):
-        start = time.process_time()
-        host()
-        host_ms.append((time.process_time() - start) / len(files) * 1e3)
-    host_core = statistics.median(host_ms)
+        for decode, times in spent.items():
+            start = time.process_time()
+            assert len(host(decode)) == len(files)
+            times.append((time.process_time() - start) / len(files) * 1e3)
+    host_core, scaled_core = (statistics.median(times) for times in spent.values())
+    exact, scaled = (engine.embed(host(decode)) for decode in decoders)
+    cosines = (exact * scaled).sum(1) / (np.linalg.norm(exact, axis=1) * np.linalg.norm(scaled, axis=1))
     model_core = timings["fitted"].median * cores() / len(files) * 1e3
     losses = [1 - b / a for a, b in zip(timings["files"].rounds, timings["fitted"].rounds, strict=True)]
     loss = statistics.median(losses)
@@ -73,8 +82,11 @@ def measure(engine: Engine, files: list[Path], rounds: int) -> dict[str, object]
         "cpu": cpu_name(),
         "load": round(os.getloadavg()[0], 1),
         "host_ms": round(host_core, 2),
+        "scaled_host_ms": round(scaled_core, 2),
+        "scaled_least_cosine": round(float(cosines.min()), 6),
         "model_core_ms": round(model_core, 2),
         "images_per_second": round(len(files) / timings["files"].median, 2),
+        "of_engine_rate": round(1 - loss, 4),
         "loss": round(loss, 4),
         "losses": [round(min(losses), 4), round(max(losses), 4)],
         "ideal_loss": round(ideal, 4),

@@ -86,4 +86,5 @@ def test_embed(tmp_path: Path) -> None:
     engine = load(write_summing_bundle(tmp_path / "bundle"))
     figures = embed.measure(engine, embed.photos(tmp_path, 3), rounds=1)
     assert 0 < figures["ideal_loss"] < 1
-    assert figures["host_ms"] > 0
+    assert figures["host_ms"] > figures["scaled_host_ms"] > 0
+    assert figures["scaled_least_cosine"] > 0.99

@@ -64,3 +64,13 @@ def test_a_line_a_frame_marks_what_is_doubtful(tmp_path: Path) -> None:
     (line,) = result.stdout.splitlines()
     assert "16x16 stored" in line
     assert "! range: 0..65535: all of 16 bits; the frame uses only 0..255" in line
+
+
+def test_the_scale_of_decoding_is_told(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg")
+    Image.fromarray(PIXELS).save(tmp_path / "b.png")
+    _, found = look(tmp_path, "-o", tmp_path / "seen", "--set", "image.decode=scaled")
+    told = [[line for line in row["decisions"] if line.startswith("reader: ")] for row in found["frames"]]
+    assert [len(lines) for lines in told] == [1, 1]
+    assert told[0][0] == "reader: decoded at the scale that its fit allows"
+    assert told[1][0].startswith("reader: decoded in full")

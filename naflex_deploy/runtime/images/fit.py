@@ -13,6 +13,8 @@ from PIL.Image import Resampling
 
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.runtime.images.media.frame import Picture
+from naflex_deploy.runtime.images.media.resampling import resized
+from naflex_deploy.runtime.images.media.scaled import ScaledJpeg
 
 Policy = Literal["fill", "shrink-only", "pad-to-patch"]
 Oversize = Literal["error", "shrink"]
@@ -20,9 +22,6 @@ Search = Literal["float64", "float32"]
 Resample = Literal["bilinear", "bicubic"]
 
 _RESAMPLE = {"bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC}
-
-_MOST_BETWEEN = 100_000_000
-"""Pixels of the picture between the two passes of a resize, 400 MB."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,7 @@ def apply_fit(
 ) -> npt.NDArray[np.uint8]:
     """Resize and pad an RGB image, or draw a page.
 
-    The width is resized first and the height then, with 8-bit pixels in between. This is the order of Pillow up to 12
-    and of torchvision, with which the models were trained. Pillow 13 starts with the height where that shrinks much
-    more than the width, which gives other pixels. The two passes are two calls, so every version gives the same.
+    See `resized` for the order of the passes.
 
     Args:
         resample: Pillow's filter: bilinear as SigLIP2, bicubic as timm's NaFlexVit.
@@ -148,8 +145,13 @@ def apply_fit(
         [canvas height, canvas width, 3] uint8.
     """
     height, width = fit.size
-    if antialias or not isinstance(image, Image.Image):
-        pixels = np.asarray(_resized(image, (width, height), _RESAMPLE[resample]))
+    if isinstance(image, ScaledJpeg) and not antialias:
+        image = image.in_full()
+    filtered = _RESAMPLE[resample]
+    if not isinstance(image, Image.Image):
+        pixels = np.asarray(image.resize((width, height), filtered))
+    elif antialias:
+        pixels = np.asarray(resized(image, (width, height), filtered))
     else:
         across = _interpolated(np.asarray(image), width, axis=1)
         pixels = _interpolated(across, height, axis=0)
@@ -170,14 +172,3 @@ def _interpolated(pixels: npt.NDArray[np.uint8], length: int, axis: int) -> npt.
     share = np.expand_dims((centres - before).astype(np.float32), [other for other in range(3) if other != axis])
     mixed = pixels.take(before, axis) * (1 - share) + pixels.take(after, axis) * share
     return np.asarray(np.floor(mixed + np.float32(0.5)), np.uint8)
-
-
-def _resized(image: Picture, size: tuple[int, int], resample: Resampling) -> Image.Image:
-    """The width first, as in training; a sliver that would take gigabytes between the passes starts with the height."""
-    if not isinstance(image, Image.Image):
-        return image.resize(size, resample)
-    (width, height), (stored_width, stored_height) = size, image.size
-    if width != stored_width and height != stored_height:
-        sliver = width * stored_height > _MOST_BETWEEN
-        image = image.resize((stored_width, height) if sliver else (width, stored_height), resample)
-    return image.resize(size, resample)

@@ -67,7 +67,7 @@ def test_the_other_order_of_passes_is_seen(images: GoldenImages, monkeypatch: py
     def height_first(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Image:
         return image.resize((image.width, size[1]), resample).resize(size, resample)
 
-    monkeypatch.setattr("naflex_deploy.runtime.images.fit._resized", height_first)
+    monkeypatch.setattr("naflex_deploy.runtime.images.fit.resized", height_first)
     check = images.check(MODEL)
     assert "png, a column that shrinks tenfold" in check.changed
     assert check.worst >= 1
@@ -78,7 +78,7 @@ def test_verify_says_what_changed_and_exits_3(own_bundle: Path, monkeypatch: pyt
     result = CliRunner().invoke(main, ["verify", str(own_bundle)])
     assert result.exit_code == 0
     assert "golden images: 12 read, every patch equal to the bit" in result.output
-    monkeypatch.setattr("naflex_deploy.runtime.images.fit._resized", lambda image, size, _: image.resize(size, 0))
+    monkeypatch.setattr("naflex_deploy.runtime.images.fit.resized", lambda image, size, _: image.resize(size, 0))
     result = CliRunner().invoke(main, ["verify", str(own_bundle)])
     assert result.exit_code == 3
     assert "bmp, enlarged: " in result.output

@@ -15,8 +15,8 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
 )
 
 from naflex_deploy.core.errors import ImageError
-from naflex_deploy.runtime.images import fit as fitting
 from naflex_deploy.runtime.images.fit import Fit, apply_fit, plan_fit
+from naflex_deploy.runtime.images.media import resampling
 from naflex_deploy.runtime.images.patchify import patchify
 from tests.support.training_pixels import cases, picture, summary
 
@@ -149,7 +149,7 @@ def test_a_sliver_starts_with_its_height(monkeypatch):
     image = photo(30, 900)
     fit = Fit((80, 112), (5, 7), 16)
     width_first = apply_fit(image, fit, resample="bicubic")
-    monkeypatch.setattr(fitting, "_MOST_BETWEEN", 112 * 900 - 1)
+    monkeypatch.setattr(resampling, "MOST_BETWEEN", 112 * 900 - 1)
     found = apply_fit(image, fit, resample="bicubic")
     assert not np.array_equal(found, width_first)
     height_first = image.resize((30, 80), Resampling.BICUBIC).resize((112, 80), Resampling.BICUBIC)

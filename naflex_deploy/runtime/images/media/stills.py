@@ -36,6 +36,7 @@ from naflex_deploy.runtime.images.media.colours import (
 )
 from naflex_deploy.runtime.images.media.depth import Said
 from naflex_deploy.runtime.images.media.frame import Decision, Frame
+from naflex_deploy.runtime.images.media.scaled import MODES, ScaledJpeg
 from naflex_deploy.runtime.images.media.tiff.directories import read_chain
 from naflex_deploy.runtime.images.media.tiff.reader import read_tiff
 from naflex_deploy.runtime.images.source import check_size, damage
@@ -46,6 +47,8 @@ TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _WEBP_CANVASES = 4
 """Pictures of the whole canvas that libwebp and Pillow hold of an animation, of which a canvas may be mostly empty."""
+
+_IN_FULL = Decision("reader", "decoded in full: image.decode = scaled is for JPEG in grey or RGB, without a profile")
 
 Opener = Callable[[IO[bytes]], ImageFile.ImageFile]
 
@@ -76,7 +79,8 @@ def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Colle
         if count > 1:
             yield from _animation(opened, count, name, image, done)
         elif 0 not in done:
-            yield read_image(opened, name=name, image=image, stored=stored)
+            scaled = _scaled(opened, stream, name, image) if image.decode == "scaled" else None
+            yield scaled or read_image(opened, name=name, image=image, stored=stored)
 
 
 def read_header(stream: IO[bytes], name: str) -> tuple[int, int, int]:
@@ -102,17 +106,39 @@ def read_image(picture: Image.Image, *, name: str, image: ImageSection, stored: 
     with damage(name):
         picture.load()
         # A TIFF is upright once it is loaded: Pillow turns it and drops the tag.
-        turn = orientation(picture)
-        said = _density(picture)
+        turn, aspect, dpi, ratio = _seen(picture, image, name)
         picture, told = to_srgb(picture, image)
         rgb, decisions = to_rgb(picture, name, image, stored)
-        if said is not None and turn in QUARTERS:
-            said = said.turned()
-        aspect, dpi, ratio = density.resolve(said, image, name)
         turned: tuple[Decision, ...] = tuple(filter(None, [turn_of(turn)]))
+        if image.decode == "scaled":
+            decisions = (*decisions, _IN_FULL)
         return Frame(
             0, upright(rgb, turn), dpi=dpi, aspect=aspect, last=True, decisions=(*turned, *told, *decisions, *ratio)
         )
+
+
+def _scaled(opened: ImageFile.ImageFile, stream: IO[bytes], name: str, image: ImageSection) -> Frame | None:
+    """A JPEG that is decoded once its size is known; ``None`` for anything else, which is decoded in full."""
+    if not isinstance(opened, JpegImageFile) or opened.mode not in MODES:
+        return None
+    if image.icc and opened.info.get("icc_profile"):
+        return None
+    check_size(opened.width, opened.height, name, image.max_pixels)
+    turn, aspect, dpi, ratio = _seen(opened, image, name)
+    size = opened.size[::-1] if turn in QUARTERS else opened.size
+    decisions = [*filter(None, [turn_of(turn)]), *ratio, Decision("reader", "decoded at the scale that its fit allows")]
+    picture = ScaledJpeg(stream, size, turn, name)
+    return Frame(0, picture, dpi=dpi, aspect=aspect, last=True, decisions=tuple(decisions))
+
+
+def _seen(
+    picture: Image.Image, image: ImageSection, name: str
+) -> tuple[object, float, float | None, tuple[Decision, ...]]:
+    """The EXIF orientation, and the ratio and density of pixels once the picture is upright."""
+    turn, said = orientation(picture), _density(picture)
+    if said is not None and turn in QUARTERS:
+        said = said.turned()
+    return turn, *density.resolve(said, image, name)
 
 
 def _animation(
