@@ -19,6 +19,8 @@ NUMBER = re.compile(rf"{MARK}(\d+)")
 
 NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "u8": "int8", "i8": "int8"}
 
+WIDEST = ("f32", "bf16", "f16")
+
 PRODUCTS = ("FullyConnected", "MatMul")
 
 RECORD = "products"
@@ -31,13 +33,19 @@ def executed(compiled: openvino.CompiledModel) -> dict[str, int]:
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
         kind, names = info["layerType"], info["originalLayersNames"]
-        # A fused attention is named for its first input, which may be a mask; it stores what it computes.
-        precision = info["outputPrecisions" if kind == "Subgraph" else "runtimePrecision"]
+        precision = _computed(node) if kind == "Subgraph" else info["runtimePrecision"]
         # A product that is an output of the graph goes by the name of the output.
         numbers = NUMBER.findall(names) or ([names] if kind in PRODUCTS else [])
         if kind in (*PRODUCTS, "Subgraph"):
             found |= {number: NAMES.get(precision, precision) for number in numbers}
     return dict(sorted(Counter(found.values()).items()))
+
+
+def _computed(node: openvino.Node) -> str:
+    """The widest precision that a fused attention reads: it goes by that of its mask, and may store eight bits."""
+    parents = [value.get_node().get_rt_info()["outputPrecisions"] for value in node.input_values()]
+    read = {name for precisions in parents for name in str(getattr(precisions, "value", precisions)).split(",")}
+    return next((name for name in WIDEST if name in read), "u8")
 
 
 def shortfall(found: dict[str, int], asked: dict[str, int]) -> str | None:

@@ -20,6 +20,7 @@ from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.backends.openvino import model
 from naflex_deploy.runtime.backends.openvino.session import OpenVinoSession
+from naflex_deploy.runtime.backends.openvino.weights import Weights
 from naflex_deploy.runtime.results.figures import cosine
 from tests.support import graphs
 from tests.support.calibrations import observed
@@ -86,10 +87,16 @@ def test_int8_runs_what_was_quantised_in_eight_bits(tmp_path: Path) -> None:
         Task(portable("siglip2"), portable("siglip2").parent / "int8", PROFILE, "int8", 0, calibration=spec)
     )
     assert variant.build["products"]["int8"] == 12
-    session = OpenVinoSession(portable("siglip2").parent, variant)
+    root = portable("siglip2").parent
+    session = OpenVinoSession(root, variant)
     one = pack("siglip2")
     found, wanted = session.run(one, ["pooled"])["pooled"], graphs.run(portable("siglip2"), one)["pooled"]
     assert cosine(found, wanted).min() > 0.99
+    hints = {"INFERENCE_PRECISION_HINT": model.hint("int8")}
+    compiled = model.core().compile_model(model.read(root / variant.model, Weights(root)), "CPU", hints)
+    kinds = [str(node.get_rt_info()["layerType"].value) for node in compiled.get_runtime_model().get_ops()]
+    assert kinds.count("FullyConnected") >= 12
+    assert "FakeQuantize" not in kinds, "rounding takes passes of its own"
 
 
 def test_fewer_products_than_asked_for_fail_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
