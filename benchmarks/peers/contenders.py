@@ -118,12 +118,26 @@ def naive(source: Siglip2VisionModel, threads: int) -> Contender:
     return Contender("fp32", False, bind)
 
 
-def export_graphs(source: Siglip2VisionModel, folder: Path) -> Graphs:
-    """Export a model twice: packed, and with the attention of one image."""
-    checkpoint = checkpoints.read(source)
+def shape(size: str) -> dict[str, int]:
+    """What the arithmetic of a model follows from: see `work`."""
+    config = Siglip2VisionConfig(**SIZES[size])
+    return {
+        "width": config.hidden_size,
+        "mlp_width": config.intermediate_size,
+        "depth": config.num_hidden_layers,
+        "patch_values": config.patch_size**2 * config.num_channels,
+    }
+
+
+def export_graphs(size: str, folder: Path) -> Graphs:
+    """Export a model twice, unless the folder holds it: packed, and with the attention of one image."""
     graphs = Graphs(folder)
-    export(checkpoint.model(("pooled",)), graphs.portable)
-    export(checkpoint.model(("pooled",), plain_attention), graphs.single)
+    if not graphs.complete.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = checkpoints.read(model(size))
+        export(checkpoint.model(("pooled",)), graphs.portable)
+        export(checkpoint.model(("pooled",), plain_attention), graphs.single)
+        graphs.complete.touch()
     return graphs
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.runtime.backends.onnxruntime.session import OnnxRuntimeSession
 from naflex_deploy.runtime.backends.openvino.session import OpenVinoSession
 from naflex_deploy.runtime.packing.packer import balanced, pack_lengths
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 Pooled = npt.NDArray[np.float32]
 Images = Sequence[Patches]
@@ -52,6 +56,7 @@ class Graphs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.portable, self.single = folder / "portable.onnx", folder / "single.onnx"
+        self.complete = folder / "complete"
 
     def variant(self, backend: str = "onnxruntime", precision: str = "fp32") -> Variant:
         """A variant that `contenders.lower` made."""
@@ -122,9 +127,7 @@ def openvino(graphs: Graphs, threads: int, precision: str, streams: int = 1) -> 
     import openvino as ov
 
     core = ov.Core()
-    graph = core.read_model(str(graphs.single))
-    if precision == "int8":
-        graph = _quantized(graph, graphs)
+    graph = _quantized(graphs) if precision == "int8" else core.read_model(str(graphs.single))
     compiled = core.compile_model(
         graph,
         "CPU",
@@ -162,9 +165,16 @@ def _feeds(image: Patches, names: Sequence[str]) -> dict[str, npt.NDArray[np.gen
     return {name: pack.view(name) for name in names}  # type: ignore[arg-type]
 
 
-def _quantized(graph: object, graphs: Graphs) -> object:
+def _quantized(graphs: Graphs) -> ov.Model:
+    """The graph of one image, quantised by NNCF once for all processes."""
     import nncf
+    import openvino as ov
 
-    names = [port.get_any_name() for port in graph.inputs]  # type: ignore[attr-defined]
-    samples = nncf.Dataset([_feeds(image, names) for image in graphs.samples])
-    return nncf.quantize(graph, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(graphs.samples))
+    path = graphs.folder / "single-int8.xml"
+    if not path.exists():
+        graph = ov.Core().read_model(str(graphs.single))
+        names = [port.get_any_name() for port in graph.inputs]
+        samples = nncf.Dataset([_feeds(image, names) for image in graphs.samples])
+        found = nncf.quantize(graph, samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(graphs.samples))
+        ov.save_model(found, path, compress_to_fp16=False)
+    return ov.Core().read_model(str(path))

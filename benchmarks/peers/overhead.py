@@ -24,7 +24,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
-from benchmarks.peers.contenders import export_graphs, lower, model
+from benchmarks.peers.contenders import export_graphs, lower
 from benchmarks.peers.engines import Graphs
 from naflex_deploy.bench.compare.compare import Contender, Loaded, compare
 from naflex_deploy.compiler.backends.onnxruntime.lowering import PASSES
@@ -49,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
     with tempfile.TemporaryDirectory(prefix="naflex-overhead-") as folder:
-        graphs = export_graphs(model("small" if options.small else "siglip2-base"), Path(folder))
+        graphs = export_graphs("small" if options.small else "siglip2-base", Path(folder))
         lower(graphs)
         _write(graphs, options, clock)
 
