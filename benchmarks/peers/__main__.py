@@ -49,9 +49,7 @@ def main() -> None:
     parser.add_argument("--mix", nargs="+", help="mixes by name")
     parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, for one thread on a shared machine")
     parser.add_argument("--compile", action="store_true", help="also torch.compile, which takes minutes")
-    parser.add_argument(
-        "--graphs", type=Path, help="folder that keeps what takes minutes to make"
-    )
+    parser.add_argument("--graphs", type=Path, help="folder that keeps what takes minutes to make")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/peers"))
     options = parser.parse_args()
     if options.cpu_time and options.threads != [1]:

@@ -13,8 +13,8 @@ from PIL.Image import Resampling
 
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.runtime.images.media.frame import Picture
-from naflex_deploy.runtime.images.media.resampling import resized
 from naflex_deploy.runtime.images.media.scaled import ScaledJpeg
+from naflex_deploy.runtime.images.resampling import resized
 
 Policy = Literal["fill", "shrink-only", "pad-to-patch"]
 Oversize = Literal["error", "shrink"]

@@ -15,8 +15,8 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import (
 )
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.runtime.images import resampling
 from naflex_deploy.runtime.images.fit import Fit, apply_fit, plan_fit
-from naflex_deploy.runtime.images.media import resampling
 from naflex_deploy.runtime.images.patchify import patchify
 from tests.support.training_pixels import cases, picture, summary
 

@@ -15,7 +15,7 @@ from PIL.Image import Resampling
 from PIL.JpegImagePlugin import JpegImageFile
 
 from naflex_deploy.runtime.images.media.colours import QUARTERS, upright
-from naflex_deploy.runtime.images.media.resampling import resized
+from naflex_deploy.runtime.images.resampling import resized
 from naflex_deploy.runtime.images.source import damage
 
 MODES = ("RGB", "L")

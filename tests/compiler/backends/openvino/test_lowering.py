@@ -20,7 +20,6 @@ from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.backends.openvino import model
 from naflex_deploy.runtime.backends.openvino.session import OpenVinoSession
-from naflex_deploy.runtime.backends.openvino.weights import Weights
 from naflex_deploy.runtime.results.figures import cosine
 from tests.support import graphs
 from tests.support.calibrations import observed
@@ -93,7 +92,7 @@ def test_int8_runs_what_was_quantised_in_eight_bits(tmp_path: Path) -> None:
     found, wanted = session.run(one, ["pooled"])["pooled"], graphs.run(portable("siglip2"), one)["pooled"]
     assert cosine(found, wanted).min() > 0.99
     hints = {"INFERENCE_PRECISION_HINT": model.hint("int8")}
-    compiled = model.core().compile_model(model.read(root / variant.model, Weights(root)), "CPU", hints)
+    compiled = model.core().compile_model(model.read(root / variant.model, root), "CPU", hints)
     kinds = [str(node.get_rt_info()["layerType"].value) for node in compiled.get_runtime_model().get_ops()]
     assert kinds.count("FullyConnected") >= 12
     assert "FakeQuantize" not in kinds, "rounding takes passes of its own"
