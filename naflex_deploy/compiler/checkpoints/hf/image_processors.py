@@ -190,6 +190,6 @@ CLASSES: Mapping[str, ImageProcessor] = {
     "KimiK25VisionProcessor": ImageProcessor(
         _kimi_k25_published, patch_size=14, padding=BLACK, nested="media_proc_cfg"
     ),
-    "KimiVLImageProcessor": ImageProcessor(_kimi_vl, patch_size=14, padding=BLACK),
+    "KimiVLImageProcessor": ImageProcessor(_kimi_vl, CLIP_MEAN, CLIP_STD, patch_size=14, padding=BLACK),
     "IsaacImageProcessor": ImageProcessor(_isaac, resample=BILINEAR, alone=True, antialias=False),
 }
