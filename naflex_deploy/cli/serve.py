@@ -79,6 +79,9 @@ _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click
     help="Maximum number of images per request.",
 )
 @click.option(
+    "--normalize", is_flag=True, help="Divide the vectors of /v1/embeddings by their lengths, unless a request says no."
+)
+@click.option(
     "--notice",
     default=1.0,
     show_default=True,
@@ -98,6 +101,7 @@ def command(
     slo: float,
     max_body: int,
     max_items: int,
+    normalize: bool,
     notice: float,
 ) -> None:
     """Serve bundles over HTTP: Open Inference Protocol v2, /v1/embeddings, /v1/classify, and a page at /.
@@ -126,6 +130,7 @@ def command(
             goal_seconds=slo / 1000,
         ),
         keys=read_keys(api_keys) if api_keys else (),
+        normalize=normalize,
         notice_seconds=notice,
     )
     metrics = Metrics()

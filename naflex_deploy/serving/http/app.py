@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -30,7 +31,12 @@ _REASONS = {404: "not_found", 405: "method_not_allowed"}
 
 
 def create_app(
-    models: Models, *, limits: Limits | None = None, keys: Collection[str] = (), metrics: Metrics | None = None
+    models: Models,
+    *,
+    limits: Limits | None = None,
+    keys: Collection[str] = (),
+    metrics: Metrics | None = None,
+    normalize: bool = False,
 ) -> Gate:
     """Create the application.
 
@@ -39,6 +45,7 @@ def create_app(
         limits: Limits of requests.
         keys: Accepted API keys. Without keys, none is required, and models cannot be reloaded over HTTP.
         metrics: The metrics to which the models' schedulers report.
+        normalize: Whether /v1/embeddings divides vectors by their lengths, where a request does not say.
     """
     app = FastAPI(title="naflex-deploy", version=naflex_deploy.__version__, docs_url=None, redoc_url=None)
     service = Service(models, limits or Limits(), Keys(keys), metrics or Metrics())
@@ -46,7 +53,7 @@ def create_app(
     _add_errors(app)
     _add_health(app, service)
     _add_oip(app, service)
-    _add_openai(app, service)
+    _add_openai(app, service, normalize)
     infer = InferRoute(service)
     openapi.describe(app, infer)
     return Gate(app, infer, service)
@@ -80,6 +87,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def live() -> Response:
         return Response(status_code=200)
 
+    @app.get("/health", summary="Readiness, under the name that other servers have for it")
     @app.get("/v2/health/ready", summary="Readiness: models are warm and the server is not draining")
     async def ready() -> Response:
         return Response(status_code=503 if service.draining else 200)
@@ -136,7 +144,12 @@ def _add_oip(app: FastAPI, service: Service) -> None:
         return Response(status_code=200)
 
 
-def _add_openai(app: FastAPI, service: Service) -> None:
+def _add_openai(app: FastAPI, service: Service, normalize: bool) -> None:
+    @app.get("/info", summary="Name and version of the server, and its models")
+    async def info() -> dict[str, Any]:
+        described = [_described(model) for model in service.models.all()]
+        return {"name": "naflex-deploy", "version": naflex_deploy.__version__, "models": described}
+
     @app.get("/v1/models", summary="List the loaded models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_described(model) for model in service.models.all()]}
@@ -148,7 +161,9 @@ def _add_openai(app: FastAPI, service: Service) -> None:
         openapi_extra=openapi.body(openai.EmbeddingsRequest, multipart=True),
     )
     async def embeddings(request: Request) -> Response:
-        return await answered(request, openai.EmbeddingsRequest, "pooled", openai.embeddings)
+        return await answered(
+            request, openai.EmbeddingsRequest, "pooled", partial(openai.embeddings, normalize=normalize)
+        )
 
     @app.post(
         "/v1/classify",
@@ -178,6 +193,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
             else:
                 parsed, images = await openai.read_multipart(body, request.headers, kind, service.limits)
             model = service.model(parsed.model)
+            parsed.check(model)
             if output not in model.outputs:
                 raise Problem(422, "no_such_output", f"model '{model.name}' has no output '{output}'", param="model")
             model, served = await service.run(

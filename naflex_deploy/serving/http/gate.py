@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("naflex_deploy.serving")
 
-OPEN = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
+HEALTH = frozenset({"/health", "/v2/health/live", "/v2/health/ready"})
+OPEN = HEALTH | {"/"}
 """Paths that need no key: the page, which asks for one itself, and the checks of a load balancer."""
 
 LEFT = 499
@@ -136,7 +137,7 @@ class Gate:
         counters[1].observe(seconds)
         if "reason" in fields:
             self._metrics.rejections.labels(fields["reason"]).inc()
-        if log.isEnabledFor(logging.INFO) and not fields["path"].startswith("/v2/health"):
+        if log.isEnabledFor(logging.INFO) and fields["path"] not in HEALTH:
             level = logging.ERROR if status == 500 else logging.INFO
             log.log(level, "request", extra={"fields": {**fields, "status": status, "ms": round(1000 * seconds, 2)}})
 

@@ -8,31 +8,27 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from naflex_deploy.runtime.results.classes import rank
+from naflex_deploy.runtime.results.embeddings import unit
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
 from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.models import Model
 from naflex_deploy.serving.http.problems import Problem
 from naflex_deploy.serving.http.receiving import json_bounds
 from naflex_deploy.serving.http.service import INLINE
+from naflex_deploy.serving.http.shapes import Images, decode
 
 FILES = "image"
 """Name of the multipart field for images; a request repeats it for each image."""
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ImagesRequest(_Body):
+class ImagesRequest(Images):
     """The fields of every request with images."""
 
-    input: str | Annotated[list[str], Field(fail_fast=True)]
-    """One image or several, each in base64 or as a `data:` URL. Other URLs are not fetched."""
     model: str = ""
     """Name of a loaded bundle. Default: the first one."""
     explain: bool = False
@@ -43,6 +39,23 @@ class ImagesRequest(_Body):
     """Priority in the queue: 1 goes before 0, and 0 before -1."""
     user: str = ""
     """Accepted for compatibility, but not used."""
+    modality: Literal["image"] = "image"
+    """Kind of what is sent, as for infinity."""
+    input_type: Literal["image"] = "image"
+    """Kind of what is sent, as for Cohere."""
+    truncate: str | bool | None = None
+    """Accepted for compatibility, but not used: only texts are truncated."""
+    truncate_prompt_tokens: int | None = None
+    """Accepted for compatibility, but not used: only texts are truncated."""
+    add_special_tokens: bool | None = None
+    """Accepted for compatibility, but not used: only texts have such tokens."""
+
+    def check(self, model: Model) -> None:
+        """Refuse what the model cannot do.
+
+        Raises:
+            Problem: The request asks for it.
+        """
 
 
 class EmbeddingsRequest(ImagesRequest):
@@ -50,6 +63,24 @@ class EmbeddingsRequest(ImagesRequest):
 
     encoding_format: Literal["float", "base64"] = "float"
     """Whether vectors are lists of numbers or little-endian float32 in base64."""
+    embedding_type: Literal["float", "base64"] | None = None
+    """The same, as for Jina."""
+    embedding_types: Annotated[list[Literal["float", "base64"]], Field(min_length=1, max_length=1)] | None = None
+    """The same, as for Cohere; one of them."""
+    normalize: Annotated[bool | None, Field(validation_alias=AliasChoices("normalize", "normalized"))] = None
+    """Whether vectors are divided by their lengths; `normalized` for Jina. Default: as the server was started."""
+    dimensions: int | None = None
+    """Length of the vectors; only the model's own."""
+
+    @property
+    def encoding(self) -> str:
+        return self.embedding_type or (self.embedding_types or [self.encoding_format])[0]
+
+    def check(self, model: Model) -> None:
+        width = next(int(spec.shape[-1]) for spec in model.variant.outputs if spec.name == "pooled")
+        if self.dimensions not in (None, width):
+            what = f"expected null or {width}, found {self.dimensions}: the model was not trained for shorter vectors"
+            raise Problem(422, "bad_request", what, hint="leave `dimensions` out", param="dimensions")
 
 
 class ClassifyRequest(ImagesRequest):
@@ -133,9 +164,9 @@ def parse_json(body: bytes, kind: type[T], limits: Limits) -> tuple[T, list[byte
         request = json_bounds.parse_json(kind, body)
     except ValidationError as error:
         raise _invalid(error) from None
-    texts = [request.input] if isinstance(request.input, str) else request.input
-    limits.check_count(len(texts), "input", "send images in base64 as `input`")
-    return request, [_image(text, index) for index, text in enumerate(texts)]
+    sent = request.sent()
+    limits.check_count(len(sent), "input", "send images in base64 as `input`")
+    return request, [decode(text, place) for place, text in sent]
 
 
 async def read_multipart(body: bytes, headers: Headers, kind: type[T], limits: Limits) -> tuple[T, list[bytes]]:
@@ -171,10 +202,15 @@ async def parse_multipart(body: bytes, headers: Headers, kind: type[T], limits: 
     return request, [await file.read() for file in files]
 
 
-def embeddings(request: EmbeddingsRequest, model: Model, served: Sequence[ImageOutcome]) -> EmbeddingsResponse:
+def embeddings(
+    request: EmbeddingsRequest, model: Model, served: Sequence[ImageOutcome], *, normalize: bool = False
+) -> EmbeddingsResponse:
+    """The answer to a request; ``normalize`` where it does not say whether."""
+    normalized = normalize if request.normalize is None else request.normalize
+
     def encoded(item: ImageOutcome) -> list[float] | str:
-        values = item.outputs["pooled"]
-        if request.encoding_format == "base64":
+        values = unit(item.outputs["pooled"]) if normalized else item.outputs["pooled"]
+        if request.encoding == "base64":
             return base64.b64encode(values.astype("<f4").tobytes()).decode()
         return [float(value) for value in values]
 
@@ -221,21 +257,6 @@ def _packing(request: ImagesRequest, model: Model, item: ImageOutcome) -> Packin
 def _usage(served: Sequence[ImageOutcome]) -> Usage:
     tokens = int(np.sum([item.grid_hw[0] * item.grid_hw[1] for item in served]))
     return Usage(prompt_tokens=tokens, total_tokens=tokens)
-
-
-def _image(text: str, index: int) -> bytes:
-    if text.startswith(("http:", "https:", "file:")):
-        raise Problem(
-            422, "bad_request", "URLs are not fetched", hint="send the image in base64", param=f"input[{index}]"
-        )
-    if text.startswith("data:"):
-        header, comma, text = text.partition(",")
-        if not comma or not header.endswith(";base64"):
-            raise Problem(422, "bad_request", "expected data:TYPE;base64,…", param=f"input[{index}]")
-    try:
-        return json_bounds.decode_base64(text)
-    except ValueError:
-        raise Problem(422, "bad_request", "expected an image in base64", param=f"input[{index}]") from None
 
 
 def _invalid(error: ValidationError) -> Problem:

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from naflex_deploy.serving.http import oip, openai
-from naflex_deploy.serving.http.gate import OPEN
+from naflex_deploy.serving.http.gate import HEALTH, OPEN
 from naflex_deploy.serving.http.infer_route import InferRoute
+from naflex_deploy.serving.http.shapes import Images
 
 _TEXT = {"type": "string"}
 _FIELDS = {
@@ -44,8 +45,8 @@ _BODY = {
     429: "The queue is full, or too long for the goal or the deadline; with Retry-After",
     504: "The deadline passed",
 }
-_EMPTY = ("/v2/health/", "/ready", "/load")
-"""Paths whose good answer, and that of a readiness, has no content, by their beginnings and ends."""
+_EMPTY = ("/ready", "/load")
+"""Ends of paths whose good answer, and that of a readiness, has no content; so has that of every check of health."""
 
 
 def describe(app: FastAPI, infer: InferRoute) -> None:
@@ -69,7 +70,7 @@ def body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
     schema = _inlined(model.model_json_schema())
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if multipart:
-        fields = {name: value for name, value in schema["properties"].items() if name != "input"}
+        fields = {name: value for name, value in schema["properties"].items() if name not in Images.model_fields}
         images = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
         form = {"type": "object", "required": [openai.FILES], "properties": {openai.FILES: images, **fields}}
         content["multipart/form-data"] = {"schema": form}
@@ -94,14 +95,14 @@ def _add_statuses(path: str, method: str, operation: dict[str, Any]) -> None:
         statuses[403] = "No API keys are set, so that nobody may reload a model"
     responses = operation["responses"]
     responses.pop("422", None)  # FastAPI's, of parameters; those of paths are always valid
-    if path.startswith(_EMPTY[0]) or path.endswith(_EMPTY[1:]):
+    if path in HEALTH or path.endswith(_EMPTY):
         responses["200"].pop("content", None)
     schema = _PROBLEMS["/v2" if path.startswith("/v2") else "/v1"]
     for status, description in sorted(statuses.items()):
         found: dict[str, Any] = {"description": description}
         if status == 400:
             found["content"] = {"text/plain": {"schema": _TEXT}}
-        elif not (status == 503 and path.endswith("/ready")):
+        elif not (status == 503 and (path in HEALTH or path.endswith("/ready"))):
             found["content"] = {"application/json": {"schema": schema}}
         responses.setdefault(str(status), found)
 

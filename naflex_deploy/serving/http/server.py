@@ -40,6 +40,7 @@ class Settings:
         policy: Policy of every model's queue.
         limits: Limits of requests.
         keys: Accepted API keys; without any, no key is required.
+        normalize: Whether /v1/embeddings divides vectors by their lengths, where a request does not say.
         notice_seconds: Seconds between reporting not ready and closing the socket, so that load balancers notice.
         drain_seconds: Seconds within which the admitted requests must be answered.
     """
@@ -49,6 +50,7 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     keys: Collection[str] = ()
+    normalize: bool = False
     notice_seconds: float = 1.0
     drain_seconds: float = 30.0
 
@@ -88,7 +90,9 @@ def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
     """
     with _bound(settings.host, settings.port) as address:
         flush_log = _prepare_process()
-        app = create_app(models, limits=settings.limits, keys=settings.keys, metrics=metrics)
+        app = create_app(
+            models, limits=settings.limits, keys=settings.keys, metrics=metrics, normalize=settings.normalize
+        )
         config = configured(app, settings, metrics)
         _Server(config, app.service, settings, flush_log).run(sockets=[address])
     answered = models.close(settings.drain_seconds)
