@@ -116,7 +116,7 @@ def plan(config: Config, model: str | None) -> Plan:
         budgets=tuple(
             PlannedBudget(
                 budget,
-                min(budget // (image_tokens + prefix), profile.packing.max_images),
+                min(budget // (image_tokens + prefix), profile.max_images(backend)),
                 weights + _activations(checkpoint.architecture, budget, image_tokens, sizes, BYTES[precision])
                 if checkpoint and weights
                 else None,

@@ -218,7 +218,9 @@ def _files(root: Path, under: str = "", but: tuple[str, ...] = ()) -> Iterator[s
 def _refuse_other_profile(path: Path, expected: Profile, found: Profile) -> None:
     ours, theirs = (leaves(profile.model_dump(by_alias=True)) for profile in (expected, found))
     for key, value in ours.items():
-        if value != theirs[key] and not f"{key}.".startswith(tuple(f"{own}." for own in OWN)):
+        own = f"{key}.".startswith(tuple(f"{own}." for own in OWN))
+        # The bundle's profile says how many images a pack of any of its variants may hold.
+        if value != theirs[key] and (not own or key.endswith(".max_images")):
             raise UsageError(
                 f"{path} was built with {key} = {value}, found {theirs[key]}",
                 hint="every variant of a bundle takes the same images; build another bundle with -o",

@@ -61,7 +61,7 @@ class Engine:
         self.why = why
         self._session: Session | None = session
         self._prepare = Preparer.of(manifest, variant)
-        self._maker = PackMaker(variant.budgets[-1], manifest.config.packing.max_images, manifest.model.prefix)
+        self._maker = PackMaker(variant.budgets[-1], manifest.config.max_images(variant.backend), manifest.model.prefix)
         self._open_text = text
 
     def __repr__(self) -> str:

@@ -171,7 +171,14 @@ def test_another_model_is_refused(own_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["image.tokens=100", "packing.max_images=4", "outputs=['pooled']", "gate.min_cosine=0.5"]
+    "setting",
+    [
+        "image.tokens=100",
+        "packing.max_images=4",
+        "engine.openvino.max_images=4",
+        "outputs=['pooled']",
+        "gate.min_cosine=0.5",
+    ],
 )
 def test_another_profile_is_refused_before_the_model_is_read(own_bundle: Path, setting: str) -> None:
     key = setting.partition("=")[0]

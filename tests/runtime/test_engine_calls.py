@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import naflex_deploy as nd
+from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.engine import Engine
@@ -131,6 +133,17 @@ def test_normalised_vectors_have_the_length_one(engine: Engine, expected: np.nda
     direction = expected / np.sqrt((expected.astype(np.float64) ** 2).sum())
     np.testing.assert_allclose(engine.embed(PIXELS, normalize=True), direction, 1e-6)
     np.testing.assert_allclose(engine.embed([PIXELS], normalize=True, return_index=True).vectors, [direction], 1e-6)
+
+
+def test_a_backend_may_hold_fewer_images_in_a_pack_than_others(engine: Engine) -> None:
+    def largest(**section: int) -> int:
+        settings = [f"engine.{name}.max_images={count}" for name, count in section.items()]
+        config = resolve(engine.manifest.config, settings=settings).profile
+        manifest = engine.manifest.model_copy(update={"config": config})
+        own = Engine(engine._session, manifest, engine.variant)
+        return max(Counter(result.pack for result in own.stream([PIXELS] * 9)).values())
+
+    assert (largest(), largest(openvino=1), largest(onnxruntime=2)) == (8, 8, 2)
 
 
 def test_async_variants_run_beside_each_other(engine: Engine, expected: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.bench.cost.cost import STEP, CostModel
+from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.core.rows import SEGMENT_TOKENS, rows_needed
 from naflex_deploy.runtime.packing.packer import pack_lengths
@@ -153,14 +154,14 @@ def _extend(
 
 
 def tuned_profile(profile: Profile, backend: str, packing: Packing) -> Profile:
-    """The profile with a packing for a backend, with ``-tuned`` added to its name."""
+    """The profile with a packing for a backend, with ``-tuned`` added to its name.
+
+    What other backends take stays as it is; TensorRT and TensorRT-RTX share a section of the profile.
+    """
     values = profile.model_dump(by_alias=True, exclude_none=True)
     values["name"] = f"{profile.name}-tuned"
-    values["packing"]["max_images"] = packing.max_images
-    if backend == "onnxruntime":
-        values["engine"]["onnxruntime"]["budgets"] = list(packing.budgets)
-    else:
-        values["packing"]["budgets"] = list(packing.budgets)
-        if packing.l_buckets:
-            values["engine"]["tensorrt"]["l_buckets"] = list(packing.l_buckets)
+    section = values["engine"][FOLDERS[backend]]
+    section["budgets"], section["max_images"] = list(packing.budgets), packing.max_images
+    if packing.l_buckets:
+        section["l_buckets"] = list(packing.l_buckets)
     return Profile.parse(values, source=lambda path: f"the tuned {profile.name}")

@@ -69,9 +69,9 @@ def _one_pass(subject: Subject, sources: Sequence[Source], clock: Callable[[], f
         patches += [image.patches for image in found if image.patches is not None]
         decoding += marks[1] - marks[0]
         preparing += marks[2] - marks[1]
-    prefix, packing = manifest.model.prefix, manifest.config.packing
+    prefix, most = manifest.model.prefix, manifest.config.max_images(subject.variant.backend)
     marks = [clock()]
-    groups = pack_lengths([len(item) + prefix for item in patches], subject.variant.budgets[-1], packing.max_images)
+    groups = pack_lengths([len(item) + prefix for item in patches], subject.variant.budgets[-1], most)
     packs = [Pack.of([patches[index] for index in group], prefix=prefix) for group in groups]
     marks.append(clock())
     for pack in packs:

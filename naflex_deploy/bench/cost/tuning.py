@@ -98,7 +98,7 @@ def tune(
     most = subject.variant.budgets[-1] if subject.variant.profiles else 2 * profile.budgets(subject.variant.backend)[-1]
     report("timing packs")
     longest = profile.image_tokens(subject.variant.backend, subject.manifest.model.prefix)
-    fit = fit_cost(subject, most, longest, profile.packing.max_images, seconds=seconds)
+    fit = fit_cost(subject, most, longest, profile.max_images(subject.variant.backend), seconds=seconds)
     predictor = Predictor(fit.model, _sample(lengths, seed), attention_form(subject.variant))
     before = current_packing(profile, subject.variant)
     least = _least(profile, subject, lengths)
@@ -162,7 +162,7 @@ def image_tokens(profile: Profile, subject: Subject, sizes: Sequence[Size]) -> t
 def current_packing(profile: Profile, variant: Variant) -> Packing:
     """The packing that a profile sets for a variant's backend."""
     buckets = tuple(profile.engine.tensorrt.l_buckets) if attention_form(variant) == "rows" else ()
-    return Packing(profile.budgets(variant.backend), profile.packing.max_images, buckets)
+    return Packing(profile.budgets(variant.backend), profile.max_images(variant.backend), buckets)
 
 
 def _least(profile: Profile, subject: Subject, lengths: Int64) -> int:

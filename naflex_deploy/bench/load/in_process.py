@@ -37,7 +37,7 @@ class InProcess:
         self._scheduler = Scheduler(
             subject.session,
             budget=subject.variant.budgets[-1],
-            max_images=manifest.config.packing.max_images,
+            max_images=manifest.config.max_images(subject.variant.backend),
             prefix=manifest.model.prefix,
             policy=policy,
         )

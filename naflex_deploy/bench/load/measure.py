@@ -156,7 +156,7 @@ def measure_offline(
 def measure_budgets(subject: Subject, prepared: Sequence[Prepared], stopping: Stopping) -> list[BudgetFigures]:
     """Measure the latency and throughput of full packs of each budget."""
     lengths = np.array([tokens_of(image, subject) for image in prepared])
-    most = subject.manifest.config.packing.max_images
+    most = subject.manifest.config.max_images(subject.variant.backend)
     share = replace(stopping, cap=stopping.cap / len(subject.variant.budgets))
     figures = []
     for budget in subject.variant.budgets:

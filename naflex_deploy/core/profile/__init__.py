@@ -64,30 +64,51 @@ class PackingSection(Section):
     max_images: PositiveInt = 64
 
 
-class OnnxRuntimeSection(Section):
+class BackendSection(Section):
+    """What differs for one backend.
+
+    Attributes:
+        budgets: Take the place of ``packing.budgets``.
+        max_images: Takes the place of ``packing.max_images``.
+    """
+
+    budgets: Budgets | None = None
+    max_images: PositiveInt | None = None
+
+
+class OnnxRuntimeSection(BackendSection):
     """What differs for ONNX Runtime on a CPU.
 
     Attributes:
         budgets: Take the place of ``packing.budgets``.
+        max_images: Takes the place of ``packing.max_images``.
     """
 
-    budgets: Budgets | None = None
+
+class OnnxRuntimeCudaSection(BackendSection):
+    """What differs for ONNX Runtime on a GPU.
+
+    Attributes:
+        budgets: Take the place of ``packing.budgets``.
+        max_images: Takes the place of ``packing.max_images``.
+    """
 
 
-class OpenVinoSection(Section):
+class OpenVinoSection(BackendSection):
     """What differs for OpenVINO.
 
     Attributes:
         budgets: Take the place of ``packing.budgets``.
+        max_images: Takes the place of ``packing.max_images``.
     """
 
-    budgets: Budgets | None = None
 
-
-class TensorRTSection(Section):
+class TensorRTSection(BackendSection):
     """What differs for TensorRT and TensorRT-RTX.
 
     Attributes:
+        budgets: Take the place of ``packing.budgets``.
+        max_images: Takes the place of ``packing.max_images``.
         l_buckets: Row lengths in tokens that ``rows`` attention is built for.
         targets: GPU architectures that TensorRT-RTX builds for; all from Ampere on where none is given.
         attention: Form of attention; ``auto`` chooses by the largest budget.
@@ -111,6 +132,7 @@ class EngineSection(Section):
     precision: Precision = "auto"
     memory_limit: ByteCount | None = None
     onnxruntime: OnnxRuntimeSection = OnnxRuntimeSection()
+    onnxruntime_cuda: OnnxRuntimeCudaSection = OnnxRuntimeCudaSection()
     openvino: OpenVinoSection = OpenVinoSection()
     tensorrt: TensorRTSection = TensorRTSection()
 
@@ -226,8 +248,15 @@ class Profile(Section):
 
     def budgets(self, backend: str) -> tuple[int, ...]:
         """Token budgets of the packs that a backend's engine is built for, ascending."""
-        section = getattr(self.engine, backend.replace("-", "_"), None)
-        return tuple(getattr(section, "budgets", None) or self.packing.budgets)
+        return tuple(self._section(backend).budgets or self.packing.budgets)
+
+    def max_images(self, backend: str) -> int:
+        """Maximum number of images in a pack of a backend's engine."""
+        return self._section(backend).max_images or self.packing.max_images
+
+    def _section(self, backend: str) -> BackendSection:
+        section: BackendSection = getattr(self.engine, FOLDERS[backend])
+        return section
 
     def image_tokens(self, backend: str, prefix: int = 0) -> int:
         """Maximum number of patches of one image: ``image.tokens``, or what the largest pack can hold.

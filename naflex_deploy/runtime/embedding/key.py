@@ -27,7 +27,8 @@ def key_of(engine: Engine, tokens: Path | None) -> Key:
             "preprocessing": manifest.preprocessing.model_dump(mode="json"),
             "head": manifest.head.model_dump(mode="json") if manifest.head else None,
             **manifest.config.model_dump(mode="json", include=set(ADJUSTABLE)),
-            "packing": manifest.config.packing.model_dump(mode="json"),
+            "packing": manifest.config.packing.model_dump(mode="json")
+            | {"max_images": manifest.config.max_images(variant.backend)},
             "tokens": str(tokens) if tokens else None,
             "naflex-deploy": __version__,
             "backend": executed_by(variant.backend).runtime,

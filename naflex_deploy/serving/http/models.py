@@ -157,7 +157,7 @@ def open_model(
     scheduler = Scheduler(
         engine,
         budget=chosen.budgets[-1],
-        max_images=manifest.config.packing.max_images,
+        max_images=manifest.config.max_images(chosen.backend),
         prefix=manifest.model.prefix,
         policy=policy,
         runs=runs,

@@ -5,6 +5,7 @@ import pytest
 
 from naflex_deploy.bench.cost.cost import STEP, CostModel
 from naflex_deploy.bench.cost.predict import Packing, Predictor, choose_packing, tuned_profile
+from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.core.rows import rows_needed
@@ -81,15 +82,18 @@ def test_rows_are_as_long_as_images():
     assert predictor.seconds(found) < predictor.seconds(current)
 
 
-@pytest.mark.parametrize(("backend", "where"), [("onnxruntime", "engine.onnxruntime"), ("tensorrt", "packing")])
-def test_the_tuned_profile_is_a_profile(backend, where):
+@pytest.mark.parametrize("backend", FOLDERS)
+def test_the_tuned_profile_is_a_profile_in_which_other_backends_stay_as_they_were(backend):
     profile = resolve("photo").profile
-    tuned = tuned_profile(profile, backend, Packing((512, 2048), 16, (128, 256)))
+    rows = (128, 256) if FOLDERS[backend] == "tensorrt" else ()
+    tuned = tuned_profile(profile, backend, Packing((512, 2048), 16, rows))
     assert tuned.name == "photo-tuned"
     assert tuned.budgets(backend) == (512, 2048)
-    assert tuned.packing.max_images == 16
+    assert tuned.max_images(backend) == 16
     again = Profile.parse(tuned.model_dump(by_alias=True, exclude_none=True), source=str)
     assert again == tuned
-    other = "tensorrt" if backend == "onnxruntime" else "onnxruntime"
-    assert tuned.budgets(other) == profile.budgets(other), where
-    assert (tuned.engine.tensorrt.l_buckets == [128, 256]) == (backend == "tensorrt")
+    for other, folder in FOLDERS.items():
+        if folder != FOLDERS[backend]:
+            assert tuned.budgets(other) == profile.budgets(other)
+            assert tuned.max_images(other) == profile.max_images(other) == 64
+    assert (tuned.engine.tensorrt.l_buckets == [128, 256]) == bool(rows)

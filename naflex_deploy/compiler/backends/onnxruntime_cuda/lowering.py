@@ -32,7 +32,7 @@ class OnnxRuntimeCudaLowering(Lowering):
         return lower(task)
 
     def sizes(self, profile: Profile, prefix: int) -> list[Sizes]:
-        images = profile.packing.max_images
+        images = profile.max_images(BACKEND)
         return [{"tokens": tokens, "images": images} for tokens in profile.budgets(BACKEND)]
 
 

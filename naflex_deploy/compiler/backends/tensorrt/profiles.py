@@ -23,7 +23,7 @@ def profile_sizes(profile: Profile, backend: str, form: str, prefix: int) -> lis
     longest image. No image is split across rows, see `rows_needed`, so that rows times length exceed twice the budget
     by at most one row.
     """
-    images = profile.packing.max_images
+    images = profile.max_images(backend)
     sizes: list[Sizes] = []
     for tokens in profile.budgets(backend):
         base = {"tokens": tokens, "images": images}
