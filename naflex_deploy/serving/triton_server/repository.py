@@ -129,11 +129,12 @@ def _write_engine(folder: Path, bundle: Bundle, variant: Variant) -> None:
 
 def _warm_up(folder: Path, manifest: Manifest, variant: Variant, budget: int) -> str:
     """Write the tensors of a pack of one image to files, and return the warm-up section that names them."""
-    patches = budget - manifest.model.prefix
-    width = manifest.preprocessing.patch_values
+    side = manifest.preprocessing.merge
+    columns = (budget - manifest.model.prefix) // side**2 * side
+    patches, width = side * columns, manifest.preprocessing.patch_values
     raw = any(spec.role is Role.PATCHES and spec.dtype == "uint8" for spec in variant.inputs)
     pixels = np.zeros((patches, width), np.uint8) if raw else np.zeros((patches, width), np.float32)
-    pack = Pack.of([Patches(pixels, (1, patches))], prefix=manifest.model.prefix)
+    pack = Pack.of([Patches(pixels, (side, columns))], prefix=manifest.model.prefix, tokens=budget)
     (folder / "warmup").mkdir(exist_ok=True)
     inputs = []
     for spec in variant.inputs:

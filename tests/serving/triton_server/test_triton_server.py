@@ -21,6 +21,7 @@ from naflex_deploy.core.manifest import FILE_NAME, Manifest
 from naflex_deploy.serving.triton_server.repository import write_repository
 from tests.serving.support import pixels, png, vector
 from tests.support.bundles import write_summing_bundle
+from tests.support.manifests import edit
 
 IMAGES = [pixels(0), pixels(1, 16, 4), pixels(2, 4, 4)]
 DTYPES = {"TYPE_UINT8": np.uint8, "TYPE_INT32": np.int32}
@@ -95,6 +96,18 @@ def test_the_engine_is_what_its_configuration_says(repository, configs, schema):
             content = (repository / "sums_engine" / "warmup" / tensor.input_data_file).read_bytes()
             feeds[name] = np.frombuffer(content, DTYPES[schema.DataType.Name(tensor.data_type)]).reshape(tensor.dims)
         assert all(np.isfinite(values).all() for values in session.run(None, feeds))
+
+
+def test_the_warm_up_of_a_model_that_merges_blocks_divides_into_them(tmp_path, schema):
+    bundle = write_summing_bundle(tmp_path / "sums")
+    edit(bundle, lambda content: content["preprocessing"].update(merge=3))
+    write_repository(bundle, tmp_path / "repo")
+    config = text_format.Parse((tmp_path / "repo/sums_engine/config.pbtxt").read_text(), schema.ModelConfig())
+    segments = [warm_up.inputs["segment_ids"] for warm_up in config.model_warmup]
+    assert [list(tensor.dims) for tensor in segments] == [[16], [64]]
+    for tensor, tokens in zip(segments, (9, 63), strict=True):
+        values = np.frombuffer((tmp_path / "repo/sums_engine/warmup" / tensor.input_data_file).read_bytes(), np.int32)
+        assert (values == 0).sum() == tokens
 
 
 class _Tensor:
