@@ -28,6 +28,8 @@ from transformers import Siglip2ForImageClassification, Siglip2Model, Siglip2Vis
 from benchmarks.accuracy import checkpoint_directories
 from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
+from naflex_deploy.compiler.checkpoints.families.registry import FAMILIES, OTHERS
+from naflex_deploy.compiler.checkpoints.random_weights import SHAPES
 from naflex_deploy.compiler.checkpoints.timm.architectures import ARCHITECTURES
 from naflex_deploy.compiler.checkpoints.timm.config import ALLOWED
 from naflex_deploy.compiler.export import OPSET
@@ -37,7 +39,7 @@ from naflex_deploy.compiler.model.packed_vit import position_table
 from naflex_deploy.compiler.model.positions.learned import CoordinateMlp
 from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.core.pack import Pack, Role
-from tests.support import naflexvit, siglip2
+from tests.support import naflexvit, siglip2, vlms
 from tests.support.flax import flax_arrays
 from tests.support.packs import GRIDS, Recording, Results, assert_parity, random_images, run
 from tests.support.positions import coordinate_mlp, filled, learned_softmax, place_all
@@ -66,11 +68,12 @@ TEXT = """# Checkpoints
 |---|---|
 | `demo` | the model that ships with the package |
 | a directory | the output of transformers' `save_pretrained` or timm's `save_for_hf`; safetensors only |
+| a directory of a vision-language model | its image tower, see below |
 | `hf:ORG/NAME[@REVISION]` | the same, downloaded from the hub |
 | `timm:NAME:FILE.safetensors` | a registered `naflexvit_*` architecture with its weights |
 | `timm:FILE.safetensors` | weights with timm's `config.json` beside them |
 | `bv:FILE.npz[:POOLING]` | big_vision; pooling map, gap, max or none; default: map if the file has it, else gap |
-| `random:NAME` | seeded random weights: `siglip2-base`, `siglip2-so400m`, any registered timm name |
+| `random:NAME` | seeded random weights: {shapes}, any registered timm name |
 | a torch module | transformers' `Siglip2…`, timm's `NaFlexVit`, or a `PackedNaFlexViT` |
 
 A checkpoint is refused, with the name and value of the cause, if an option has no counterpart, a tensor is missing,
@@ -80,6 +83,18 @@ A directory may hold more weights than those of the model, such as averaged copi
 transformers and timm choose them: the one that `config.json` names, else `model.safetensors`, else the shards of its
 index, else the only safetensors file. `naflex-deploy inspect` lists the files that were left out, and the origin of
 each setting of the preprocessing.
+
+## Vision-language models
+
+The directory of a whole model gives its image tower and the projector to its language model; only the shards that hold
+these are opened or downloaded. Outputs `vlm` and `deepstack:K` are the tokens that the language model takes. Of a model
+for embeddings with such a tower, these are the tower's tokens, not the final vectors.
+
+{families}
+
+Other towers are refused by name:
+
+{others}
 
 ## Options of timm that are limited
 
@@ -101,7 +116,9 @@ profile rounds grids up to whole patches.
 Narrow models (width 96, 2 or 3 blocks, patch 8) with seeded weights and the same pixels; the original runs in float64,
 ours in float32. One pack of images of {grids} patches.
 σ is the smallest standard deviation of the attention logits of any block or head; small logits would hide errors.
-error = max |Δ| / max |original| over pooled, tokens and logits.
+error = max |Δ| / max |original| over pooled, tokens and logits. Towers in vision-language models are read from the
+directory of the whole model, with images of {vlm_grids} patches of 14 or 16 pixels; their error is that of `tokens`,
+`vlm` and `deepstack:K`.
 
 {errors}
 
@@ -142,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/checkpoints.md"))
     output: Path = parser.parse_args().output
-    rows = [*siglip2_rows(), *timm_rows(), *big_vision_rows(), *own_rows()]
+    rows = [*siglip2_rows(), *vlm_rows(), *timm_rows(), *big_vision_rows(), *own_rows()]
     errors = table(
         ("family", "option", "compared with", "error", "σ"),
         [(r.family, r.option, r.against, f"{r.error:.1e}", f"{r.sigma:.1f}" if r.sigma else "") for r in rows],
@@ -153,7 +170,11 @@ def main() -> None:
     )
     text = TEXT.format(
         limits=limits,
+        shapes=", ".join(f"`{name}`" for name in SHAPES),
+        families=table(("family", "`model_type`"), list(family_rows())),
+        others=table(("`model_type`", "why"), [(f"`{kind}`", why) for kind, why in OTHERS.items()]),
         grids=", ".join(f"{h}x{w}" for h, w in GRIDS),
+        vlm_grids=", ".join(f"{h}x{w}" for h, w in vlms.GRIDS),
         errors=errors,
         directories=checkpoint_directories.section(),
         where=f"Executed on {cpu_name()} with torch {torch.__version__}.",
@@ -179,6 +200,23 @@ def siglip2_rows() -> Iterator[Row]:
     for kind in (Siglip2VisionModel, Siglip2Model, Siglip2ForImageClassification):
         original = siglip2.small(kind)
         yield Row("SigLIP2", kind.__name__, TRANSFORMERS, *compare(read(original), siglip2.golden(original, IMAGES)))
+
+
+def vlm_rows() -> Iterator[Row]:
+    for name, vlm in vlms.VLMS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            directory = vlm.save(Path(folder) / "model")
+            images = random_images(vlms.GRIDS, vlm.patch_size)
+            theirs = vlms.expected(vlm, vlm.load(directory), images)
+            recording = Recording(ragged_attention)
+            ours = vlms.outputs_of(read(directory).model(tuple(theirs), recording), images)
+        errors = [float((ours[key] - values).abs().max() / values.abs().max()) for key, values in theirs.items()]
+        yield Row("tower of", name, TRANSFORMERS, max(errors), min(recording.sigmas))
+
+
+def family_rows() -> Iterator[tuple[str, str]]:
+    for family in FAMILIES:
+        yield family.title, ", ".join(f"`{kind}`" for kind in family.model_types)
 
 
 def timm_rows() -> Iterator[Row]:

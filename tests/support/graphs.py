@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 
 from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
 from naflex_deploy.compiler.export import export
-from naflex_deploy.compiler.model.architecture import Architecture, Positions, Rope
-from naflex_deploy.core.pack import Pack, Role
+from naflex_deploy.compiler.model.architecture import Architecture, Positions, Projector, Rope
+from naflex_deploy.core.pack import Pack, Role, on_grid
 from tests.support.packs import random_images
 
 GRIDS = ((3, 5), (1, 7), (9, 2), (16, 20))
@@ -42,7 +43,48 @@ FAMILIES = {
         None, rope=Rope("mixed"), gated_mlp=True, mlp_norm=True, attention_norm=True, attention_gate=True
     ),
     "tokens alone, patch norm": small(Positions((8, 8)), patch_norm=True, pooling="none"),
+    "Qwen3-VL": small(
+        Positions((8, 8), antialias=False, align_corners=True),
+        rope=Rope("axial"),
+        pooling="mean",
+        final_norm="none",
+        projector=Projector(24, 40, merge=2, taps=(0,)),
+    ),
+    "Kimi K2.5": small(
+        Positions((7, 9), "bicubic", antialias=False),
+        rope=Rope("axial"),
+        norm_eps=1e-5,
+        pooling="mean",
+        projector=Projector(24, 128, merge=2, norm_eps=1e-5),
+    ),
+    "PaddleOCR-VL": small(
+        Positions((9, 9), antialias=False), rope=Rope("axial"), pooling="mean", projector=Projector(24, 128, merge=2)
+    ),
+    "VideoLLaMA3": small(None, rope=Rope("axial"), pooling="mean", projector=Projector(24, 24, norm="none")),
+    "LFM2-VL, Cosmos3-Edge": small(
+        Positions((8, 8)), pooling="mean", projector=Projector(24, 40, merge=2, norm="block")
+    ),
+    "Isaac": small(
+        Positions((8, 8)),
+        pooling="mean",
+        projector=Projector(24, 512, merge=2, norm="none", activation="silu", bias=False),
+    ),
+    "Phi-4-reasoning-vision": small(
+        Positions((8, 8)), pooling="mean", projector=Projector(24, 24, norm="none", source="tokens:-2")
+    ),
+    "GenLIP": small(None, rope=Rope("mrope", sections=(3, 3)), attention_gate=True, pooling="mean"),
 }
+SWEPT = (
+    "Kimi K2.5",
+    "PaddleOCR-VL",
+    "VideoLLaMA3",
+    "LFM2-VL, Cosmos3-Edge",
+    "Isaac",
+    "Phi-4-reasoning-vision",
+    "GenLIP",
+)
+"""Those that differ from others only in what the others have too."""
+CASES = [pytest.param(name, marks=pytest.mark.exhaustive) if name in SWEPT else name for name in FAMILIES]
 
 _FOLDER = TemporaryDirectory(prefix="naflex-graphs-")
 
@@ -51,7 +93,8 @@ _FOLDER = TemporaryDirectory(prefix="naflex-graphs-")
 def portable(name: str) -> Path:
     """The exported graph of a family. Not to be changed."""
     architecture = FAMILIES[name]
-    outputs = tuple(output for output in ("tokens", "pooled", "logits") if output in architecture.outputs)
+    names = ("tokens", "pooled", "logits", "vlm", "deepstack:0")
+    outputs = tuple(output for output in names if output in architecture.outputs)
     folder = Path(_FOLDER.name, name.replace(" ", "-"))
     folder.mkdir()
     path = folder / "portable.onnx"
@@ -93,13 +136,14 @@ def optimised(source: Path, level: str = "BASIC") -> Path:
 
 
 def pack(name: str, grids: tuple[tuple[int, int], ...] = GRIDS, tail: int = 3) -> Pack:
-    prefix = FAMILIES[name].prefix
-    images = random_images(grids, 4)
+    """Images of random pixels; grids are enlarged to multiples of what a language model takes as one token."""
+    prefix, side = FAMILIES[name].prefix, FAMILIES[name].merge
+    images = random_images([(-(-h // side) * side, -(-w // side) * side) for h, w in grids], 4)
     return Pack.of(images, prefix=prefix, tokens=sum(len(image) + prefix for image in images) + tail)
 
 
 def run(path: Path, pack: Pack, root: Path | None = None) -> dict[str, np.ndarray]:
-    """Outputs for a pack, those of tokens without the tail."""
+    """Outputs for a pack, without the tail."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -108,8 +152,15 @@ def run(path: Path, pack: Pack, root: Path | None = None) -> dict[str, np.ndarra
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     found = session.run(None, {value.name: pack.view(Role(value.name)) for value in session.get_inputs()})
     names = [value.name for value in session.get_outputs()]
-    rows = [pack.useful_tokens if name == "tokens" else pack.images for name in names]
-    return {name: values[:count] for name, values, count in zip(names, found, rows, strict=True)}
+    return without_tail(dict(zip(names, found, strict=True)), pack)
+
+
+def without_tail(found: dict[str, np.ndarray], pack: Pack) -> dict[str, np.ndarray]:
+    """The rows of images, their tokens, or blocks of their tokens."""
+    return {
+        name: values[: pack.useful_tokens * len(values) // pack.tokens if on_grid(name) else pack.images]
+        for name, values in found.items()
+    }
 
 
 def assert_equal(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:

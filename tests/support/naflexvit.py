@@ -72,6 +72,13 @@ OPTIONS = {
     "rope dinov3, neighbours": {"rope_type": "dinov3", "rope_grid_indexing": "xy", "qk_norm": True},
     "rope mixed": {"rope_type": "mixed", "reg_tokens": 2, "rope_temperature": 10.0},
     "rope mixed, xy": {"rope_type": "mixed", "rope_grid_indexing": "xy", "pos_embed": "none"},
+    "rope mrope, gated attention": {
+        "rope_type": "mrope",
+        "rope_mrope_section": (4, 6, 6),
+        "attn_gated": True,
+        "pos_embed": "none",
+    },
+    "rope mrope, uneven sections": {"rope_type": "mrope", "rope_mrope_section": (8, 3, 4), "class_token": True},
     "shared key/value heads": {"attn_type": "rope", "num_kv_heads": 1, "qkv_fused": False, "rope_type": "axial"},
     "shared by block": {
         "attn_type": "rope",

@@ -15,12 +15,16 @@ import transformers
 from torch import Tensor, nn
 
 from naflex_deploy.compiler.checkpoints.files.choice import PREPROCESSOR_CONFIG
+from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.compiler.pipeline import build_bundle
 from naflex_deploy.core.config import resolve
-from naflex_deploy.core.pack import Patches
+from naflex_deploy.core.pack import Pack, Patches, in_blocks
 from tests.support.families import HALF, PROCESSORS
+from tests.support.packs import inputs
 from tests.support.weights import reseed
 
+GRIDS = ((2, 26), (30, 2), (16, 14), (4, 6))
+"""Two rows, two columns, above the size of the position tables, below it."""
 TEXT_WIDTH = 64
 TEXT = {
     "hidden_size": TEXT_WIDTH,
@@ -233,6 +237,15 @@ def expected(vlm: Vlm, model: Any, images: Sequence[Patches], mean: float = 0.5,
     for index, tap in enumerate(getattr(found, "deepstack_features", None) or ()):
         results[f"deepstack:{index}"] = torch.cat(list(tap))
     return results
+
+
+def outputs_of(model: PackedNaFlexViT, images: Sequence[Patches], tail: int = 3) -> dict[str, Tensor]:
+    """The outputs of a packed model for a pack with a tail, without what belongs to the tail."""
+    length = sum(map(len, images))
+    with torch.inference_mode():
+        found = model(*inputs(model, Pack.of(images, tokens=length + tail)))
+    block = model.architecture.merge**2
+    return {name: values[: length // block if in_blocks(name) else length] for name, values in found.items()}
 
 
 def block_order(h: int, w: int, side: int = 2) -> Tensor:

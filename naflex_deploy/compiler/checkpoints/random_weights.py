@@ -10,7 +10,7 @@ from torch import Tensor
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.checkpoints.timm.architectures import ARCHITECTURES
 from naflex_deploy.compiler.checkpoints.timm.config import TimmConfig
-from naflex_deploy.compiler.model.architecture import Architecture, Positions
+from naflex_deploy.compiler.model.architecture import Architecture, Positions, Projector, Rope
 from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.core.errors import NoCheckpointError, nearest
 from naflex_deploy.core.preprocessing import Preprocessing
@@ -18,7 +18,24 @@ from naflex_deploy.core.preprocessing import Preprocessing
 SHAPES = {
     "siglip2-base": Architecture(768, 12, 12, 3072, 16, Positions((16, 16))),
     "siglip2-so400m": Architecture(1152, 27, 16, 4304, 16, Positions((16, 16))),
+    "qwen3-vl-4b": Architecture(
+        *(1024, 24, 16, 4096, 16),
+        Positions((48, 48), antialias=False, align_corners=True),
+        pooling="mean",
+        final_norm="none",
+        rope=Rope("axial"),
+        projector=Projector(2560, hidden=4096, merge=2, taps=(5, 11, 17)),
+    ),
+    "kimi-k2.5": Architecture(
+        *(1152, 27, 16, 4304, 14),
+        Positions((64, 64), "bicubic", antialias=False),
+        norm_eps=1e-5,
+        pooling="mean",
+        rope=Rope("axial"),
+        projector=Projector(7168, hidden=4608, merge=2, norm_eps=1e-5),
+    ),
 }
+"""Towers of published models; those of vision-language models are stated as in their configs."""
 
 
 def read_random(name: str) -> Checkpoint:
@@ -34,7 +51,8 @@ def shape_of(name: str) -> tuple[Architecture, Preprocessing]:
         CheckpointError: There is no such name.
     """
     if name in SHAPES:
-        return SHAPES[name], Preprocessing(patch_size=SHAPES[name].patch_size)
+        shape = SHAPES[name]
+        return shape, Preprocessing(patch_size=shape.patch_size, merge=shape.merge)
     if name in ARCHITECTURES:
         registered = ARCHITECTURES[name]
         config = TimmConfig.of(registered.options, f"random:{name}")

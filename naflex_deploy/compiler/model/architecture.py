@@ -44,18 +44,22 @@ class Rope:
 
     Attributes:
         kind: ``axial``: fixed frequencies of row and column. ``dinov3``: the same on coordinates normalised to
-            -1…1. ``mixed``: learned frequencies, a pair for each block, head and channel pair.
+            -1…1. ``mixed``: learned frequencies, a pair for each block, head and channel pair. ``mrope``: pairs turn
+            by row, by column or not at all, in turn, their frequencies falling over all of them.
         temperature: Base of the frequencies, which spans the range from the shortest period to the longest.
         reference: (rows, columns) that positions on any grid are rescaled to; ``None`` leaves them as they are.
         offset: Offset added to every position.
         column_first: Whether the angles of the column come before those of the row.
+        sections: For ``mrope``, pairs 1, 4, 7, … below three times the first number turn by row, and pairs 2, 5, 8, …
+            below three times the second by column.
     """
 
-    kind: Literal["axial", "dinov3", "mixed"]
+    kind: Literal["axial", "dinov3", "mixed", "mrope"]
     temperature: float = 10_000.0
     reference: tuple[int, int] | None = None
     offset: float = 0.0
     column_first: bool = False
+    sections: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

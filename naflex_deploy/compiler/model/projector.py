@@ -75,12 +75,18 @@ def block_rows(coords: Tensor, token_grid: Tensor, side: int) -> Tensor:
     y, x = coords[:: side * side].long().unbind(1)
     width = token_grid[:: side * side, 1].long()
     place = y * width + x
-    block = place // (side * side)
-    across = (width // side).clamp(min=1)
-    row = block // across
+    block = _quotient(place, side * side)
+    across = _quotient(width, side).clamp(min=1)
+    row = _quotient(block, across)
     column = block - row * across
     start = torch.arange(tokens, device=coords.device)[:: side * side] - place
     first = start + row * side * width + column * side
     steps = torch.arange(side, device=coords.device)
     rows = first[:, None, None] + steps[:, None] * width[:, None, None] + steps
     return rows.flatten().clamp(max=tokens - 1)
+
+
+def _quotient(dividend: Tensor, divisor: Tensor | int) -> Tensor:
+    """The integer quotient of numbers that are not negative. Floor division of integers would be exported by operators
+    for which ONNX Runtime has no CUDA kernel."""
+    return torch.div(dividend, divisor, rounding_mode="trunc")

@@ -5,6 +5,7 @@ A head's channels form pairs (c, c + d/2), and pair c of a token at (y, x) is ro
     axial:  y·f_c for the first half of the pairs, x·f_(c - d/4) for the rest, f_c = temperature^(-4c/d)
     dinov3: the same with y' = 2π·(2·(y + ½)/h - 1), x' likewise
     mixed:  y·F⁰_c + x·F¹_c, with F learned for each block and head
+    mrope:  y·f_c, x·f_c or 0 for pairs with c mod 3 = 1, 2 or 0, f_c = temperature^(-2c/d)
 
 For checkpoints that pair neighbouring channels (2c, 2c + 1), the reader reorders the rows of the query and key
 projections, which leaves every product q·k unchanged.
@@ -40,6 +41,12 @@ class RotaryEmbedding(nn.Module):
         quarter = a.head_width // 4
         if rope.kind == "mixed":
             self.frequencies = nn.Parameter(torch.zeros(a.depth, 2, a.heads, 2 * quarter))
+        elif rope.kind == "mrope":
+            falling = [rope.temperature ** (-c / (2 * quarter)) for c in range(2 * quarter)]
+            ends = [3 * section for section in rope.sections]
+            self.by_axis = [
+                [f if c % 3 == axis + 1 and c < ends[axis] else 0.0 for c, f in enumerate(falling)] for axis in (0, 1)
+            ]
         else:
             self.bands = [rope.temperature ** (-c / quarter) for c in range(quarter)]
 
@@ -59,12 +66,16 @@ class RotaryEmbedding(nn.Module):
             places = places.flip(1)
         if self.rope.kind == "mixed":
             return [self._mixed(places, frequencies) for frequencies in self.frequencies]
+        if self.rope.kind == "mrope":
+            rows, columns = torch.tensor(self.by_axis, device=places.device)
+            turned = (places[:, :1] * rows + places[:, 1:] * columns)[:, None]
+            return [(turned.cos(), turned.sin())] * self.depth
         bands = torch.tensor(self.bands, device=places.device)
         angles = (places[:, :, None] * bands).flatten(1)[:, None]
         return [(angles.cos(), angles.sin())] * self.depth
 
     def _places(self, coords: Tensor, grid: Tensor) -> Tensor:
-        if self.rope.kind == "mixed":
+        if self.rope.kind in ("mixed", "mrope"):
             return coords
         if self.rope.kind == "dinov3":
             return 2 * math.pi * (2 * ((coords + 0.5 + self.rope.offset) / grid) - 1)

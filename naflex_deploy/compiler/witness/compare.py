@@ -11,9 +11,9 @@ import onnxruntime as ort
 from PIL import Image
 
 from naflex_deploy.compiler.witness.process import Answer
-from naflex_deploy.compiler.witness.request import TEXTS, TOKENS, images
+from naflex_deploy.compiler.witness.request import MODEL_TOKENS, TEXTS, TOKENS, images
 from naflex_deploy.core.manifest import TextTower, Witness
-from naflex_deploy.core.pack import Pack, Role
+from naflex_deploy.core.pack import Pack, Role, in_blocks, on_grid
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.backends.onnxruntime.session import session_options
@@ -38,13 +38,16 @@ def compare(answer: Answer, bundle: Path, preprocessing: Preprocessing, prefix: 
     """
     if answer.reason:
         return Witness(status="skipped", reason=answer.reason)
-    cutter = Cutter(ImageSection(tokens=TOKENS, fit="fill"), preprocessing, TOKENS)
+    if preprocessing.sizing is None:
+        cutter = Cutter(ImageSection(tokens=TOKENS, fit="fill"), preprocessing, TOKENS)
+    else:
+        cutter = Cutter(ImageSection(tokens=MODEL_TOKENS, fit="model"), preprocessing, MODEL_TOKENS)
     patches = []
     for pixels in images(preprocessing.patch_size):
         layout = cutter.layout((pixels.shape[0], pixels.shape[1]))
         patches.append(cutter.patches(Image.fromarray(pixels), layout.whole))
     pack = Pack.of(patches, prefix=prefix)
-    found = by_image(_run(bundle / "portable.onnx", pack), pack)
+    found = by_image(_run(bundle / "portable.onnx", pack), pack, preprocessing.merge)
     if text is not None:
         found["texts"] = _embed(bundle, text)
     grids = [image.grid_hw for image in patches]
@@ -89,12 +92,13 @@ def _run(graph: Path, pack: Pack) -> dict[str, Float]:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def by_image(outputs: Mapping[str, Float], pack: Pack) -> dict[str, Float]:
+def by_image(outputs: Mapping[str, Float], pack: Pack, merge: int = 1) -> dict[str, Float]:
     found = {}
     for name, values in outputs.items():
+        block = merge**2 if in_blocks(name) else 1
         for index in range(pack.images):
-            rows = slice(pack.offsets[index], pack.offsets[index + 1])
-            found[f"{name}/{index}"] = values[rows] if name.startswith("tokens") else values[index]
+            rows = slice(pack.offsets[index] // block, pack.offsets[index + 1] // block)
+            found[f"{name}/{index}"] = values[rows] if on_grid(name) else values[index]
     return found
 
 

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 TOKENS = 40
 """Patches of an image, at most. Few suffice: grids above and below the size of a position table, narrow and square."""
+MODEL_TOKENS = 4096
+"""The same for a vision-language model, whose own processor chooses the sizes."""
 SIZES = ((12, 12), (6, 23), (7.6, 2.3), (3, 60), (11.2, 1.9), (4.2, 6.1))
 """(height, width) of the images, in patches. They become six grids, none of one column: torch's own antialiased resize
 of position tables, which the originals use, is wrong for those. No tall image is made smaller: there Pillow 13 resizes

@@ -1,7 +1,8 @@
 """The process that runs the original: ``python -m naflex_deploy.compiler.witness.worker FOLDER``.
 
 It reads ``request.json`` and ``images.npz`` of the folder, and writes ``answer.json`` and, where the original ran,
-``outputs.npz``: for each image ``tokens/0``, ``pooled/0``, …, and ``texts``. It imports nothing of this package.
+``outputs.npz``: for each image ``tokens/0``, ``pooled/0``, …, and ``texts``. It imports nothing of this package but the
+modules beside it that say the same of themselves.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from naflex_deploy.compiler.witness import towers
+from naflex_deploy.compiler.witness.original import NoOriginal, first_line, import_library
+
 Results = dict[str, Any]
-
-
-class NoOriginal(Exception):
-    """The original cannot be asked; says why."""
 
 
 def main(folder: Path) -> None:
@@ -43,12 +43,14 @@ def main(folder: Path) -> None:
 def _transformers(request: dict[str, Any], images: list[Any]) -> tuple[str, Results]:
     # The image processor of Pillow needs no torchvision, and one that was made for another torch does not import.
     sys.modules["torchvision"] = None  # type: ignore[assignment]
-    transformers = _import("transformers")
+    transformers = import_library("transformers")
     import torch
     from PIL import Image
 
     path = Path(request["path"])
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if towers.is_tower(config):
+        return towers.run(transformers, config, request, images)
     model = _load(transformers, config, request).eval()
     processor = _processor(transformers, config, path)
     vision = getattr(model, "vision_model", model)
@@ -101,7 +103,7 @@ def _load(transformers: Any, config: dict[str, Any], request: dict[str, Any]) ->
             request["path"], dtype=torch.float32, output_loading_info=True, **options
         )
     except Exception as error:
-        raise NoOriginal(f"{name} of transformers does not load it: {_line(error)}") from None
+        raise NoOriginal(f"{name} of transformers does not load it: {first_line(error)}") from None
     adapted = bool(request["lora"])
     missing = sorted(key for key in loading["missing_keys"] if not (adapted and key.startswith("classifier.")))
     if missing:
@@ -112,11 +114,11 @@ def _load(transformers: Any, config: dict[str, Any], request: dict[str, Any]) ->
 def _adapted(model: Any, request: dict[str, Any]) -> Any:
     if not request["lora"]:
         return model
-    peft = _import("peft")
+    peft = import_library("peft")
     try:
         return peft.PeftModel.from_pretrained(model, request["lora"]).merge_and_unload()
     except Exception as error:
-        raise NoOriginal(f"peft does not load the adapter: {_line(error)}") from None
+        raise NoOriginal(f"peft does not load the adapter: {first_line(error)}") from None
 
 
 def _processor(transformers: Any, config: dict[str, Any], path: Path) -> Any:
@@ -127,7 +129,7 @@ def _processor(transformers: Any, config: dict[str, Any], path: Path) -> Any:
     try:
         return transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
     except Exception as error:
-        raise NoOriginal(f"AutoImageProcessor of transformers does not load it: {_line(error)}") from None
+        raise NoOriginal(f"AutoImageProcessor of transformers does not load it: {first_line(error)}") from None
 
 
 def _text_features(transformers: Any, model: Any, request: dict[str, Any]) -> Results:
@@ -137,7 +139,7 @@ def _text_features(transformers: Any, model: Any, request: dict[str, Any]) -> Re
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(request["path"])
     except Exception as error:
-        raise NoOriginal(f"AutoTokenizer of transformers does not load it: {_line(error)}") from None
+        raise NoOriginal(f"AutoTokenizer of transformers does not load it: {first_line(error)}") from None
 
     length = model.config.text_config.max_position_embeddings
 
@@ -157,8 +159,8 @@ def _text_features(transformers: Any, model: Any, request: dict[str, Any]) -> Re
 
 
 def _timm(request: dict[str, Any], images: list[Any]) -> tuple[str, Results]:
-    timm = _import("timm")
-    data = _import("timm.data")
+    timm = import_library("timm")
+    data = import_library("timm.data")
     import torch
     from PIL import Image
 
@@ -169,7 +171,7 @@ def _timm(request: dict[str, Any], images: list[Any]) -> tuple[str, Results]:
         else:
             model = timm.create_model(f"local-dir:{path}", pretrained=True)
     except Exception as error:
-        raise NoOriginal(f"timm does not load it: {_line(error)}") from None
+        raise NoOriginal(f"timm does not load it: {first_line(error)}") from None
     model = _adapted(model, request).eval()
     config = data.resolve_model_data_config(model)
     embeds = model.embeds
@@ -223,25 +225,6 @@ def _hidden(request: dict[str, Any], states: list[Any], index: int, norm: Any) -
             with torch.inference_mode():
                 results[f"{name}/{index}"] = norm(state) if len(form) > 1 else state
     return results
-
-
-def _import(name: str) -> Any:
-    try:
-        module = importlib.import_module(name)
-        if name == "transformers":
-            # Modules behind the first one are imported when they are asked for.
-            importlib.import_module("transformers.models.siglip2.modeling_siglip2")
-        return module
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            raise NoOriginal(f"{name} is not installed") from None
-        raise NoOriginal(f"{name} is installed and does not import: {_line(error)}") from None
-    except Exception as error:
-        raise NoOriginal(f"{name} is installed and does not import: {type(error).__name__}: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks.accuracy import checkpoint_directories
+from benchmarks.accuracy import checkpoint_directories, checkpoint_table
+from naflex_deploy.compiler.checkpoints.families.registry import OTHERS
 from naflex_deploy.compiler.checkpoints.timm.architectures import ARCHITECTURES
 from naflex_deploy.compiler.checkpoints.timm.config import ALLOWED
 from tests.support.naflexvit import OPTIONS
+from tests.support.vlms import VLMS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "checkpoints.md"
 
@@ -19,7 +21,17 @@ def test_the_table_is_of_this_code():
     compared = {(row[0], row[1]): float(row[3]) for row in rows if len(row) == 5 and "e-" in row[3]}
     assert {option for family, option in compared if family == "timm, registered"} == set(ARCHITECTURES)
     assert {option for family, option in compared if family == "timm, options"} == set(OPTIONS)
-    assert {family for family, _ in compared} == {"SigLIP2", "timm, registered", "timm, options", "big_vision", "own"}
+    assert {family for family, _ in compared} == {
+        "SigLIP2",
+        "tower of",
+        "timm, registered",
+        "timm, options",
+        "big_vision",
+        "own",
+    }
+    assert {option for family, option in compared if family == "tower of"} == set(VLMS)
+    assert [[title, kinds] for title, kinds in checkpoint_table.family_rows() if [title, kinds] not in rows] == []
+    assert [[f"`{kind}`", why] for kind, why in OTHERS.items() if [f"`{kind}`", why] not in rows] == []
     assert max(compared.values()) <= 1e-5
     assert {row[0].strip("`") for row in rows} >= ALLOWED.keys()
     for name, values in ALLOWED.items():

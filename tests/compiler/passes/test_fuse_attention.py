@@ -19,7 +19,7 @@ def attentions(model: Model) -> list[gs.Node]:
     return [node for node in model.graph.nodes if node.op == "PackedAttention"]
 
 
-@pytest.mark.parametrize("name", graphs.FAMILIES)
+@pytest.mark.parametrize("name", graphs.CASES)
 def test_the_fused_graph_computes_the_same_in_stock_onnxruntime(name: str, tmp_path: Path) -> None:
     model = read(portable(name))
     applied = apply(model, FUSE)

@@ -12,10 +12,12 @@ import pytest
 from naflex_deploy.compiler.passes.graphs import Model, read, write
 from naflex_deploy.compiler.passes.manager import PASSES, apply, run
 from tests.support import graphs
-from tests.support.graphs import FAMILIES, assert_equal, optimised, pack, portable, renamed
+from tests.support.graphs import CASES, FAMILIES, assert_equal, optimised, pack, portable, renamed
 
 RESIZED = [
-    name for name, a in FAMILIES.items() if a.positions is not None and a.positions.interpolation != "learned_softmax"
+    case
+    for case, a in zip(CASES, FAMILIES.values(), strict=True)
+    if a.positions is not None and a.positions.interpolation != "learned_softmax"
 ]
 
 

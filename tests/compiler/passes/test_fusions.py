@@ -8,7 +8,7 @@ import pytest
 
 from naflex_deploy.compiler.backends.onnxruntime import lowering
 from naflex_deploy.compiler.passes.graphs import read
-from tests.support.graphs import FAMILIES, portable
+from tests.support.graphs import CASES, FAMILIES, portable
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "fusions.md"
 
@@ -23,7 +23,7 @@ def test_the_table_lists_every_kind() -> None:
     assert list(table()) == list(FAMILIES)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_the_table_says_what_passes_do(name: str) -> None:
     record = {str(one["pass"]): one for one in lowering.rewrite(read(portable(name)))}
     attentions, positions, probe, merged = table()[name]

@@ -13,7 +13,7 @@ from torch import nn
 from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
 from naflex_deploy.compiler.model.attention import ragged_attention
 from naflex_deploy.compiler.quantize.observer import Observer
-from tests.support.graphs import FAMILIES, GRIDS, pack, portable
+from tests.support.graphs import CASES, FAMILIES, GRIDS, pack, portable
 from tests.support.packs import inputs
 
 
@@ -35,7 +35,7 @@ def reading(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
         handle.remove()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_every_linear_layer_of_every_family(name: str) -> None:
     before = sorted(portable(name).parent.iterdir())
     observer = Observer(portable(name), threads=1)

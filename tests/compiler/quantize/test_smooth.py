@@ -13,7 +13,7 @@ from naflex_deploy.compiler.quantize.layers import groups, linear_layers
 from naflex_deploy.compiler.quantize.observation import SiteObservation
 from naflex_deploy.compiler.quantize.smooth import Smoothing, absorber, fold
 from tests.support import graphs
-from tests.support.graphs import FAMILIES, assert_equal, pack, portable
+from tests.support.graphs import CASES, FAMILIES, assert_equal, pack, portable
 
 
 def absorbing(model: Model) -> dict[str, bool]:
@@ -28,7 +28,7 @@ def rewritten(name: str, model: Model) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_any_scale_and_shift_cancel(name: str) -> None:
     model = read(portable(name))
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_the_scale_balances_activations_and_weights_and_the_shift_centres() -> N
     assert smoothing(1.0, shifts=False).scale[0] / smoothing(1.0, shifts=False).scale[1] == pytest.approx(100 / 4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_what_all_channels_share_is_taken_out_of_the_stream(name: str) -> None:
     model = read(portable(name))
     layers = linear_layers(model)

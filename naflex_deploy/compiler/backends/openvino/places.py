@@ -2,6 +2,7 @@
 
 With a hint of half precision OpenVINO computes everything in it, coordinates, filter weights and rotary angles too, and
 takes no exception for single operators. Eight bits of mantissa would put tokens of a large grid on wrong places.
+Numbers of table entries and of rows that are rounded from such values would be wrong, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from naflex_deploy.compiler.passes.graphs import ancestors, producer
 from naflex_deploy.core.pack import Role
 
 PLACES = frozenset({Role.COORDS, Role.GRID_HW, Role.SEGMENT_IDS, Role.TOKEN_KIND})
+SIZES = frozenset({"Shape", "Size"})
+"""Operators whose results do not depend on the values that they read."""
 OPSET = 20
 
 
@@ -24,21 +27,26 @@ def cut_places(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto
         graph: Of stock operators, the type of every tensor known. Its weights are inputs, so that what reads one stays.
 
     Returns:
-        The graph with the float tensors at the cut as further inputs, and the graph whose outputs these are; ``None``
-        where nothing in float follows from places.
+        The graph with the tensors at the cut as further inputs, and the graph whose outputs these are: those in float,
+        and those that were computed from such; ``None`` where nothing in float follows from places.
     """
     model = gs.import_onnx(graph)
     model.toposort()
     placed = {id(tensor) for tensor in model.inputs if tensor.name in PLACES}
+    computed: set[int] = set()
     for node in model.nodes:
         sources = [tensor for tensor in node.inputs if not _is_constant(tensor)]
         if sources and all(id(tensor) in placed for tensor in sources):
             placed.update(id(tensor) for tensor in node.outputs)
+            if any(id(tensor) in computed or tensor.dtype == np.float32 for tensor in sources) and node.op not in SIZES:
+                computed.update(id(tensor) for tensor in node.outputs)
     cut = [
         tensor
         for node in model.nodes
         for tensor in node.outputs
-        if id(tensor) in placed and tensor.dtype == np.float32 and _is_read_outside(tensor, placed, model.outputs)
+        if id(tensor) in placed
+        and (tensor.dtype == np.float32 or id(tensor) in computed)
+        and _is_read_outside(tensor, placed, model.outputs)
     ]
     if not cut:
         return graph, None

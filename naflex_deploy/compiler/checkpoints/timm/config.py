@@ -19,9 +19,8 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "in_chans": (1, 3),
     "pos_embed": ("learned", "factorized", "none", ""),
     "pos_embed_interp_mode": ("bilinear", "bicubic"),
-    "rope_type": ("", "none", "axial", "mixed", "dinov3"),
+    "rope_type": ("", "none", "axial", "mixed", "dinov3", "mrope"),
     "rope_grid_indexing": ("ij", "xy"),
-    "rope_mrope_section": (None,),
     "global_pool": ("", "avg", "avgmax", "max", "token", "map"),
     "embed_proj_type": ("linear", "conv"),
     "input_norm_layer": (None,),
@@ -80,6 +79,7 @@ class TimmConfig:
     rope_grid_offset: float = 0.0
     rope_grid_indexing: str = "ij"
     rope_rotate_half: bool = False
+    rope_mrope_section: tuple[int, int, int] | None = None
     patchify_channels_last: bool = True
     pre_norm: bool = False
     final_norm: bool = True
@@ -150,6 +150,12 @@ class TimmConfig:
             option = f"num_classes = {classes}" if classes else "fc_norm = True"
             raise CheckpointError(
                 f"{source}: {option} with global_pool = '' is not supported", hint="without pooling, tokens are all"
+            )
+        if self.rope == "mrope" and (self.rope_mrope_section is None or self.rope_grid_indexing != "ij"):
+            raise CheckpointError(
+                f"{source}: rope_type = 'mrope' is not supported with rope_mrope_section = {self.rope_mrope_section}, "
+                f"rope_grid_indexing = '{self.rope_grid_indexing}'",
+                hint="timm takes three numbers and 'ij'",
             )
         if self.rope == "mixed" and self.rope_rotate_half:
             raise CheckpointError(f"{source}: rope_rotate_half = True with rope_type = 'mixed' is not supported")
@@ -250,6 +256,9 @@ class TimmConfig:
                 return Rope("axial", self.rope_temperature, reference, offset, column_first)
             case "dinov3":
                 return Rope("dinov3", self.rope_temperature, None, self.rope_grid_offset, column_first)
+            case "mrope":
+                _, *sections = self.rope_mrope_section or (0, 0, 0)
+                return Rope("mrope", self.rope_temperature, sections=(sections[0], sections[1]))
             case "mixed":
                 return Rope("mixed", self.rope_temperature, column_first=column_first)
             case _:

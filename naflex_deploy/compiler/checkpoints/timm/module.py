@@ -9,7 +9,12 @@ from torch import nn
 from naflex_deploy.core.errors import CheckpointError
 
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh"}
-ROPES = {"RotaryEmbeddingCat": "axial", "RotaryEmbeddingMixed": "mixed", "RotaryEmbeddingDinoV3": "dinov3"}
+ROPES = {
+    "RotaryEmbeddingCat": "axial",
+    "RotaryEmbeddingMixed": "mixed",
+    "RotaryEmbeddingDinoV3": "dinov3",
+    "RotaryEmbeddingMRope": "mrope",
+}
 ATTENTIONS = {"Attention": "standard", "EvaAttention": "eva", "AttentionRope": "rope"}
 BLOCKS = ("Block", "EvaBlock")
 
@@ -129,7 +134,9 @@ def _rope(rope: Any, attention: Any) -> dict[str, Any]:
         "rope_grid_indexing": rope.grid_indexing,
         "rope_rotate_half": bool(attention.rotate_half),
     }
-    if kind != "mixed":
+    if kind == "mrope":
+        options["rope_mrope_section"] = tuple(rope.mrope_section)
+    elif kind != "mixed":
         options["rope_grid_offset"] = rope.grid_offset
     if kind == "axial" and rope.ref_feat_shape is not None:
         options["rope_ref_feat_shape"] = tuple(rope.ref_feat_shape)

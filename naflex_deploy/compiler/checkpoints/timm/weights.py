@@ -74,7 +74,7 @@ def _embedding(config: TimmConfig, a: Architecture, tensors: Tensors) -> Named:
 def _attention(config: TimmConfig, a: Architecture, tensors: Tensors, i: int) -> Named:
     d, ours, theirs = a.width, f"blocks.{i}", f"blocks.{i}.attn"
     order = torch.arange(a.head_width)
-    if config.rope and not config.rope_rotate_half:
+    if config.rope and not config.rope_rotate_half and config.rope != "mrope":
         order = torch.cat([order[::2], order[1::2]])
     projections = _stacked(config, a, tensors, theirs) if _is_fused(config) else _split(config, a, tensors, i)
     for name, (weight, bias) in zip(("query", "key", "value"), projections, strict=True):

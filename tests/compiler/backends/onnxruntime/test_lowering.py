@@ -18,7 +18,7 @@ from naflex_deploy.compiler.passes.manager import PassError
 from naflex_deploy.core.config import resolve
 from naflex_deploy.runtime.backends.onnxruntime.session import SETTINGS
 from tests.support import graphs
-from tests.support.graphs import FAMILIES, assert_equal, pack, portable
+from tests.support.graphs import CASES, assert_equal, pack, portable
 
 PROFILE = resolve("photo", environment={}).profile
 PACKS = {
@@ -40,7 +40,7 @@ def lowered(name: str, folder: Path) -> tuple[Path, list[dict[str, object]]]:
     return path, record
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_every_family_computes_the_same(name: str, tmp_path: Path) -> None:
     path, record = lowered(name, tmp_path)
     assert {"pass": "lower_attention", "changed": 2, "refused": {}} in record

@@ -23,7 +23,7 @@ from naflex_deploy.core.errors import CalibrationError, IncompatibleError, Usage
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.runtime.results.figures import cosine
 from tests.support.calibrations import observed
-from tests.support.graphs import FAMILIES, GRIDS, pack, portable, run
+from tests.support.graphs import CASES, FAMILIES, GRIDS, pack, portable, run
 from tests.support.packs import random_images
 
 EMBED = "embed.input"
@@ -46,7 +46,7 @@ def task(name: str, folder: Path, calibration: QuantSpec | None) -> Task:
     return Task(portable(name), folder, profile, "int8", FAMILIES[name].prefix, calibration=calibration)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_every_family_stays_close(name: str) -> None:
     one = pack(name)
     wanted = run(portable(name), one)
@@ -78,7 +78,7 @@ def test_every_product_asked_for_runs_in_eight_bits(embed: bool, monkeypatch: py
     assert by_name["merge_positions"] == (not embed)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CASES)
 def test_what_may_be_quantised_outside_of_blocks_runs_in_eight_bits_too(name: str) -> None:
     folder = portable(name).parent / "all"
     model = read(portable(name))

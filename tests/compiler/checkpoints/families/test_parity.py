@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
-from torch import Tensor
 
 from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.compiler.model.attention import masked_attention
-from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
-from naflex_deploy.core.pack import Pack, Patches
-from tests.support.packs import Recording, inputs, random_images
-from tests.support.vlms import VLMS, expected
-
-GRIDS = ((2, 26), (30, 2), (16, 14), (4, 6))
-"""Two rows, two columns, above the size of the position tables, below it."""
+from tests.support.packs import Recording, random_images
+from tests.support.vlms import GRIDS, VLMS, expected, outputs_of
 
 
 @pytest.fixture(scope="module", params=VLMS)
@@ -28,23 +20,12 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return vlm, directory, images, expected(vlm, vlm.load(directory), images)
 
 
-def run(model: PackedNaFlexViT, images: Sequence[Patches], tail: int = 3) -> dict[str, Tensor]:
-    """The outputs of a pack with a tail, without what belongs to the tail."""
-    length = sum(map(len, images))
-    with torch.inference_mode():
-        found = model(*inputs(model, Pack.of(images, tokens=length + tail)))
-    side = model.architecture.projector.merge
-    return {
-        name: values[: length if name.startswith("tokens") else length // side**2] for name, values in found.items()
-    }
-
-
 def test_equals_transformers(case) -> None:
     vlm, directory, images, theirs = case
     recording = Recording(masked_attention)
     checkpoint = read(directory)
     assert checkpoint.family == vlm.title
-    ours = run(checkpoint.model(tuple(theirs), recording), images)
+    ours = outputs_of(checkpoint.model(tuple(theirs), recording), images)
     assert min(recording.sigmas) >= 2
     for name, values in theirs.items():
         error = float((ours[name] - values).abs().max() / values.abs().max())
@@ -56,8 +37,8 @@ def test_equals_transformers(case) -> None:
 def test_images_of_a_pack_do_not_meet(case) -> None:
     _, directory, images, theirs = case
     model = read(directory).model(tuple(theirs))
-    together = run(model, images)
-    alone = [run(model, [image], tail=0) for image in images]
+    together = outputs_of(model, images)
+    alone = [outputs_of(model, [image], tail=0) for image in images]
     for name, values in together.items():
         rest = torch.cat([part[name] for part in alone])
         assert (values - rest).abs().max() <= 2e-6 * rest.abs().max(), name

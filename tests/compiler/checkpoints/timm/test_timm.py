@@ -124,7 +124,7 @@ CONFIGS = st.fixed_dictionaries(
         "embed_norm_layer": st.sampled_from([None, "layernorm"]),
         "act_layer": st.sampled_from([None, "gelu_tanh"]),
         "attn_type": st.sampled_from(["standard", "eva", "rope"]),
-        "rope_type": st.sampled_from(["", "axial", "mixed", "dinov3"]),
+        "rope_type": st.sampled_from(["", "axial", "mixed", "dinov3", "mrope"]),
         "rope_grid_indexing": st.sampled_from(["ij", "xy"]),
         "rope_rotate_half": st.booleans(),
         "swiglu_mlp": st.booleans(),
@@ -145,6 +145,8 @@ def test_random_configurations_equal_timm(options, grids, seed):
         options["pos_embed_grid_size"] = (options["pos_embed_grid_size"][0],) * 2
     if options["rope_type"] == "mixed":
         options["rope_rotate_half"] = False
+    if options["rope_type"] == "mrope":
+        options |= {"rope_grid_indexing": "ij", "rope_mrope_section": (2, 1 + seed // 3, 1 + seed // 4)}
     classes = 20 * (seed % 2)  # many, as one logit alone can be near zero and has no scale to compare with
     original = configured(classes=classes, **options)
     images = random_images(grids, options["patch_size"], seed)
@@ -215,7 +217,8 @@ def test_missing_extra_and_misshaped_tensors(saved):
 @pytest.mark.parametrize(
     ("option", "value", "match"),
     [
-        ("rope_type", "mrope", r"rope_type = 'mrope' is not supported \(supported: '', 'none', 'axial'"),
+        ("rope_type", "mrope", r"rope_type = 'mrope' is not supported with rope_mrope_section = None"),
+        ("rope_type", "rotary", r"rope_type = 'rotary' is not supported \(supported: '', 'none', 'axial'"),
         ("attn_layer", "diff", "attn_layer = 'diff' is not supported"),
         ("norm_layer", "rmsnorm", "norm_layer = 'rmsnorm' is not supported"),
         ("act_layer", "relu", "act_layer = 'relu' is not supported"),
@@ -265,8 +268,6 @@ def test_other_architectures(saved):
 
 
 def test_modules_with_unsupported_parts():
-    original = configured(rope_type="mrope", rope_mrope_section=(4, 6, 6))
-    refused(original, "rope_type = RotaryEmbeddingMRope is not supported")
     original = configured()
     original.blocks[1].norm1 = nn.RMSNorm(96)
     refused(original, "norm_layer = RMSNorm is not supported")
