@@ -9,18 +9,15 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from PIL import Image
 
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.checkpoints.text_checkpoint import Text
 from naflex_deploy.compiler.witness import process
-from naflex_deploy.compiler.witness.compare import by_image, judge
+from naflex_deploy.compiler.witness.compare import by_image, judge, prepared
 from naflex_deploy.compiler.witness.process import Answer
-from naflex_deploy.compiler.witness.request import TEXTS, TOKENS, images
+from naflex_deploy.compiler.witness.request import TEXTS
 from naflex_deploy.core.manifest import Witness
 from naflex_deploy.core.pack import Pack
-from naflex_deploy.core.profile import ImageSection
-from naflex_deploy.runtime.images.cutting import Cutter
 from tests.support.packs import inputs
 
 SHIM = """
@@ -46,16 +43,16 @@ def asked_for_real() -> Iterator[None]:
 
 def ours(checkpoint: Checkpoint, answer: Answer, text: Text | None = None) -> Witness:
     """The outcome with the packed model itself in the place of its exported graph."""
-    outputs = ("pooled", "tokens", *(("logits",) if checkpoint.architecture.classes else ()))
-    cutter = Cutter(ImageSection(tokens=TOKENS, fit="fill"), checkpoint.preprocessing, TOKENS)
-    patches = []
-    for pixels in images(checkpoint.preprocessing.patch_size):
-        layout = cutter.layout((pixels.shape[0], pixels.shape[1]))
-        patches.append(cutter.patches(Image.fromarray(pixels), layout.whole))
+    outputs = [name for name in checkpoint.architecture.outputs if not name.startswith("tokens:")]
+    patches = prepared(checkpoint.preprocessing)
     model = checkpoint.model(outputs)
     pack = Pack.of(patches, prefix=checkpoint.architecture.prefix)
     with torch.inference_mode():
-        found = by_image({name: values.numpy() for name, values in model(*inputs(model, pack)).items()}, pack)
+        found = by_image(
+            {name: values.numpy() for name, values in model(*inputs(model, pack)).items()},
+            pack,
+            checkpoint.preprocessing.merge,
+        )
         if text is not None:
             found["texts"] = text.vectors(TEXTS).numpy()
     return judge(found, answer, [image.grid_hw for image in patches])

@@ -13,7 +13,7 @@ from PIL import Image
 from naflex_deploy.compiler.witness.process import Answer
 from naflex_deploy.compiler.witness.request import MODEL_TOKENS, TEXTS, TOKENS, images
 from naflex_deploy.core.manifest import TextTower, Witness
-from naflex_deploy.core.pack import Pack, Role, in_blocks, on_grid
+from naflex_deploy.core.pack import Pack, Patches, Role, in_blocks, on_grid
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.backends.onnxruntime.session import session_options
@@ -38,6 +38,17 @@ def compare(answer: Answer, bundle: Path, preprocessing: Preprocessing, prefix: 
     """
     if answer.reason:
         return Witness(status="skipped", reason=answer.reason)
+    patches = prepared(preprocessing)
+    pack = Pack.of(patches, prefix=prefix)
+    found = by_image(_run(bundle / "portable.onnx", pack), pack, preprocessing.merge)
+    if text is not None:
+        found["texts"] = _embed(bundle, text)
+    grids = [image.grid_hw for image in patches]
+    return judge(found, answer, grids)
+
+
+def prepared(preprocessing: Preprocessing) -> list[Patches]:
+    """The patches of the images that the original is asked for, as the runtime makes them."""
     if preprocessing.sizing is None:
         cutter = Cutter(ImageSection(tokens=TOKENS, fit="fill"), preprocessing, TOKENS)
     else:
@@ -46,12 +57,7 @@ def compare(answer: Answer, bundle: Path, preprocessing: Preprocessing, prefix: 
     for pixels in images(preprocessing.patch_size):
         layout = cutter.layout((pixels.shape[0], pixels.shape[1]))
         patches.append(cutter.patches(Image.fromarray(pixels), layout.whole))
-    pack = Pack.of(patches, prefix=prefix)
-    found = by_image(_run(bundle / "portable.onnx", pack), pack, preprocessing.merge)
-    if text is not None:
-        found["texts"] = _embed(bundle, text)
-    grids = [image.grid_hw for image in patches]
-    return judge(found, answer, grids)
+    return patches
 
 
 def judge(found: Mapping[str, Float], answer: Answer, grids: list[tuple[int, int]]) -> Witness:

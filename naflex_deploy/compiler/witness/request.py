@@ -11,10 +11,11 @@ TOKENS = 40
 """Patches of an image, at most. Few suffice: grids above and below the size of a position table, narrow and square."""
 MODEL_TOKENS = 4096
 """The same for a vision-language model, whose own processor chooses the sizes."""
-SIZES = ((12, 12), (6, 23), (7.6, 2.3), (3, 60), (11.2, 1.9), (4.2, 6.1))
+SIZES = ((12, 12), (6, 23), (7.6, 2.3), (3, 60), (11.7, 1.9), (3.8, 6.1))
 """(height, width) of the images, in patches. They become six grids, none of one column: torch's own antialiased resize
 of position tables, which the originals use, is wrong for those. No tall image is made smaller: there Pillow 13 resizes
-in another order than its earlier versions and torchvision, whose pixels the runtime gives."""
+in another order than its earlier versions and torchvision, whose pixels the runtime gives. That holds too where sides
+are rounded to multiples of one or two patches."""
 TEXTS = ("a photo of a cat", "A RED Car, at night", "x", "of all the things that do not fit into one row of it " * 9)
 
 

@@ -6,6 +6,7 @@ The process of the original runs without what tests/conftest.py does to torchvis
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
@@ -27,6 +29,8 @@ from naflex_deploy.compiler.checkpoints import read, tensors, text_checkpoint, w
 from naflex_deploy.compiler.checkpoints.files import choice
 from naflex_deploy.compiler.checkpoints.hf import processor, reader
 from naflex_deploy.compiler.checkpoints.text_checkpoint import read_text
+from naflex_deploy.compiler.witness import towers
+from naflex_deploy.compiler.witness.original import NoOriginal
 from naflex_deploy.compiler.witness.process import Answer, Asked, asking
 from naflex_deploy.compiler.witness.request import Request
 from naflex_deploy.compiler.witness.witness import outcome, request_for
@@ -36,6 +40,7 @@ from naflex_deploy.core.manifest import Manifest
 from tests.support.naflexvit import named
 from tests.support.originals import SHIM, asked_for_real, ours, package
 from tests.support.two_towers import tokenizer, two_towers
+from tests.support.vlms import VLMS
 
 SETTINGS = ("image.tokens=64", "engine.backends=['onnxruntime']", "outputs=['pooled', 'tokens']")
 LABELS = "cat\ta photo of a cat\ncat\ta bad photo of a CAT\ndog\n"
@@ -252,3 +257,38 @@ def test_reasons_for_no_original(directory: Path, monkeypatch: pytest.MonkeyPatc
     assert reason(original=None) == f"no library loads {directory} as it is"
     witness = outcome(None, "transformers is not installed", directory, checkpoint, None)
     assert (witness.status, witness.reason) == ("skipped", "transformers is not installed")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Qwen3VL",
+        *(pytest.param(n, marks=pytest.mark.exhaustive) for n in ("Cosmos3Edge", "PaddleOCRVL", "VideoLlama3")),
+    ],
+)
+def test_a_whole_vision_language_model_is_the_witness_of_its_tower(name: str, tmp_path: Path) -> None:
+    vlm = VLMS[name]
+    directory = vlm.save(tmp_path / "model")
+    answer = answer_to(requested(directory))
+    assert answer.reason == ""
+    assert answer.original == f"{vlm.kind} of transformers {transformers.__version__}"
+    witness = ours(read(directory), answer)
+    assert (witness.status, witness.reason) == ("passed", "")
+    assert witness.errors.keys() >= {"tokens", "pooled", "vlm"}
+    assert ("deepstack:1" in witness.errors) == (name == "Qwen3VL")
+
+
+def test_models_that_are_not_loaded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"model_type": "qwen3_vl", "vision_config": {}, "architectures": ["Qwen9ForConditionalGeneration"]}
+    (tmp_path / "model.safetensors").touch()
+
+    def reason(outputs: tuple[str, ...] = ("vlm",)) -> str:
+        request = {"path": str(tmp_path), "outputs": outputs, "lora": ""}
+        with pytest.raises(NoOriginal) as caught:
+            towers.run(transformers, config, request, [])
+        return str(caught.value)
+
+    assert reason(("vlm", "tokens:-2")) == "tokens:-2 of a vision-language model is not compared"
+    assert reason() == f"transformers {transformers.__version__} has no class 'Qwen9ForConditionalGeneration'"
+    os.truncate(tmp_path / "model.safetensors", 9 * 10**9)
+    assert reason() == "the whole model has 9.0 GB of weights, more than are loaded for a comparison"
