@@ -17,7 +17,7 @@ from naflex_deploy.compiler.witness.compare import by_image, judge, prepared
 from naflex_deploy.compiler.witness.process import Answer
 from naflex_deploy.compiler.witness.request import TEXTS
 from naflex_deploy.core.manifest import Witness
-from naflex_deploy.core.pack import Pack
+from naflex_deploy.core.pack import Pack, in_blocks
 from tests.support.packs import inputs
 
 SHIM = """
@@ -43,7 +43,8 @@ def asked_for_real() -> Iterator[None]:
 
 def ours(checkpoint: Checkpoint, answer: Answer, text: Text | None = None) -> Witness:
     """The outcome with the packed model itself in the place of its exported graph."""
-    outputs = [name for name in checkpoint.architecture.outputs if not name.startswith("tokens:")]
+    outputs = ["pooled", "tokens"]
+    outputs += [name for name in checkpoint.architecture.outputs if name == "logits" or in_blocks(name)]
     patches = prepared(checkpoint.preprocessing)
     model = checkpoint.model(outputs)
     pack = Pack.of(patches, prefix=checkpoint.architecture.prefix)
