@@ -113,7 +113,7 @@ def other_file(names: Any, *rest: Any) -> Any:
     return replace(found, weights=(max(name for name in names if name.endswith(".safetensors")),))
 
 
-def default_mean(values: Any, channels: int) -> Any:
+def default_mean(*arguments: Any) -> Any:
     return (0.5,) * 3, (0.5,) * 3, []
 
 
