@@ -43,8 +43,8 @@ def manifest(budget: int, tokens: int) -> Manifest:
     outputs = [OutputSpec(name="pooled", dtype="float32", shape=["images", WIDTH])]
     inputs = [InputSpec(role=Role.PATCHES, dtype="uint8", shape=["tokens", 768])]
     variant = Variant(
-        name="fake", backend="onnxruntime", target="cpu", precision="fp32", model="", budgets=[budget],
-        inputs=inputs, outputs=outputs,
+        name="fake", backend="onnxruntime", target="cpu", precision="fp32", budgets=[budget],
+        model="variants/fake/model.onnx", inputs=inputs, outputs=outputs,
     )  # fmt: skip
     profile = {
         "name": "benchmark",

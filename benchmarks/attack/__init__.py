@@ -1,0 +1,1 @@
+"""Attacks on the server, on readers and on bundles, with harmless input, for as long as wanted."""

@@ -1,0 +1,1 @@
+"""A short, seeded sample of the attacks of `benchmarks.attack`."""
