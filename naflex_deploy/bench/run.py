@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from naflex_deploy.bench.compare.contenders import (
 from naflex_deploy.bench.cost.stages import time_stages
 from naflex_deploy.bench.load import measure
 from naflex_deploy.bench.load.http import Server, embedding_request, served_model
+from naflex_deploy.bench.load.in_process import measure_in_process
 from naflex_deploy.bench.load.mixes import choose_mix
 from naflex_deploy.bench.load.stopping import Stopping
 from naflex_deploy.bench.load.subject import Subject, open_subject, sound
@@ -180,7 +181,7 @@ class _Work:
             budgets = measure.measure_budgets(subject, prepared, stopping)
             found["budgets"] = [report.budget_json(figures) for figures in budgets]
         if "open-loop" in modes and slo:
-            steps = measure.measure_in_process(subject, sources, rates, slo, stopping, self.options.seed, self.step)
+            steps = measure_in_process(subject, sources, rates, slo, stopping, self.options.seed, self.step)
             found |= {"open_loop": [report.step_json(one) for one in steps], "slo_ms": 1e3 * slo}
         self.step("stages")
         found["stages"] = report.stages_json(time_stages(subject, sources, seconds=stopping.cap / 2))
@@ -192,7 +193,7 @@ class _Work:
         """Measure a server over HTTP."""
         options, stopping = self.options, self.stopping
         model = served_model(url, options.model or options.bundle.resolve().name, options.api_key)
-        requests = [embedding_request(s, url=url, model=model, api_key=options.api_key) for s in self.sources]
+        requests = self._requests(url, model)
         found: Json = {"server": {"url": url, "model": model}}
         slo, rates = options.slo, options.rates
         with Server(url, requests) as server:
@@ -209,8 +210,15 @@ class _Work:
                 rates = rates or measure.sweep(throughput.images_estimate)
             if "open-loop" in modes and slo:
                 steps = measure.measure_open_loop(server.send, rates, slo, stopping, options.seed, self.step)
+                with Server(url, self._requests(url, model, slo)) as told:
+                    known = measure.measure_open_loop(told.send, rates, slo, stopping, options.seed, self.step)
+                steps += [replace(step, goal_known=True) for step in known]
                 found |= {"open_loop": [report.step_json(one) for one in steps], "slo_ms": 1e3 * slo}
         return found
+
+    def _requests(self, url: str, model: str, seconds: float = 0.0) -> list[bytes]:
+        key = self.options.api_key
+        return [embedding_request(s, url=url, model=model, api_key=key, seconds=seconds) for s in self.sources]
 
     def compare(self) -> list[Comparison]:
         """Run all comparisons that were asked for."""

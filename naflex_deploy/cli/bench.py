@@ -63,7 +63,8 @@ from naflex_deploy.core.files import reserved
     "--slo",
     type=Amount(),
     metavar="MS",
-    help="Latency objective of the open loop in milliseconds. Default: 5 times the median of a single image.",
+    help="Latency objective of the open loop in milliseconds, measured without and with it as the queue's goal. "
+    "Default: 5 times the median of a single image.",
 )
 @click.option("--url", help="Measure a running server of this bundle instead of loading the bundle.")
 @click.option("--model", metavar="NAME", help="Name of the server's model. Default: that of the bundle's directory.")

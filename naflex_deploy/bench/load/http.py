@@ -147,8 +147,16 @@ def _address(url: str) -> tuple[str, int, bool]:
     return host, port or (443 if secure else 80), secure
 
 
-def embedding_request(image: bytes, *, url: str, model: str, api_key: str = "") -> bytes:
-    """A request for one image's vector in the Open Inference Protocol, with the encoded image as a tensor."""
+def embedding_request(image: bytes, *, url: str, model: str, api_key: str = "", seconds: float = 0.0) -> bytes:
+    """A request for one image's vector in the Open Inference Protocol, with the encoded image as a tensor.
+
+    Args:
+        image: The image.
+        url: URL of the server.
+        model: Name of the model.
+        api_key: Where one is required.
+        seconds: Time within which to answer, where the server is to know it.
+    """
     content = len(image).to_bytes(4, "little") + image
     tensor = {
         "name": "images",
@@ -157,7 +165,8 @@ def embedding_request(image: bytes, *, url: str, model: str, api_key: str = "") 
         "parameters": {"binary_data_size": len(content)},
     }
     output = {"name": "pooled", "parameters": {"binary_data": True}}
-    header = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
+    parameters = {"parameters": {"timeout": round(1e6 * seconds)}} if seconds else {}
+    header = json.dumps({"inputs": [tensor], "outputs": [output], **parameters}).encode()
     headers = {"inference-header-content-length": str(len(header)), **_authorization(api_key)}
     return post(f"/v2/models/{quote(model)}/infer", header + content, headers, urlsplit(url).netloc)
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from naflex_deploy.bench.compare.statistics import Interval, quantile_interval
 from naflex_deploy.bench.load.accounting import Allocation, allocation, filled_share
-from naflex_deploy.bench.load.in_process import InProcess
 from naflex_deploy.bench.load.latency import Latency, latency_of
 from naflex_deploy.bench.load.load import Clock, Requests, Send, closed_loop, offline, open_loop, single_stream
 from naflex_deploy.bench.load.stopping import Checks, Stopping
@@ -102,6 +101,7 @@ class Step:
         goodput: Results per second within the service level.
         rejected, late, errors: Shares of all requests.
         lag: Delay of the load generator itself.
+        goal_known: Whether the queue knew the service level, and refused what would have waited longer.
     """
 
     rate: float
@@ -113,6 +113,7 @@ class Step:
     late: float
     errors: float
     lag: Latency
+    goal_known: bool = False
 
 
 def measure_single(
@@ -269,20 +270,6 @@ def measure_server_offline(send: Send, images: int, tokens: int, stopping: Stopp
 def sweep(throughput: float) -> tuple[float, ...]:
     """The rates of the open loop for an offline throughput."""
     return tuple(share * throughput for share in SWEEP)
-
-
-def measure_in_process(
-    subject: Subject,
-    sources: Sequence[Source],
-    rates: Sequence[float],
-    slo: float,
-    stopping: Stopping,
-    seed: int,
-    report: Report,
-) -> list[Step]:
-    """Measure the open loop in process, with the scheduler that servers use."""
-    with InProcess(subject, sources) as target:
-        return measure_open_loop(target.send, rates, slo, stopping, seed, report)
 
 
 def tokens_of(image: Prepared, subject: Subject) -> int:

@@ -92,7 +92,8 @@ def budget_json(figures: BudgetFigures) -> Json:
 def step_json(step: Step) -> Json:
     shares = {name: _round(getattr(step, name)) for name in ("rejected", "late", "errors")}
     rates = {name: _round(getattr(step, name)) for name in ("rate", "sent", "completed", "goodput")}
-    return {**rates, **shares, "latency": latency_json(step.latency), "generator_lag": latency_json(step.lag)}
+    latencies = {"latency": latency_json(step.latency), "generator_lag": latency_json(step.lag)}
+    return {**rates, **shares, **latencies, "goal_known": step.goal_known}
 
 
 def stages_json(stages: Stages) -> Json:

@@ -113,6 +113,7 @@ def _latency(latency: Json) -> list[str]:
 
 def _open_loop(steps: list[Json], slo: float) -> Table:
     columns = (
+        "queue knows the goal",
         "offered/s",
         "sent/s",
         "completed/s",
@@ -125,6 +126,7 @@ def _open_loop(steps: list[Json], slo: float) -> Table:
     )
     rows = [
         [
+            "yes" if step["goal_known"] else "no",
             *(number(step[name]) for name in ("rate", "sent", "completed", "goodput")),
             *_latency(step["latency"])[1:],
             *(percent(step[name]) for name in ("rejected", "late", "errors")),
