@@ -6,6 +6,7 @@ import asyncio
 import base64
 import http.client
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -140,7 +141,7 @@ def closing_senders(port: int, seconds: float, seed: int) -> Seen:
     """As an HTTP/1.0 proxy: every body of 1 MiB comes over a connection of its own, while the queue is full."""
     image = base64.b64encode(random.Random(seed).randbytes(1 << 20)).decode()
     body = json.dumps({"input": image}).encode()
-    waiting = threading.Thread(target=flood, args=(port, seconds, seed))
+    waiting = multiprocessing.get_context("spawn").Process(target=flood, args=(port, seconds, seed))
     waiting.start()
     seen = post_all(port, seconds, [(EMBED, body)], 16, {**JSON, "connection": "close"})
     waiting.join()
