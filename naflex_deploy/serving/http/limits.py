@@ -49,8 +49,8 @@ class Limits:
     head_bytes: int = 64 << 10
 
     def goal(self, seconds: float | None = None) -> float:
-        """Seconds within which a request should be answered that allows so many, where it says so."""
-        return min(seconds or self.goal_seconds or math.inf, self.deadline_seconds)
+        """Seconds within which a request should be answered, where it allows so many itself."""
+        return min(seconds or math.inf, self.goal_seconds or math.inf, self.deadline_seconds)
 
     def check_count(self, count: int, param: str, hint: str) -> None:
         """Check the number of images in the part ``param`` of a request.
