@@ -153,5 +153,5 @@ class LimitsSection(Section):
 
     seconds: Annotated[float, Field(gt=0)] = 60.0
     memory: ByteCount = 1 << 30
-    member: ByteCount = 128 << 20
+    member: ByteCount = 64 << 20
     frames: PositiveInt = 100_000

@@ -10,6 +10,7 @@ from naflex_deploy.core.errors import ImageError, MissingExtraError, nearest
 from naflex_deploy.core.profile import LimitsSection
 from naflex_deploy.core.worker import WorkerError, stream
 from naflex_deploy.runtime.images.shards import too_large
+from naflex_deploy.runtime.images.source import out_of_memory
 
 Cell = bytes | Path | tuple[bytes | Path, ...]
 """An image, or several that are frames of one input."""
@@ -80,6 +81,8 @@ def read_parquet(path: Path, column: str | None = None, most: int = LimitsSectio
                     row += 1
     except ImageError as error:
         yield str(path), error
+    except MemoryError:
+        yield str(path), out_of_memory(str(path))
     except Exception as error:  # Arrow raises many kinds, UnicodeDecodeError among them
         reason = " ".join(str(error).split())
         yield str(path), ImageError(f"{path}: damaged Parquet table: {reason}", hint="replace the file")

@@ -16,6 +16,7 @@ from naflex_deploy.core.profile import LimitsSection
 from naflex_deploy.core.worker import WorkerError, stream
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.media.kinds import kind_of
+from naflex_deploy.runtime.images.media.stills import is_still
 from naflex_deploy.runtime.images.media.tame import is_tame
 from naflex_deploy.runtime.images.source import content_of
 from naflex_deploy.runtime.packing.prepared import Prepared
@@ -50,7 +51,8 @@ def decided(item: Input) -> Input:
         return replace(item, tame=True)  # reading it says what is wrong
     if isinstance(source, bytes):
         kind = kind_of(source, item.name)
-        return replace(item, source=source, kind=kind, tame=kind == "picture" and is_tame(source))
+        tame = kind == "picture" and (is_tame(source) or not is_still(source))
+        return replace(item, source=source, kind=kind, tame=tame)
     return replace(item, tame=not isinstance(source, tuple))
 
 

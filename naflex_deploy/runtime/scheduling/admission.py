@@ -71,7 +71,10 @@ class Admission:
             )
         if not self.tokens:
             return
-        wait = self._seconds(self.tokens + tokens, self.decoding + images if self.decoding else 0)
+        # Decoding and running go on side by side.
+        wait = (self.tokens + tokens) / self.rate if self.rate else 0.0
+        if self.decoding:
+            wait = max(wait, (self.decoding + images) * self.decode_seconds / self.decoders)
         if wait > (1 - MARGIN) * time_left:
             raise QueueFullError(
                 f"the queue needs {wait:.2f} s, which is too close to the deadline in {max(time_left, 0):.2f} s",
@@ -79,8 +82,8 @@ class Admission:
             )
 
     def retry_after(self) -> float:
-        """Estimated seconds until half of what is held has run."""
-        return self._seconds(self.tokens, self.decoding) / 2 if self.rate else 1.0
+        """Estimated seconds until half of the held tokens have run."""
+        return self.tokens / self.rate / 2 if self.rate else 1.0
 
     def note(self, tokens: int, seconds: float, budget: int) -> None:
         """Learn from tokens that ran in so many seconds, in packs of at most ``budget`` tokens.
@@ -94,10 +97,6 @@ class Admission:
     def note_decoding(self, seconds: float) -> None:
         """Learn from an image that was decoded in so many seconds."""
         self.decode_seconds = _smoothed(self.decode_seconds, seconds)
-
-    def _seconds(self, tokens: int, images: int) -> float:
-        """Estimated time to run so many tokens, after so many images of them were decoded: both go on side by side."""
-        return max(tokens / self.rate if self.rate else 0.0, images * self.decode_seconds / self.decoders)
 
 
 def _smoothed(known: float, found: float) -> float:

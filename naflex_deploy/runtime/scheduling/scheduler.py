@@ -131,11 +131,12 @@ class Scheduler:
         with self._changed:
             self.check(sum(counts), min(deadline, goal) - now, len(counts))
             self._admission.tokens += sum(counts)
-            self._admission.decoding += sum(not isinstance(work, Patches) for work in works)
             self._open.update((ticket.future, ticket) for ticket in tickets)
             for ticket, work in zip(tickets, works, strict=True):
                 if isinstance(work, Patches):
                     self._enqueue(ticket, work)
+                else:
+                    self._admission.decoding += 1
         for ticket, work in zip(tickets, works, strict=True):
             # The callback does not hold the ticket, which holds the future: a cycle would need garbage collection.
             ticket.future.add_done_callback(self._left)

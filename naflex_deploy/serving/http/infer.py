@@ -54,13 +54,14 @@ async def infer(
     """
     allowed = min(seconds or math.inf, limits.deadline_seconds)
     now = time.monotonic()
-    deadline, goal = now + allowed, now + limits.goal(seconds)
+    goal = limits.goal(seconds)
+    deadline = now + allowed
     try:
-        model.scheduler.check(len(images), limits.goal(seconds), len(images))
+        model.scheduler.check(len(images), goal, len(images))
         frames = await _frames(model, images, limits, deadline) if model.tiled else None
         works = [_work(model, image, limits, deadline) for image in images] if frames is None else _patches(frames)
         futures = model.scheduler.submit(
-            works, outputs, tokens=model.image_tokens, deadline=deadline, goal=goal, priority=priority
+            works, outputs, tokens=model.image_tokens, deadline=deadline, goal=now + goal, priority=priority
         )
     except Exception as error:
         raise problem_of(error) from error

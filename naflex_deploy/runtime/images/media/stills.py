@@ -83,6 +83,15 @@ def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Colle
             yield scaled or read_image(opened, name=name, image=image, stored=stored)
 
 
+def is_still(content: bytes) -> bool:
+    """Whether a reader takes content by its first bytes; what is no picture is refused by them alone."""
+    start = content[:16]
+    try:
+        return start.startswith(TIFFS) or _opener(start, "") is not None
+    except ImageError:
+        return False
+
+
 def read_header(stream: IO[bytes], name: str) -> tuple[int, int, int]:
     """(width, height, frames) of an encoded image as stored: not turned upright, no pixel decoded.
 

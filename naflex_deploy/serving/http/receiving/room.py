@@ -27,9 +27,10 @@ class Room:
 
     def take(self, client: str, amount: int) -> bool:
         """Give a client so much more, or nothing where it does not fit."""
-        if not self.fits(client, amount):
+        held = self._held.get(client, 0) + amount
+        if held > self.total - self.used:
             return False
-        self._held[client] = self._held.get(client, 0) + amount
+        self._held[client] = held
         self.used += amount
         return True
 
