@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 
@@ -22,11 +24,17 @@ from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.read import read_frames
 from naflex_deploy.runtime.images.media.stills import FORMATS
+from naflex_deploy.runtime.images.media.tame import pixels_of
 from naflex_deploy.runtime.images.patchify import patchify
 from naflex_deploy.runtime.images.source import Source, describe
 from naflex_deploy.runtime.packing.guarded import decided, guarded
 from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
+
+LARGE = 32_000_000
+"""Pixels of a picture above which no other such picture is decoded at the same time, for the sake of memory."""
+
+_ONE_AT_A_TIME = threading.Lock()
 
 NICE = 10
 """Priority of processes beside a server, whose own threads come first."""
@@ -70,7 +78,11 @@ class Preparer:
             yield [Prepared(Result(index, 0, item.name, error=item.source))]
             return
         item = decided(item)
-        if item.tame:
+        if item.tame and isinstance(item.source, bytes) and self._profile.image.frames == "first":
+            with _ONE_AT_A_TIME if pixels_of(item.source) > LARGE else nullcontext():
+                frames = list(self.here(index, item))  # to its end, so that no picture is kept
+            yield from frames
+        elif item.tame:
             yield from self.here(index, item)
         else:
             yield from guarded(self.here, index, item, self._profile.limits)

@@ -19,7 +19,7 @@ from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import LimitsSection
 from naflex_deploy.runtime.images.decode import read_header
 from naflex_deploy.runtime.images.inputs import Input
-from naflex_deploy.runtime.images.media.tame import PARTS, SCANS, is_tame
+from naflex_deploy.runtime.images.media.tame import PARTS, SCANS, is_tame, pixels_of
 from naflex_deploy.runtime.packing.guarded import SlowError, decided, guarded
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.packing.prepared import Prepared
@@ -97,6 +97,20 @@ def test_photos_of_all_programs_stay_in_this_process(tmp_path):
         assert not decided(Input("other", encoded(form))).tame
     assert decided(Input("pixels", PIXELS)).tame
     assert decided(Input("none", tmp_path / "none")).tame  # reading it says what is wrong
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True}),
+     ("WEBP", {"icc_profile": bytes(10)})],
+)  # fmt: skip
+def test_pixels_are_counted_by_the_header(form, options):
+    assert pixels_of(encoded(form, **options)) == 48 * 64
+
+
+@given(st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF1234WEBPVP8L"]), st.binary(max_size=200))
+def test_damaged_headers_are_counted_without_an_error(start, rest):
+    assert pixels_of(start + rest) >= 0
 
 
 def test_pictures_of_endless_parts_do_not():

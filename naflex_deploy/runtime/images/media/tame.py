@@ -6,6 +6,8 @@ million chunks and every other format can keep their reader busy for as long as 
 
 from __future__ import annotations
 
+from typing import Literal
+
 SCANS = 24
 """Of a JPEG: progressive ones have about ten, each of which passes over all pixels."""
 
@@ -46,3 +48,30 @@ def _chunks_end(content: bytes) -> bool:
             return True
         at += 12 + int.from_bytes(content[at : at + 4], "big")
     return False
+
+
+def pixels_of(content: bytes) -> int:
+    """Width times height of a tame picture, as its header states it; 0 where it does not."""
+    if content.startswith(b"\x89PNG"):
+        return _number(content, 16, 4) * _number(content, 20, 4)
+    if content.startswith(b"RIFF"):
+        match content[12:16]:
+            case b"VP8X":
+                return (1 + _number(content, 24, 3, "little")) * (1 + _number(content, 27, 3, "little"))
+            case b"VP8L":
+                sides = _number(content, 21, 4, "little")
+                return (1 + (sides & 0x3FFF)) * (1 + (sides >> 14 & 0x3FFF))
+        return (_number(content, 26, 2, "little") & 0x3FFF) * (_number(content, 28, 2, "little") & 0x3FFF)
+    at = 2
+    for _ in range(PARTS):
+        mark = content[at : at + 2]
+        if len(mark) < 2 or mark[0] != 0xFF or mark[1] == 0xDA:
+            break
+        if 0xC0 <= mark[1] <= 0xCF and mark[1] not in (0xC4, 0xC8, 0xCC):  # a frame header (ITU T.81, B.2.2)
+            return _number(content, at + 5, 2) * _number(content, at + 7, 2)
+        at += 1 if mark[1] == 0xFF else 2 + max(2, _number(content, at + 2, 2))
+    return 0
+
+
+def _number(content: bytes, at: int, size: int, order: Literal["big", "little"] = "big") -> int:
+    return int.from_bytes(content[at : at + size], order)
