@@ -16,9 +16,11 @@ from naflex_deploy.core.files import new_file
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.images.cutting import Cutter
+from naflex_deploy.runtime.images.fit import Fit
 from naflex_deploy.runtime.images.inputs import expand, open_inputs
 from naflex_deploy.runtime.images.looking import draw
 from naflex_deploy.runtime.images.media.frame import Frame
+from naflex_deploy.runtime.images.media.pdf import Page
 from naflex_deploy.runtime.images.media.read import read_frames
 
 
@@ -98,16 +100,24 @@ def _look(
             for file, picture in pictures.items():
                 with new_file(output / file) as partial:
                     picture.save(partial, "PNG")
-            fit, (height, width) = layout.whole, layout.whole.size
+            fit = layout.whole
             row["files"] = list(pictures)
             row["grid"] = list(fit.grid_hw)
             row["tiles"] = len(tiles)
-            drawn = "resampled once" if frame.picture and frame.picture.size != (width, height) else "not resampled"
             padded = "" if fit.size == fit.canvas else ", padded to whole patches"
-            row["decisions"].append(f"resampling: {drawn} to {width}x{height}{padded}, {cutter.model.resample}")
+            row["decisions"].append(f"resampling: {_resampling(frame, fit, cutter.model.resample)}{padded}")
         except NaflexError as error:
             row["error"] = str(error)
         yield row
+
+
+def _resampling(frame: Frame, fit: Fit, filter: str) -> str:
+    height, width = fit.size
+    if isinstance(frame.picture, Page):
+        return f"none, drawn at {width}x{height}"
+    if frame.picture is not None and frame.picture.size == (width, height):
+        return "none"
+    return f"resampled once to {width}x{height}, {filter}"
 
 
 def _row(name: str, frame: Frame) -> dict[str, Any]:

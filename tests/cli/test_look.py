@@ -14,6 +14,7 @@ from naflex_deploy.core.config import resolve
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.runtime.images.looking import pixels_of
 from naflex_deploy.runtime.packing.prepare import Preparer
+from tests.support.pdfs import pdf, rectangle
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
 
@@ -74,3 +75,10 @@ def test_the_scale_of_decoding_is_told(tmp_path: Path) -> None:
     assert [len(lines) for lines in told] == [1, 1]
     assert told[0][0] == "reader: decoded at the scale that its fit allows"
     assert told[1][0].startswith("reader: decoded in full")
+
+
+def test_a_page_is_drawn_and_not_resampled(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf([rectangle(10, 10, 50, 50)]))
+    code, found = look(tmp_path / "a.pdf", "-o", tmp_path / "seen")
+    assert code == 0
+    assert found["frames"][0]["decisions"][-1].startswith("resampling: none, drawn at ")

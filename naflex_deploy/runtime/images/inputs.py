@@ -26,7 +26,8 @@ from naflex_deploy.runtime.images.source import Source, describe, is_tensor
 from naflex_deploy.runtime.images.tables import read_guarded, split_column
 
 _IMAGES = (
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .avif .heic .heif .jp2 .j2k .jpf .jpx .pnm .ppm .pgm .pbm"
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .dng .bmp .gif .avif .heic .heif .jp2 .j2k .jpf .jpx "
+    ".pnm .ppm .pgm .pbm"
 )
 _DOCUMENTS = ".pdf .dcm .dicom .ima .nii .nii.gz .svs .ndpi .mrxs .scn"
 _CLIPS = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .h264 .hevc .mjpeg .mjpg .mcap .bag"

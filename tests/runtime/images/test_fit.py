@@ -46,6 +46,20 @@ def test_fill_is_the_size_search_of_transformers_and_timm(height, width, patch_s
     assert fit.tokens <= tokens
 
 
+@pytest.mark.exhaustive
+def test_grids_of_many_sizes_are_those_of_transformers_and_timm():
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(0, np.log(8000), (6009, 2))).astype(int)
+    compared = 0
+    for height, width in sizes.tolist():
+        for patch_size, tokens in ((16, 256), (14, 729), (32, 1024)):
+            fit = plan_fit((height, width), patch_size=patch_size, tokens=tokens)
+            assert fit.size == get_image_size_for_max_num_patches(height, width, patch_size, tokens)
+            assert fit.size == get_image_size_for_seq((height, width), patch_size, tokens, eps=1e-5)[1]
+            compared += 1
+    assert compared == 18_027
+
+
 @pytest.mark.parametrize(
     ("size", "patch_size", "tokens", "expected"),
     [((63, 241), 16, 16, (32, 128)), ((112, 109), 7, 225, (105, 105)), ((256, 64), 8, 15, (56, 16))],

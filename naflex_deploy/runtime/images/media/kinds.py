@@ -43,7 +43,8 @@ def kind_of(file: Path | bytes, name: str) -> Kind:
         return "recording"
     if is_slide(start, name):
         return "slide"
-    return "video" if _is_video(start) or is_motion_jpeg(file, name) else "picture"
+    video = _is_video(start) or is_motion_jpeg(file, name) or _is_cut_transport(start, name)
+    return "video" if video else "picture"
 
 
 def _start(file: Path | bytes) -> bytes:
@@ -65,6 +66,13 @@ def _is_video(start: bytes) -> bool:
     # Packets of 188 bytes, or of 192 where camcorders put a time of 4 bytes before each.
     transport = any(start[at : at + 3 * step : step] == b"GGG" for at, step in ((0, 188), (4, 192)))
     return start.startswith(VIDEOS) or (start[:4] == b"RIFF" and start[8:12] == b"AVI ") or transport or _is_raw(start)
+
+
+def _is_cut_transport(start: bytes, name: str) -> bool:
+    """MPEG-TS that begins inside a packet, as recorders cut it, which its name has to confirm."""
+    if not name.lower().endswith((".ts", ".mts", ".m2ts")):
+        return False
+    return any(start[at : at + 5 * step : step] == b"GGGGG" for step in (188, 192) for at in range(step))
 
 
 def _is_raw(start: bytes) -> bool:

@@ -21,6 +21,7 @@ from naflex_deploy.runtime.images.media.stills import read_still
 from naflex_deploy.runtime.images.source import check_size, damage
 
 _MARKS = (b"\x89MCAP0\r\n", b"#ROSBAG V2.0\n")
+_DATABASE = b"SQLite format 3\0"
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, "8UC1": 1, "8UC3": 3}
 _BAYER = {"bayer_rggb8": "RGGB", "bayer_bggr8": "BGGR", "bayer_gbrg8": "GBRG", "bayer_grbg8": "GRBG"}
@@ -30,7 +31,7 @@ _YUV = {"yuv422": (1, 0, 2), "uyvy": (1, 0, 2), "yuv422_yuy2": (0, 1, 3), "yuyv"
 
 def is_recording(start: bytes, file: Path | bytes) -> bool:
     """Whether a file or a folder is a recording: MCAP, a bag of ROS 1, or the folder of a bag of ROS 2."""
-    return start.startswith(_MARKS) or (isinstance(file, Path) and is_bag_folder(file))
+    return start.startswith((*_MARKS, _DATABASE)) or (isinstance(file, Path) and is_bag_folder(file))
 
 
 def is_bag_folder(path: Path) -> bool:
@@ -57,6 +58,11 @@ def read_recording(
         ImageError: It is damaged, a topic is not in it or has no pictures.
         MissingExtraError: rosbags is not installed.
     """
+    if _is_database(source):
+        raise ImageError(
+            f"{name}: expected a recording, found the database of a ROS 2 bag without its description",
+            hint="pass the folder that holds it and metadata.yaml",
+        )
     with needs_extra("ros"):
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
@@ -67,6 +73,15 @@ def read_recording(
             yield from mark_last(_pictures(reader, name, image, ros, done))
         finally:
             reader.close()
+
+
+def _is_database(source: Path | bytes) -> bool:
+    if isinstance(source, bytes):
+        return source.startswith(_DATABASE)
+    if not source.is_file():
+        return False
+    with source.open("rb") as stream:
+        return stream.read(len(_DATABASE)) == _DATABASE
 
 
 @contextmanager

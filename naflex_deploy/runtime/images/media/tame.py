@@ -18,10 +18,28 @@ PARTS = 4096
 def is_tame(content: bytes) -> bool:
     """Whether the size of a picture bounds the time that decoding it takes."""
     if content.startswith(b"\xff\xd8\xff"):
-        return _segments_end(content) and content.count(b"\xff\xda") <= SCANS
+        return _scans_once(content) or (_segments_end(content) and content.count(b"\xff\xda") <= SCANS)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return _chunks_end(content)
     return content.startswith(b"RIFF") and content[8:12] == b"WEBP"
+
+
+def _scans_once(content: bytes) -> bool:
+    """Whether the first scan of a sequential JPEG has all its components, after which decoders take no other.
+
+    Most photos are so, and need not be searched for further scans.
+    """
+    at, components = 2, 0
+    for _ in range(PARTS):
+        mark, size = content[at : at + 2], int.from_bytes(content[at + 2 : at + 4], "big")
+        if mark == b"\xff\xda":
+            return 0 < components == int.from_bytes(content[at + 4 : at + 5], "big")
+        if mark in (b"\xff\xc0", b"\xff\xc1"):
+            components = int.from_bytes(content[at + 9 : at + 10], "big")
+        elif len(mark) < 2 or mark[0] != 0xFF or not 0xC4 <= mark[1] <= 0xFE or 0xD0 <= mark[1] <= 0xD8 or size < 2:
+            return False  # progressive, or a marker that is not expected here
+        at += 2 + size
+    return False
 
 
 def _segments_end(content: bytes) -> bool:

@@ -190,6 +190,9 @@ def test_pictures_of_recordings(tmp_path: Path) -> None:
     assert sum(frame.error is not None for frame in every) == 3, "those of an unknown encoding alone"
     assert "encoding 'nonsense'" in next(frame.error.message for frame in every if frame.error)
     assert len(frames(recording, "ros.rate=0.5", "ros.topics=['/rgb', '/bgr']")) == 4
+    (alone,) = frames(b"SQLite format 3\0" + bytes(100))
+    assert alone.error is not None
+    assert "pass the folder" in alone.error.hint
     (missing,) = frames(recording, "ros.topics=['/rgbb']")
     assert missing.error is not None
     assert "no topic '/rgbb'" in missing.error.message

@@ -313,3 +313,29 @@ def test_bits_above_the_container_are_refused() -> None:
     (found,) = frames(content)
     assert found.error is not None
     assert "exceed the 16 bits" in found.error.message
+
+
+def test_channels_that_are_no_colours_are_said_to_be_left_out() -> None:
+    tifffile = pytest.importorskip("tifffile", reason="the extra tiff is not installed")
+    four = np.dstack([BIG, BIG[..., 0]])
+    for kind, said in (("unspecified", True), ("unassalpha", False)):
+        stream = BytesIO()
+        tifffile.imwrite(stream, four, photometric="rgb", extrasamples=[kind], metadata=None)
+        (found,) = frames(stream.getvalue())
+        assert found.error is None
+        assert any("1 of 4 channels left out" in decision.value for decision in found.decisions) == said
+
+
+def test_strips_that_are_missing_are_no_black_picture() -> None:
+    """In a file that Pillow does not read; 278 says how many rows a strip has."""
+    tifffile = pytest.importorskip("tifffile", reason="the extra tiff is not installed")
+    stream = BytesIO()
+    deep = np.moveaxis(BIG.astype(np.uint16), 2, 0)
+    tifffile.imwrite(stream, deep, photometric="rgb", planarconfig="separate", metadata=None)
+    content = stream.getvalue()
+    place = content.index(struct.pack("<H", 278)) + 8
+    rows = struct.pack("<I", BIG.shape[0])
+    assert content[place : place + 4] == rows
+    (found,) = frames(content[:place] + struct.pack("<I", 1) + content[place + 4 :])
+    assert found.error is not None
+    assert "strips or tiles" in found.error.message

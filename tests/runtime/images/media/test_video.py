@@ -329,3 +329,13 @@ def test_high_dynamic_range_is_toned_down(tmp_path: Path) -> None:
     assert row[-4] > 245
     curve = [(x * (0.15 * x + 0.05) + 0.004) / (x * (0.15 * x + 0.5) + 0.06) - 1 / 15 for x in (1.0, 100.0)]
     assert row[round(0.508 * 255)] == pytest.approx(255 * (curve[0] / curve[1]) ** (1 / 2.4), abs=8)
+
+
+def test_a_transport_stream_may_begin_inside_a_packet(tmp_path: Path) -> None:
+    """As recorders cut it: the name says what it is, the bytes where its packets begin."""
+    path = clip(tmp_path / "a.ts", list(range(0, 60, 2)), Fraction(1, 25))
+    path.write_bytes(path.read_bytes()[100:])
+    profile = resolve("video-frames", environment={}).profile
+    found = list(read_frames(path, name=str(path), profile=profile))
+    assert [frame.error for frame in found] == [None] * len(found)
+    assert len(found) >= 2

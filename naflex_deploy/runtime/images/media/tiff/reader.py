@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import IO, Any, cast
@@ -120,9 +121,20 @@ def _read(
         if rgb is None:
             rgb, more = _by_tifffile(stream, level, name, image, said)
             rgb = upright(rgb, turn)
+    more = (*more, *filter(None, [_left_out(level)]))
     scale = level.size[0] / page.full.size[0]
     aspect, dpi, ratio = density.resolve(_density(page.full, scale, turn), image, name)
     return Frame(0, rgb, dpi=dpi, aspect=aspect, decisions=(*decisions, *more, *ratio))
+
+
+def _left_out(directory: Directory) -> Decision | None:
+    """What is said of samples that are neither colour nor transparency, such as near infrared."""
+    colours = {_RGB: 3, _YCBCR: 3, _CMYK: 4}.get(directory.number(tags.PHOTOMETRIC, -1))
+    extra = directory.tags.get(tags.EXTRA_SAMPLES, ())
+    others = directory.number(tags.SAMPLES, 1) - (colours or 0) - bool(extra and extra[0] in (1, 2))
+    if colours is None or others < 1:
+        return None
+    return Decision("colour", f"{others} of {directory.number(tags.SAMPLES)} channels left out: they are no colours")
 
 
 def _density(directory: Directory, scale: float, turn: int) -> density.Density | None:
@@ -206,6 +218,10 @@ def _by_tifffile(
     stream.seek(0)
     with tifffile.TiffFile(stream) as file:
         page = next(page for page in _all_pages(file) if page.offset == directory.offset)
+        parts = math.prod(page.chunked)
+        if len(page.dataoffsets) != parts:  # tifffile would leave the others black
+            found = f"{len(page.dataoffsets)} of {parts} strips or tiles"
+            raise ImageError(f"{name}: damaged or truncated image: {found}", hint="replace the file")
         try:
             array: npt.NDArray[Any] = page.asarray()
         except ValueError as error:
@@ -271,5 +287,6 @@ def _from_planes(
         array = array[:, :, : colour + (alpha and colour == 3 and samples > 3)]
         mode = {3: "RGB", 4: "CMYK" if colour == 4 else "RGBA"}[array.shape[2]]
     values = np.ascontiguousarray(array)
-    rgb, more = to_rgb(Image.frombytes(mode, (values.shape[1], values.shape[0]), values.tobytes()), name, image)
+    size = (values.shape[1], values.shape[0])
+    rgb, more = to_rgb(Image.frombuffer(mode, size, values, "raw", mode, 0, 1), name, image)
     return rgb, decisions + more
