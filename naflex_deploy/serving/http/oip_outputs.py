@@ -89,6 +89,8 @@ def values(output: WantedOutput, served: Sequence[ImageOutcome]) -> npt.NDArray[
         found = _rows(output.name, served)
     else:
         found = np.stack([item.outputs[output.name] for item in served])
+    if found.dtype == dtype:
+        return found  # as the engine gave it, and finite
     try:
         values: npt.NDArray[Any] = narrowed(found, dtype)
         return values
