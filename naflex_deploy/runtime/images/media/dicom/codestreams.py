@@ -86,6 +86,8 @@ def _jpeg_size(content: bytes) -> tuple[int, int] | None:
         if marker == 0xFF:
             place += 1
         elif marker in _FRAMES:
+            if not 2 <= content[place + 4] <= 16:
+                raise ValueError(f"{content[place + 4]} bits a sample")  # over which GDCM crashes
             height, width = (int.from_bytes(content[at : at + 2], "big") for at in (place + 5, place + 7))
             return (width, height) if height else None  # which a later segment states
         else:

@@ -138,7 +138,7 @@ def _left_out(directory: Directory) -> Decision | None:
 
 
 def _density(directory: Directory, scale: float, turn: int) -> density.Density | None:
-    if tags.X_RESOLUTION not in directory.tags or tags.Y_RESOLUTION not in directory.tags:
+    if not directory.tags.get(tags.X_RESOLUTION) or not directory.tags.get(tags.Y_RESOLUTION):
         return None
     unit = directory.number(tags.UNIT, 2)
     inches = {2: 1.0, 3: 2.54}.get(unit)
