@@ -20,6 +20,7 @@ from naflex_deploy.core.pack import Pack, Patches, Role
 from naflex_deploy.core.rows import lay_rows, rows_needed
 from naflex_deploy.runtime.results.figures import cosine
 from tests.support import contrib
+from tests.support import graphs as portables
 from tests.support.engines import ARCHITECTURES, exported
 
 GRIDS = ((3, 5), (1, 1), (7, 4), (2, 9))
@@ -183,3 +184,19 @@ def test_rows_hold_whole_images_and_nothing_twice() -> None:
         for image in range(5):
             own = np.flatnonzero((row >= pack.offsets[image]) & (row < pack.offsets[image + 1]))
             assert len(own) in (0, len(images[image]))
+
+
+# Learned frequencies are rounded to 16 bits, and with them the angles far from the first row and column.
+THIN = [name for name in portables.FAMILIES if name != "rope mixed, gates"]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "Qwen3-VL" else pytest.param(name, marks=pytest.mark.exhaustive) for name in THIN]
+)
+def test_in_float16_thin_grids_stay_in_place(name: str, tmp_path: Path) -> None:
+    """Rotary angles, table entries and rows of blocks far from the first row and column."""
+    one = portables.pack(name, ((1, 700), (500, 1), (3, 5)), 0)
+    write_lowered(portables.portable(name), tmp_path / "lowered.onnx", "segment", "fp16")
+    found = portables.run(tmp_path / "lowered.onnx", one)
+    for output, values in portables.run(portables.portable(name), one).items():
+        assert cosine(found[output], values).min() > 0.9995, output
