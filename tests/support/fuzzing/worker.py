@@ -78,6 +78,7 @@ def _main(first: int, count: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
     from naflex_deploy.core.config import resolve
+    from naflex_deploy.core.machine import peak_memory
     from naflex_deploy.core.preprocessing import Preprocessing
     from naflex_deploy.runtime.packing.prepare import Preparer
     from tests.support.fuzzing.mutations import mutate
@@ -101,7 +102,7 @@ def _main(first: int, count: int) -> None:
             outcome, what = _read(path if seed.folder else path / seed.name, readers[number // len(sound) % 2])
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            peak = peak_memory()
             if peak > MOST:
                 outcome, what = "failure", f"{peak >> 20} MiB of memory"
             print(json.dumps({"mutant": number, "name": seed.name, "outcome": outcome, "what": what}), flush=True)
