@@ -178,7 +178,7 @@ def test_resume_skips_what_is_done_and_redoes_what_changed(
 
     with monkeypatch.context() as patch:
         patch.setattr(journal_module.Journal, "finish", fail)
-        assert run("embed", bundle, images, "-o", output).exit_code == 1
+        assert run("embed", bundle, images, "-o", output).exit_code == 130
     assert not output.exists()
     rng = np.random.default_rng(9)
     Image.fromarray(rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(images / "a.png")

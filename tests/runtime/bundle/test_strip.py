@@ -94,7 +94,7 @@ def test_nothing_is_written_over(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis" / "chapter-1").write_text("…")
     with pytest.raises(OutputError, match="exists already"):
         strip(bundle, VARIANT, tmp_path / "thesis")
-    with pytest.raises(OutputError, match="is not a bundle"):
+    with pytest.raises(OutputError, match="was not made by this command"):
         strip(bundle, VARIANT, tmp_path / "thesis", force=True)
     assert (tmp_path / "thesis" / "chapter-1").exists()
     strip(bundle, VARIANT, tmp_path / "edge")
