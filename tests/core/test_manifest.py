@@ -151,6 +151,7 @@ def test_white_space_and_the_order_of_keys_leave_the_seal_whole(bundle: Path) ->
         ("variants.0.model", "a\0b", "expected a path inside the bundle"),
         ("variants.0.model", "x" * 256, "expected a path inside the bundle"),
         ("variants.0.shares", ["c:/x"], "expected a path inside the bundle"),
+        ("variants.0.model", "variants/a/model.bin", "the name of a graph, which ends in .onnx"),
         ("variants.0.budgets", [], "at least 1 item"),
         ("variants.0.budgets", [64, 16], "ascending"),
         ("variants.0.budgets", [2**63], "less than or equal to"),

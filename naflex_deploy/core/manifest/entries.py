@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.manifest.values import (
-    GRAPH,
     BundlePath,
     Digest,
+    GraphPath,
     OutputName,
     Shape,
     VariantBudgets,
     VariantName,
+    graph,
     unique,
 )
 from naflex_deploy.core.pack import Role
@@ -146,8 +147,8 @@ class Variant(Entry):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.backend.startswith(("onnxruntime", "openvino")) and not self.model.endswith(GRAPH):
-            raise ValueError(f"expected the name of a graph, which ends in {GRAPH}, found '{self.model}'")
+        if self.backend.startswith(("onnxruntime", "openvino")):
+            graph(self.model)
         unique("inputs", [spec.role for spec in self.inputs])
         unique("outputs", [spec.name for spec in self.outputs])
         return self
@@ -197,18 +198,12 @@ class TextTower(Entry):
         scale, bias: Terms of ``scale · cos(image, text) + bias``, the logit that an image and a text match.
     """
 
-    model: BundlePath
+    model: GraphPath
     tokenizer: BundlePath
     files: list[BundlePath]
     tokens: Tokenization
     scale: FiniteFloat
     bias: FiniteFloat
-
-    @model_validator(mode="after")
-    def _is_a_graph(self) -> Self:
-        if not self.model.endswith(GRAPH):
-            raise ValueError(f"expected the name of a graph, which ends in {GRAPH}, found '{self.model}'")
-        return self
 
 
 class Witness(Entry):

@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
+from naflex_deploy.core.profile.values import ascending
+
 MOST_TOKENS = 2**22
 """Tokens of a pack: 64 times as many as the largest budget of any profile that comes with the tool."""
 GRAPH = ".onnx"
@@ -50,10 +52,11 @@ def _matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _ascending(budgets: list[int]) -> list[int]:
-    if budgets != sorted(set(budgets)):
-        raise ValueError("expected budgets in ascending order without repeats")
-    return budgets
+def graph(path: str) -> str:
+    """A path as it came. Raises a `ValueError` where it is not named as a graph."""
+    if not path.endswith(GRAPH):
+        raise ValueError(f"expected the name of a graph, which ends in {GRAPH}, found '{path}'")
+    return path
 
 
 def unique(kind: str, names: list[str]) -> None:
@@ -68,10 +71,11 @@ def unique(kind: str, names: list[str]) -> None:
 
 
 BundlePath = Annotated[str, AfterValidator(_inside)]
+GraphPath = Annotated[BundlePath, AfterValidator(graph)]
 VariantName = Annotated[str, _matching(_NAME, "letters, digits, '.', '_', '+' and '-'")]
 OutputName = Annotated[str, _matching(_OUTPUT, "the name of an output such as 'pooled' or 'tokens:-2'")]
 Digest = Annotated[str, _matching(re.compile(r"[0-9a-f]{64}"), "a SHA-256 digest in 64 hexadecimal digits")]
 Dimension = Annotated[StrictInt | StrictStr, AfterValidator(_dimension)]
 Shape = Annotated[list[Dimension], Field(min_length=1, max_length=8)]
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
-VariantBudgets = Annotated[list[Tokens], Field(min_length=1), AfterValidator(_ascending)]
+VariantBudgets = Annotated[list[Tokens], Field(min_length=1), AfterValidator(ascending)]

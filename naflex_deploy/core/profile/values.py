@@ -38,7 +38,8 @@ def _output(name: str) -> str:
     return name
 
 
-def _ascending(budgets: list[int]) -> list[int]:
+def ascending(budgets: list[int]) -> list[int]:
+    """Budgets as they came. Raises a `ValueError` where they do not ascend."""
     if budgets != sorted(set(budgets)):
         raise ValueError("expected budgets in ascending order without repeats")
     return budgets
@@ -92,5 +93,5 @@ ProfileName = Annotated[str, _named(r"[a-z0-9][a-z0-9._-]*", "lower-case letters
 Target = Annotated[str, _named(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]
 Range = Annotated[Literal["file", "full", "frame"] | tuple[float, float], BeforeValidator(_interval)]
 Window = Annotated[Literal["file", "lung", "soft", "bone"] | tuple[float, float], BeforeValidator(_window)]
-Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_ascending)]
+Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(ascending)]
 Score = Annotated[float, Field(ge=0, le=1)]
