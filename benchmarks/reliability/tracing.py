@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.reliability.commands import Ended, Run
@@ -19,6 +19,10 @@ CALLS = (
     *("link", "linkat", "flock"),
 )
 """Those that change what is on disk, or open what will."""
+
+
+UNFINISHED = "<unfinished ...>"
+RESUMED = re.compile(r"\d+ +<\.\.\. \w+ resumed>(.*)")
 
 
 def can_trace() -> bool:
@@ -53,6 +57,25 @@ def traced(arguments: Sequence[object], options: Sequence[str], calls: Sequence[
 def record(arguments: Sequence[object], file: Path, *options: str, calls: Sequence[str] = CALLS) -> Ended:
     """A run whose system calls go to a file."""
     return traced(arguments, ["-o", str(file), "-y", *options], calls)
+
+
+def whole(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of strace, with each call whole where it ended.
+
+    A call during which another thread made one is written in two: ``7 write(3, "a" <unfinished ...>``, and later
+    ``7 <... write resumed>) = 1``.
+    """
+    begun: dict[str, str] = {}
+    for line in lines:
+        process = line.split(maxsplit=1)[0] if line.strip() else ""
+        if line.endswith(UNFINISHED):
+            begun[process] = line.removesuffix(UNFINISHED)
+        elif resumed := RESUMED.match(line):
+            # strace began to look between the two halves if the first is not there.
+            if process in begun:
+                yield begun.pop(process).rstrip(" ") + resumed[1]
+        else:
+            yield line
 
 
 def killed_before(arguments: Sequence[object], call: str, number: int) -> Ended:

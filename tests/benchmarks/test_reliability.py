@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.reliability.tracing import whole
 from tests.support.tiny import bundle
 
 __all__ = ["bundle"]
@@ -47,3 +48,19 @@ def test_a_sample_of_every_measure_finds_nothing(
         pytest.skip(found["left out"])
     assert found["faults"] == []
     assert counted(found), found
+
+
+def test_a_call_that_strace_wrote_in_two_is_whole_again() -> None:
+    lines = [
+        '7 rename("/a", "/b" <unfinished ...>',
+        "9 <... fsync resumed>) = 0",
+        '8 write(3, "x", 1) = 1',
+        "7 <... rename resumed>)              = 0",
+        "8 fsync(3 <unfinished ...>",
+        "8 +++ exited with 0 +++",
+    ]
+    assert list(whole(lines)) == [
+        '8 write(3, "x", 1) = 1',
+        '7 rename("/a", "/b")              = 0',
+        "8 +++ exited with 0 +++",
+    ]
