@@ -50,7 +50,8 @@ def randomize(model: nn.Module, seed: int, queries: tuple[str, ...]) -> None:
 
     Matrices keep the size of what they multiply, except those whose names contain one of `queries`: they make queries
     and keys 1.7 times as large, so that the logits of the attention have a standard deviation above 2. Norms' weights
-    and biases, which a fresh model leaves at one and zero, are spread as well.
+    and biases, which a fresh model leaves at one and zero, are spread as well. Embedded patches and positions are
+    small, so that the eps of the first norm counts.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -62,6 +63,8 @@ def randomize(model: nn.Module, seed: int, queries: tuple[str, ...]) -> None:
                 value = 0.3 * value
             elif "pos" not in name:
                 value *= (1.7 if any(query in name for query in queries) else 1.0) * value[0].numel() ** -0.5
+            if any(part in name for part in ("patch_embed", "position_embedding")):
+                value *= 0.1
             parameter.copy_(value)
 
 

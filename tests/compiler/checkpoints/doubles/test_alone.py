@@ -10,6 +10,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import Siglip2VisionConfig, Siglip2VisionModel
+from transformers.models.kimi_k25.configuration_kimi_k25 import Kimi_K25VisionConfig
+from transformers.models.kimi_k25.modeling_kimi_k25 import Kimi_K25VisionModel
 
 from tests.compiler.checkpoints.doubles import isaac, kimi_vl, parts, phi4_reasoning_vision, siglip2
 from tests.compiler.checkpoints.doubles.parts import Image, Outputs
@@ -131,6 +133,45 @@ def test_siglip2_is_that_of_transformers(tmp_path: Path) -> None:
         last = tower.post_layernorm(tower.hidden_states(Image(patches, image.grid))[-1])
     torch.testing.assert_close(tokens, expected.hidden_states[-2][0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(last, expected.last_hidden_state[0], rtol=1e-4, atol=1e-4)
+
+
+def test_moonvit_is_that_of_transformers(tmp_path: Path) -> None:
+    """Kimi K2.5 took MoonViT over; transformers has it with the rotary pairs of a head as two halves."""
+    model = kimi_vl.make(tmp_path)
+    vision = kimi_vl.CONFIG["vision_config"]
+    options = {name: vision[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "patch_size")}
+    sides = {f"pos_emb_{side}": vision[f"init_pos_emb_{side}"] for side in ("height", "width")}
+    heads = vision["num_attention_heads"]
+    original = Kimi_K25VisionModel(Kimi_K25VisionConfig(**options, **sides, num_attention_heads=heads)).eval()
+    renamed = {
+        "encoder.blocks.": "layers.",
+        "encoder.": "",
+        "pos_emb.weight": "pos_emb.position_embeddings",
+        "norm1.": "norm2.",
+        "norm0.": "norm1.",
+        "fc1.": "fc2.",
+        "fc0.": "fc1.",
+        ".wo.": ".attn.proj.",
+    }
+    state = {}
+    for name, value in model.vision_tower.state_dict().items():
+        for old, new in renamed.items():
+            name = name.replace(old, new)
+        if "wqkv" in name:
+            for kind, part in zip("qkv", value.chunk(3), strict=True):
+                halves = part.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+                state[name.replace("wqkv", f"attn.{kind}_proj")] = part if kind == "v" else halves
+        else:
+            state[name] = value
+    original.load_state_dict(state)
+    image = pictures(kimi_vl.PATCH_SIZE, (4, 18))[0]
+    image = Image(image.patches.float(), image.grid)
+    with torch.no_grad():
+        expected = original(image.patches.permute(0, 3, 1, 2), grid_thw=torch.tensor([[1, *image.grid]]))
+        tokens = model.vision_tower(image)
+    torch.testing.assert_close(tokens, expected.last_hidden_state, rtol=1e-4, atol=1e-4)
+    squares = parts.merge(tokens, image.grid, 2)
+    torch.testing.assert_close(squares, expected.pooler_output, rtol=1e-4, atol=1e-4)
 
 
 def test_the_towers_know_nothing_of_this_package() -> None:
