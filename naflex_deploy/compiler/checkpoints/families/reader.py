@@ -44,7 +44,7 @@ def read_tower(
         architecture,
         weights,
         preprocessing,
-        origins=origins,
+        origins=origins | {"merge": f"as {family.title} has it"},
         family=family.title,
         paired_embedding=_paired(architecture, stored, names),
     )

@@ -44,11 +44,13 @@ class Sized:
         rule: ``None`` where it fills a number of tokens that the caller gives.
         merge: Patches a side of a block.
         names: Settings of the file that decide both.
+        of_the_model: Those of ``config.json`` that decide in the place of settings that the file leaves out.
     """
 
     rule: Sizing | None
     merge: int
     names: tuple[str, ...] = ()
+    of_the_model: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,13 @@ def _isaac(values: Values, config: Mapping[str, Any]) -> Sized:
         fewest = stated("min_num_patches", "vision_min_num_patches", 1)
     rule = RoundUp(min_patches=fewest, max_patches=stated("max_num_patches", "vision_max_num_patches", 256))
     merge = stated("pixel_shuffle_scale", "pixel_shuffle_scale", 1)
-    return Sized(rule, merge, ("min_num_patches", "max_num_patches", "pixel_shuffle_scale"))
+    names = {
+        "min_num_patches": "vision_min_num_patches",
+        "max_num_patches": "vision_max_num_patches",
+        "pixel_shuffle_scale": "pixel_shuffle_scale",
+    }
+    unstated = [of for name, of in names.items() if values.values.get(name) is None]
+    return Sized(rule, merge, tuple(names), tuple(of for of in unstated if config.get(of) is not None))
 
 
 BLACK = (0, 0, 0)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from naflex_deploy.compiler.checkpoints.files.choice import PREPROCESSOR_CONFIG, PROCESSOR_CONFIG
 from naflex_deploy.compiler.checkpoints.files.load import load_json
-from naflex_deploy.compiler.checkpoints.hf.image_processors import CLASSES, MODEL_TYPES, ImageProcessor
+from naflex_deploy.compiler.checkpoints.hf.image_processors import CLASSES, MODEL_TYPES, ImageProcessor, Sized
 from naflex_deploy.compiler.checkpoints.hf.video_processor import read_clip
 from naflex_deploy.compiler.checkpoints.values import Values
 from naflex_deploy.core.errors import CheckpointError
@@ -62,16 +62,31 @@ def read_processor(
         clip=read_clip(directory, config, source),
     )
     origins = {
-        "patch_size": "config.json: patch_size",
+        "patch_size": _of_the_model(config, "patch_size"),
         "mean": values.origin("image_mean", *names),
         "std": values.origin("image_std", *names),
         "resample": values.origin("resample"),
-        "channels": "config.json: num_channels",
+        "channels": _of_the_model(config, "num_channels"),
         "search": f"as {values.library} has it",
     }
     if sized.names:
-        origins |= {"sizing": values.origin(*sized.names), "merge": values.origin(*sized.names)}
+        origins |= dict.fromkeys(("sizing", "merge"), _of_sizes(values, sized))
     return preprocessing, origins
+
+
+def _of_the_model(config: Mapping[str, Any], name: str) -> str:
+    """Where a value of the model came from, whose ``config.json`` may leave out what equals a default of its class."""
+    vision = config.get("vision_config")
+    stated = name in config or (isinstance(vision, Mapping) and name in vision)
+    return f"config.json: {name}" if stated else f"default of models of type {config.get('model_type')}"
+
+
+def _of_sizes(values: Values, sized: Sized) -> str:
+    """Where the rule of sizes came from: the processor's file, the model's, or both."""
+    places = [f"config.json: {', '.join(sized.of_the_model)}"] if sized.of_the_model else []
+    if not places or any(values.stated(name) for name in sized.names):
+        places.insert(0, values.origin(*sized.names))
+    return "; ".join(places)
 
 
 def _find(directory: Path | None, config: Mapping[str, Any], source: str) -> tuple[Values, ImageProcessor]:

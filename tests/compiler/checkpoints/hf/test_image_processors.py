@@ -80,14 +80,20 @@ def test_published_code_of_kimi(tmp_path: Path) -> None:
 
 
 def test_phi4_and_isaac(tmp_path: Path) -> None:
-    found, _ = read(tmp_path, PHI)
+    found, origins = read(tmp_path, PHI, {"model_type": "phi4-siglip", "vision_config": {"num_channels": 3}})
+    assert origins["patch_size"] == "default of models of type phi4-siglip"
+    assert origins["channels"] == "config.json: num_channels"
     assert found.sizing == FillOwnCount(min_patches=256, max_patches=3600)
     assert (found.merge, found.resample, found.mean) == (1, "bilinear", (0.5,) * 3)
     (tmp_path / "preprocessor_config.json").unlink()
-    found, _ = read(tmp_path, None, ISAAC)
+    found, origins = read(tmp_path, None, ISAAC)
     assert found.sizing == RoundUp(min_patches=256, max_patches=6144)
     assert (found.merge, found.antialias) == (2, False)
-    found, _ = read(tmp_path, {"max_num_patches": 300, "pixel_shuffle_scale": 1}, ISAAC)
+    of_the_model = "config.json: vision_min_num_patches, vision_max_num_patches, pixel_shuffle_scale"
+    assert origins["sizing"] == of_the_model
+    found, origins = read(tmp_path, {"max_num_patches": 300, "pixel_shuffle_scale": 1}, ISAAC)
+    both = "preprocessor_config.json: max_num_patches, pixel_shuffle_scale; config.json: vision_min_num_patches"
+    assert origins["sizing"] == both
     assert found.sizing == RoundUp(min_patches=256, max_patches=300)
     assert found.merge == 1
 
