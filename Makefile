@@ -6,9 +6,10 @@ STAMP := .venv/installed
 .PHONY: demo test exhaustive integrations check extras docs clean
 
 demo: $(STAMP)
-	$(BIN)/naflex-deploy build --profile doc-ocr --model demo -o build/demo --force
+	$(BIN)/naflex-deploy build --profile doc-ocr --model demo --text -o build/demo --force
 	$(BIN)/naflex-deploy verify build/demo
 	$(BIN)/naflex-deploy embed build/demo naflex_deploy/demo/pages -o build/demo-pages.jsonl --force
+	$(BIN)/naflex-deploy search build/demo-pages.jsonl "a train ticket"
 
 # Two processes: each takes its half of the tests in their order, and then half of what the other has left, so that
 # tests that share a fixture mostly stay together. Each multiplies matrices with one thread.
@@ -43,7 +44,7 @@ docs: $(STAMP)-dev
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[build]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[build,text]'
 	touch $@
 
 $(STAMP)-dev: $(STAMP)

@@ -13,6 +13,7 @@ COMMANDS = {
     "calibrate": "Observe a model on real images, for int8 and fp8.",
     "look": "Show what the model sees of images, and why.",
     "embed": "Embed and classify images, documents and clips.",
+    "search": "Find images and pages by words, in an output of embed.",
     "verify": "Check digests and accuracy on this machine.",
     "bench": "Measure latency and throughput, or compare bundles.",
     "inspect": "Show what a bundle or a checkpoint holds.",

@@ -19,7 +19,7 @@ from naflex_deploy.compiler.backends.registry import choose_all
 from naflex_deploy.compiler.backends.task import EIGHT_BITS, Task, missing_calibration
 from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.checkpoints.patch_resize import with_patch_size
-from naflex_deploy.compiler.checkpoints.text_checkpoint import read_text
+from naflex_deploy.compiler.checkpoints.text_checkpoint import read_text, stands_beside
 from naflex_deploy.compiler.export import export, input_specs, output_specs
 from naflex_deploy.compiler.golden_images import golden_contents
 from naflex_deploy.compiler.golden_packs import make_golden
@@ -110,7 +110,8 @@ def build_bundle(
     if spec is not None:
         spec.check(subject_of(checkpoint, config.profile))
     outputs = requested_outputs(config.profile, checkpoint)
-    request = request_for(checkpoint, outputs, text=text, wanted=witness)
+    beside = text and stands_beside(model)
+    request = request_for(checkpoint, outputs, text=beside, wanted=witness)
     asked_for, reason = (None, request) if isinstance(request, str) else (request, "")
     with new_directory(output, force=force, made=FILE_NAME) as partial, asking(asked_for) as asked:
         report("exporting the portable graph")
@@ -134,7 +135,7 @@ def build_bundle(
             spec.write(partial / CALIBRATION)
         if asked:
             report("comparing the portable graph with the original model")
-        found = outcome(asked, reason, partial, checkpoint, tower)
+        found = outcome(asked, reason, partial, checkpoint, tower if beside else None)
         task = Task(portable, partial / "variants", config.profile, precision, prefix, report, spec)
         variants = list(_variants(chosen, task, golden, started))
         variant = variants[-1]

@@ -53,7 +53,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _theirs(name: str) -> str:
     start = next(start for start in _NAMES if name.startswith(start))
-    name = _NAMES[start] + name.removeprefix(start)
+    return their_block_name(_NAMES[start] + name.removeprefix(start))
+
+
+def their_block_name(name: str) -> str:
+    """The name of a tensor in a block, whose parts have other names in transformers."""
     for ours, theirs in _BLOCK_NAMES.items():
         name = name.replace(ours, theirs)
     return name

@@ -52,12 +52,12 @@ def _draw_step(stream: int, tokens: Tokens, number: int) -> Step:
     pages = [draw_page((stream, first + i)) for i in range(PAGES_A_STEP)]
     rng = np.random.default_rng((stream, number, 1))
     return Step(
-        images=[_patches(page.image, tokens(rng)) for page in pages],
+        images=[page_patches(page.image, tokens(rng)) for page in pages],
         labels=np.array([KINDS.index(page.kind) for page in pages]),
     )
 
 
-def _patches(image: Image.Image, tokens: int) -> Patches:
+def page_patches(image: Image.Image, tokens: int) -> Patches:
     """Resize a page to fill a token budget at its native aspect ratio, as SigLIP2's processor does."""
     fit = plan_fit((image.height, image.width), patch_size=PATCH, tokens=tokens)
     return patchify(apply_fit(image, fit), PATCH)

@@ -100,13 +100,22 @@ class TextEncoder:
         """
         if isinstance(texts, str):
             return np.asarray(self.embed([texts], normalize=normalize)[0])
+        vectors, _ = self.encode(texts)
+        return unit(vectors) if normalize else vectors
+
+    def encode(self, texts: Sequence[str]) -> tuple[Float, npt.NDArray[np.int64]]:
+        """Vectors [N, D] of several texts, and how many tokens each has [N], padding not counted."""
         width = int(self._session.get_outputs()[0].shape[-1])
-        rows = [np.zeros((0, width), np.float32)]
+        rows, counts = [np.zeros((0, width), np.float32)], [np.zeros(0, np.int64)]
         for start in range(0, len(texts), BATCH):
             ids, mask = self._tokenize.encode(texts[start : start + BATCH])
             rows += self._session.run(None, {"ids": ids} | ({"mask": mask} if self.spec.tokens.mask else {}))
-        vectors = np.concatenate(rows)
-        return unit(vectors) if normalize else vectors
+            counts.append(mask.sum(1))
+        return np.concatenate(rows), np.concatenate(counts)
+
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text has more tokens than the tower reads, so that its end is lost."""
+        return self._tokenize.cut(texts)
 
     def logits(self, images: Float, texts: Float) -> Float:
         """Logits of the match between images and texts; their sigmoid is a probability.

@@ -286,8 +286,8 @@ def test_what_cannot_have_labels_says_why(directory: Path, tmp_path: Path) -> No
     bare = small(Siglip2VisionModel, num_hidden_layers=1)
     with pytest.raises(CheckpointError, match="Siglip2VisionModel has no text tower"):
         read_text(bare)
-    with pytest.raises(CheckpointError, match="demo has no text tower"):
-        read_text("demo")
+    with pytest.raises(CheckpointError, match="random:siglip2-base has no text tower"):
+        read_text("random:siglip2-base")
     with pytest.raises(CheckpointError, match="found 192 from pooling 'mean' and 10 classes"):
         with_labels(read("demo"), text, labels)
     alone = shutil.copytree(directory, tmp_path / "alone")

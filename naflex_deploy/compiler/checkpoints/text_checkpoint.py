@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from naflex_deploy.core.manifest import Tokenization
 from naflex_deploy.runtime.text_encoder import Tokenizer
 
 TOKENIZER, TOKENIZER_CONFIG = TEXT_SETTINGS
+DEMO = "demo"
 
 # What transformers assumes where config.json leaves a key out.
 DEFAULTS: dict[str, Any] = {
@@ -129,9 +131,21 @@ def read_text(model: str | Path | nn.Module, lora: Path | None = None) -> Text:
             return _convert(config, Tensors(unwrapped(model.state_dict(), source), source), source, None)
         raise _without(source)
     spec = str(model)
+    if spec == DEMO:
+        with resources.as_file(resources.files("naflex_deploy").joinpath("demo/text/checkpoint")) as folder:
+            return _read_directory(folder, spec, None)
     if not spec.startswith("hf:") and not Path(spec).is_dir():
         raise _without(spec)
     path = download(spec.removeprefix("hf:"), texts=True) if spec.startswith("hf:") else Path(spec)
+    return _read_directory(path, spec, lora)
+
+
+def stands_beside(model: str | Path | nn.Module) -> bool:
+    """Whether the text tower of a model lies in the files of its image tower, so that their library loads both."""
+    return model != DEMO
+
+
+def _read_directory(path: Path, spec: str, lora: Path | None) -> Text:
     config = load_json(path / "config.json", spec)
     if config.get("model_type") != "siglip2":
         raise _without(spec)

@@ -59,7 +59,7 @@ class TextTransformer(nn.Module):
 
     def __init__(self, a: TextArchitecture) -> None:
         super().__init__()
-        self.length = a.length
+        self.architecture, self.length = a, a.length
         self.tokens = nn.Embedding(a.vocabulary, a.width)
         self.positions = nn.Parameter(torch.zeros(a.length, a.width))
         self.blocks = nn.ModuleList(Block(a.blocks) for _ in range(a.depth))

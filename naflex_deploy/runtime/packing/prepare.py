@@ -107,6 +107,17 @@ class Preparer:
         (images,) = guarded(self.checked, 0, item, limits, check, nice=NICE)
         return images
 
+    def apart(self, item: Input, seconds: float) -> Iterator[list[Prepared]]:
+        """Like a call, always in another process, at a lower priority.
+
+        Args:
+            item: As `decided` gives it, with its content.
+            seconds: Time for it.
+        """
+        limits = self._profile.limits
+        limits = limits.model_copy(update={"seconds": min(limits.seconds, seconds)})
+        yield from guarded(self.here, 0, item, limits, nice=NICE)
+
     def checked(self, index: int, item: Input, check: Callable[[bytes], None]) -> Iterator[list[Prepared]]:
         """Like `here`, of the first frame alone, after a check."""
         assert isinstance(item.source, bytes)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import naflex_deploy
 from naflex_deploy.core.errors import NaflexError
-from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
-from naflex_deploy.serving.http import oip, openai, openapi
+from naflex_deploy.serving.http import oip, openapi
 from naflex_deploy.serving.http.gate import LEFT, Gate, answer
 from naflex_deploy.serving.http.infer_route import InferRoute
 from naflex_deploy.serving.http.keys import Keys
 from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.metrics import Metrics
-from naflex_deploy.serving.http.models import Model, Models
+from naflex_deploy.serving.http.models import Models
 from naflex_deploy.serving.http.problems import Problem, problem_of
-from naflex_deploy.serving.http.service import Service, work
+from naflex_deploy.serving.http.service import Service
+from naflex_deploy.serving.http.v1 import routes
 
 _REASONS = {404: "not_found", 405: "method_not_allowed"}
 """Reasons of the statuses with which the router refuses a request."""
@@ -53,7 +51,7 @@ def create_app(
     _add_errors(app)
     _add_health(app, service)
     _add_oip(app, service)
-    _add_openai(app, service, normalize)
+    routes.add(app, service, normalize)
     infer = InferRoute(service)
     openapi.describe(app, infer)
     return Gate(app, infer, service)
@@ -142,81 +140,3 @@ def _add_oip(app: FastAPI, service: Service) -> None:
         service.model(name)
         await service.reload(name)
         return Response(status_code=200)
-
-
-def _add_openai(app: FastAPI, service: Service, normalize: bool) -> None:
-    @app.get("/info", summary="Name and version of the server, and its models")
-    async def info() -> dict[str, Any]:
-        described = [_described(model) for model in service.models.all()]
-        return {"name": "naflex-deploy", "version": naflex_deploy.__version__, "models": described}
-
-    @app.get("/v1/models", summary="List the loaded models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_described(model) for model in service.models.all()]}
-
-    @app.post(
-        "/v1/embeddings",
-        summary="Embed images: one vector per image",
-        response_model=openai.EmbeddingsResponse,
-        openapi_extra=openapi.body(openai.EmbeddingsRequest, multipart=True),
-    )
-    async def embeddings(request: Request) -> Response:
-        return await answered(
-            request, openai.EmbeddingsRequest, "pooled", partial(openai.embeddings, normalize=normalize)
-        )
-
-    @app.post(
-        "/v1/classify",
-        summary="Classify images: the most probable classes of each image",
-        response_model=openai.ClassifyResponse,
-        openapi_extra=openapi.body(openai.ClassifyRequest, multipart=True),
-    )
-    async def classify(request: Request) -> Response:
-        return await answered(request, openai.ClassifyRequest, "logits", openai.classes)
-
-    async def answered(
-        request: Request,
-        kind: type[openai.T],
-        output: str,
-        write: Callable[[openai.T, Model, list[ImageOutcome]], BaseModel],
-    ) -> Response:
-        service.check_ready()
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media not in ("application/json", "multipart/form-data"):
-            expected = "expected application/json or multipart/form-data"
-            raise Problem(415, "unsupported_media_type", f"{expected}, found {media[:60]!r}")
-        headers = dict(request.scope["headers"])
-        client = service.keys.client(request.scope, headers)
-        async with service.buffers.body(headers, request.receive, client) as body:
-            if media == "application/json":
-                parsed, images = await work(len(body), openai.parse_json, body, kind, service.limits)
-            else:
-                parsed, images = await openai.read_multipart(body, request.headers, kind, service.limits)
-            model = service.model(parsed.model)
-            parsed.check(model)
-            if output not in model.outputs:
-                raise Problem(422, "no_such_output", f"model '{model.name}' has no output '{output}'", param="model")
-            model, served = await service.run(
-                request.scope,
-                request.receive,
-                model.name,
-                images,
-                (output,),
-                seconds=parsed.timeout,
-                priority=parsed.priority,
-            )
-            size = 8 * sum(item.outputs[output].nbytes for item in served)
-            content = await work(size, lambda: write(parsed, model, served).model_dump_json(exclude_none=True))
-            return Response(content, media_type="application/json")
-
-
-def _described(model: Model) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "owned_by": model.manifest.model.source,
-        "variant": model.variant.name,
-        "outputs": list(model.outputs),
-        "classes": len(model.labels),
-        "budget": model.variant.budgets[-1],
-    }

@@ -34,19 +34,22 @@ INLINE = 64 << 10
 async def infer(
     receive: Receive,
     model: Model,
-    images: Sequence[Sent],
+    images: Sequence[Sent | Frame],
     outputs: Sequence[str],
     limits: Limits,
     *,
     seconds: float | None = None,
     priority: int = 0,
+    places: Sequence[str] = (),
 ) -> list[ImageOutcome]:
     """Run images and wait for all of them.
 
     Args:
         receive: ASGI receive function of the request. If its sender leaves, its images are taken out of the queue.
         seconds: Time that the sender allows, where it is less than the server's limit.
+        images: Encoded files, pixels, or frames that are prepared already.
         priority: See `Scheduler.submit`.
+        places: Where each image stands in the request. Default: ``input[0]`` and so on.
 
     Raises:
         Problem: The first image that failed, or the queue, caused an error.
@@ -58,8 +61,10 @@ async def infer(
     deadline = now + allowed
     try:
         model.scheduler.check(len(images), goal, len(images))
-        frames = await _frames(model, images, limits, deadline) if model.tiled else None
-        works = [_work(model, image, limits, deadline) for image in images] if frames is None else _patches(frames)
+        sent = [image for image in images if not isinstance(image, list)]
+        whole = len(sent) == len(images) and not model.tiled
+        frames = None if whole else await _frames(model, images, limits, deadline, places)
+        works = [_work(model, image, limits, deadline) for image in sent] if frames is None else _patches(frames)
         futures = model.scheduler.submit(
             works, outputs, tokens=model.image_tokens, deadline=deadline, goal=now + goal, priority=priority
         )
@@ -70,7 +75,7 @@ async def infer(
     for index, future in zip(owners, futures, strict=True):
         failure = future.exception()
         if failure is not None:
-            raise problem_of(failure, f"input[{index}]") from failure
+            raise problem_of(failure, _place(places, index)) from failure
     served = [future.result() for future in futures]
     return served if frames is None else _joined(frames, served)
 
@@ -85,17 +90,25 @@ def _work(model: Model, image: Sent, limits: Limits, deadline: float) -> Work:
     return work
 
 
-async def _frames(model: Model, images: Sequence[Sent], limits: Limits, deadline: float) -> list[Frame]:
+def _place(places: Sequence[str], index: int) -> str:
+    return places[index] if places else f"input[{index}]"
+
+
+async def _frames(
+    model: Model, images: Sequence[Sent | Frame], limits: Limits, deadline: float, places: Sequence[str]
+) -> list[Frame]:
     """Decode images that may be cut into tiles, because only then is the number of tiles known."""
     work = [_frame(model, image, limits, deadline) for image in images]
     frames = await asyncio.gather(*work, return_exceptions=True)
     for index, frame in enumerate(frames):
         if isinstance(frame, BaseException):
-            raise problem_of(frame, f"input[{index}]") from frame
+            raise problem_of(frame, _place(places, index)) from frame
     return [frame for frame in frames if not isinstance(frame, BaseException)]
 
 
-async def _frame(model: Model, image: Sent, limits: Limits, deadline: float) -> Frame:
+async def _frame(model: Model, image: Sent | Frame, limits: Limits, deadline: float) -> Frame:
+    if isinstance(image, list):
+        return image
     decoders = model.scheduler.decoders
     found = await asyncio.wrap_future(decoders.submit(model.frame, image, limits, deadline))
     if isinstance(found, Apart):

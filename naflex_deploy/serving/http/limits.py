@@ -76,6 +76,14 @@ class Limits:
             height, width, frames = image.shape[0], image.shape[1], 1
         if frames > 1:
             raise ImageError(f"expected one image, found {frames} frames", hint="send each frame as one image")
+        self.check_size(width, height)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Check the size of an image, or of a page.
+
+        Raises:
+            ImageError: It has too many pixels, or its sides are too unequal.
+        """
         if width < 1 or height < 1:
             raise ImageError(f"expected at least 1x1 pixels, found {width}x{height}", hint="leave this image out")
         if width * height > self.pixels:

@@ -42,6 +42,7 @@ class Metrics:
         )
         self.images = Counter("naflex_images", "Number of images that ran", ["model"], registry=self.registry)
         self.tokens = Counter("naflex_tokens", "Number of tokens that ran", ["model"], registry=self.registry)
+        self.texts = Counter("naflex_texts", "Number of texts that ran", ["model"], registry=self.registry)
         self.packs = Counter("naflex_packs", "Number of packs that ran", ["model"], registry=self.registry)
         self.fill = Histogram(
             "naflex_pack_fill",

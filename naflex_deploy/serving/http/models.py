@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from naflex_deploy.core.errors import ImageError, UsageError, nearest
+from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError, nearest
 from naflex_deploy.core.manifest import Manifest, OutputSpec, Variant
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.core.sizing import SmartTiles
@@ -30,6 +30,8 @@ from naflex_deploy.runtime.scheduling.decoders import Apart
 from naflex_deploy.runtime.scheduling.outcome import PackReport
 from naflex_deploy.runtime.scheduling.queue import DeadlineError, Policy
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
+from naflex_deploy.runtime.scheduling.texts import TextQueue
+from naflex_deploy.runtime.text_encoder import TextEncoder
 from naflex_deploy.serving.http.limits import Limits, Sent
 
 Frame = list[tuple[Result, Patches]]
@@ -45,6 +47,11 @@ class Model:
     variant: Variant
     scheduler: Scheduler
     prepare: Preparer
+    texts: TextQueue | None = None
+    cut: Callable[[Sequence[str]], list[bool]] | None = None
+    """Whether each text is longer than the text tower reads."""
+    without_texts: str = "its bundle has no text tower"
+    """Why it embeds no texts, where it does not."""
 
     @property
     def image_tokens(self) -> int:
@@ -84,10 +91,10 @@ class Model:
         """
         if isinstance(image, np.ndarray):
             limits.check(image)
-            return _sound(next(self.prepare(0, image)))
+            return sound(next(self.prepare(0, image)))
         item = decided(Input(describe(image), image))
         if item.tame or item.kind != "picture":
-            return _sound(self.prepare.first(item, limits.check))
+            return sound(self.prepare.first(item, limits.check))
         return Apart(partial(self._slowly, item, limits, deadline))
 
     def _patches(self, image: Sent, limits: Limits, deadline: float) -> Patches | Apart:
@@ -104,18 +111,24 @@ class Model:
             DeadlineError: Its reader was ended at the deadline.
         """
         try:
-            return _sound(self.prepare.first(item, limits.check, deadline - time.monotonic()))
+            return sound(self.prepare.first(item, limits.check, deadline - time.monotonic()))
         except SlowError:
             if time.monotonic() < deadline:
                 raise
             raise DeadlineError("the deadline passed while the image was decoded") from None
 
     def close(self, timeout: float | None = None) -> bool:
-        """See `Scheduler.close`."""
-        return self.scheduler.close(timeout)
+        """See `Scheduler.close`; texts are answered first."""
+        texts = self.texts is None or self.texts.close(timeout)
+        return self.scheduler.close(timeout) and texts
 
 
-def _sound(images: Sequence[Prepared]) -> Frame:
+def sound(images: Sequence[Prepared]) -> Frame:
+    """The images of a frame.
+
+    Raises:
+        NaflexError: One of them could not be prepared.
+    """
     found = []
     for item in images:
         if item.patches is None:
@@ -134,6 +147,7 @@ def open_model(
     variant: str | None = None,
     session: Callable[[Path, Variant], Session] = open_session,
     on_pack: Callable[[PackReport], None] = lambda report: None,
+    on_texts: Callable[[int], None] = lambda texts: None,
 ) -> Model:
     """Load a bundle, check its files, and run packs to warm it up for the first request.
 
@@ -143,6 +157,7 @@ def open_model(
         policy, runs, decoders, on_pack: See `Scheduler`.
         variant: Name of a variant. Default: the first one that this machine can run.
         session: Opens the engine; pass your own function to serve another engine.
+        on_texts: See `TextQueue`.
 
     Raises:
         BundleError: A file is missing or changed.
@@ -164,7 +179,19 @@ def open_model(
         decoders=decoders,
         on_pack=on_pack,
     )
-    return Model(name, manifest, chosen, scheduler, Preparer.of(manifest, chosen))
+    return _with_texts(Model(name, manifest, chosen, scheduler, Preparer.of(manifest, chosen)), bundle, on_texts)
+
+
+def _with_texts(model: Model, bundle: Bundle, on_texts: Callable[[int], None]) -> Model:
+    """The model with the text tower of its bundle, if it has one that this installation can read."""
+    if bundle.manifest.text is None:
+        return model
+    try:
+        encoder = TextEncoder(bundle)
+    except MissingExtraError as error:
+        return replace(model, without_texts=f"{error.message}: {error.hint}")
+    encoder.encode(["a page"])
+    return replace(model, texts=TextQueue(encoder.encode, on_run=on_texts), cut=encoder.cut)
 
 
 def _warm_up(session: Session, manifest: Manifest, variant: Variant) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 
-from naflex_deploy.serving.http import oip, openai
+from naflex_deploy.serving.http import oip
 from naflex_deploy.serving.http.gate import HEALTH, OPEN
 from naflex_deploy.serving.http.infer_route import InferRoute
-from naflex_deploy.serving.http.shapes import Images
+from naflex_deploy.serving.http.schemas import body
 
 _TEXT = {"type": "string"}
 _FIELDS = {
@@ -65,18 +64,6 @@ def describe(app: FastAPI, infer: InferRoute) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def body(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
-    """The description of a request body that the route parses itself."""
-    schema = _inlined(model.model_json_schema())
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if multipart:
-        fields = {name: value for name, value in schema["properties"].items() if name not in Images.model_fields}
-        images = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-        form = {"type": "object", "required": [openai.FILES], "properties": {openai.FILES: images, **fields}}
-        content["multipart/form-data"] = {"schema": form}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 def _infer(path: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": {"schema": _TEXT}}
     return {
@@ -105,18 +92,3 @@ def _add_statuses(path: str, method: str, operation: dict[str, Any]) -> None:
         elif not (status == 503 and (path in HEALTH or path.endswith("/ready"))):
             found["content"] = {"application/json": {"schema": schema}}
         responses.setdefault(str(status), found)
-
-
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema in which every reference is replaced by its definition."""
-    definitions = schema.pop("$defs", {})
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "$ref" in value:
-                return resolved(definitions[value["$ref"].rpartition("/")[2]])
-            return {key: resolved(part) for key, part in value.items()}
-        return [resolved(part) for part in value] if isinstance(value, list) else value
-
-    result: dict[str, Any] = resolved(schema)
-    return result

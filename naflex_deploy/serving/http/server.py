@@ -60,7 +60,14 @@ def load_models(paths: Mapping[str, Path], policy: Policy, metrics: Metrics) -> 
     decoders = ThreadPoolExecutor(cores(), "decode")
 
     def load(name: str, path: Path) -> Model:
-        return open_model(name, path, policy=policy, decoders=decoders, on_pack=metrics.pack_observer(name))
+        return open_model(
+            name,
+            path,
+            policy=policy,
+            decoders=decoders,
+            on_pack=metrics.pack_observer(name),
+            on_texts=metrics.texts.labels(name).inc,
+        )
 
     return Models(paths, load)
 

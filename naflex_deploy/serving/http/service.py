@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope
@@ -82,19 +82,25 @@ class Service:
         self, scope: Scope, receive: Receive, name: str, images: Sequence[Sent], outputs: Sequence[str], **options: Any
     ) -> tuple[Model, list[ImageOutcome]]:
         """Run images on the model that has this name now, and record what ran."""
-        model = self.model(name)
         fields = scope["state"]["fields"]
-        fields["model"], fields["images"] = model.name, len(images)
-        try:
-            served = await infer(receive, model, images, outputs, self.limits, **options)
-        except Problem as problem:
-            # The model has just been replaced. The closed one did not admit these images, or failed them unanswered.
-            if problem.reason != "draining" or self.model(name) is model:
-                raise
-            return await self.run(scope, receive, name, images, outputs, **options)
+        fields["model"], fields["images"] = name, len(images)
+        model, served = await self.on_model(
+            name, lambda model: infer(receive, model, images, outputs, self.limits, **options)
+        )
         fields["tokens"] = sum(item.grid_hw[0] * item.grid_hw[1] for item in served)
         self.metrics.decoded(model.name, served)
         return model, served
+
+    async def on_model(self, name: str, run: Callable[[Model], Awaitable[R]]) -> tuple[Model, R]:
+        """Run something on the model that has this name now; again, where that has just been replaced."""
+        model = self.model(name)
+        try:
+            return model, await run(model)
+        except Problem as problem:
+            # The closed model did not admit it, or failed it unanswered.
+            if problem.reason != "draining" or self.model(name) is model:
+                raise
+            return await self.on_model(name, run)
 
 
 async def work(size: int, function: Callable[..., R], *args: Any) -> R:

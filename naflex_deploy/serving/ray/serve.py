@@ -22,12 +22,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message
 
 from naflex_deploy.core.errors import needs_extra
-from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
-from naflex_deploy.serving.http import openai
 from naflex_deploy.serving.http.infer import infer
 from naflex_deploy.serving.http.limits import Limits, Sent
 from naflex_deploy.serving.http.models import open_model
 from naflex_deploy.serving.http.problems import problem_of
+from naflex_deploy.serving.http.v1 import answers, openai
+from naflex_deploy.serving.http.v1.run import run
 
 
 class PackedEmbedder:
@@ -48,22 +48,22 @@ class PackedEmbedder:
         Raises:
             Problem: The first image that failed, or the queue, caused an error.
         """
-        return np.stack([item.outputs["pooled"] for item in await self._run(images)])
+        served = await infer(_never, self._model, images, ("pooled",), self._limits)
+        return np.stack([item.outputs["pooled"] for item in served])
 
     async def __call__(self, request: Request) -> Response:
         """Answer a ``POST`` with a JSON body like that of ``/v1/embeddings``."""
         try:
             body = await request.body()
-            parsed, images = await asyncio.to_thread(openai.parse_json, body, openai.EmbeddingsRequest, self._limits)
-            answer = openai.embeddings(parsed, self._model, await self._run([*images]))
+            parsed, items = await asyncio.to_thread(openai.parse_json, body, openai.EmbeddingsRequest, self._limits)
+            parsed.check(self._model, items)
+            rows = await run(_never, self._model, items, ("pooled",), self._limits)
+            answer = answers.embeddings(parsed, self._model, rows)
             return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
         except Exception as error:
             problem = problem_of(error)
             content = problem.content("/v1/embeddings", request.headers.get("x-request-id", ""))
             return JSONResponse(content, problem.status, problem.headers())
-
-    async def _run(self, images: list[Sent]) -> list[ImageOutcome]:
-        return await infer(_never, self._model, images, ("pooled",), self._limits)
 
 
 async def _never() -> Message:

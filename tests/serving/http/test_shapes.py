@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from io import BytesIO
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
-from naflex_deploy.serving.http.shapes import decode
+from naflex_deploy.serving.http.v1.shapes import decode, looks_like_image
 from tests.serving.support import pixels, png, running, vector
 from tests.support.bundles import WIDTH
 
@@ -91,25 +93,31 @@ def test_vectors_are_normalised_where_the_server_or_the_request_says_so(default,
     ("sent", "said", "param"),
     [
         ({"input": "a photo of a cat"}, "expected an image in base64", "input[0]"),
-        ({"input": [PLAIN, {"text": "a cat"}]}, "texts are not embedded by this server", "input[1]"),
-        ({"input": [{"type": "text", "text": "a cat"}]}, "texts are not embedded", "input[0]"),
+        ({"input": [PLAIN, {"text": "a cat"}]}, "its bundle has no text tower", "input[1]"),
+        ({"input": [{"type": "text", "text": "a cat"}]}, "its bundle has no text tower", "input[0]"),
+        ({"texts": ["a cat"]}, "its bundle has no text tower", "texts[0]"),
+        ({"messages": [{"content": "a cat"}]}, "its bundle has no text tower", "messages[0].content"),
         (
             {"messages": [{"content": [part(URL), {"type": "text", "text": "Embed."}]}]},
-            "texts are not embedded",
-            "messages[0].content[1]",
+            "expected one image or one text in `messages`, found 2",
+            "messages",
         ),
-        ({"messages": [{"content": [part(URL), part(URL)]}]}, "expected one image in `messages`, found 2", "messages"),
-        ({"messages": []}, "expected one image in `messages`, found 0", "messages"),
+        ({"messages": []}, "expected one image or one text in `messages`, found 0", "messages"),
         ({"input": PLAIN, "images": [PLAIN]}, "found `input` and `images`", "images"),
         ({"model": "sums"}, "found none of them", "input"),
         ({"images": ["https://example.org/a.png"]}, "URLs are not fetched", "images[0]"),
         ({"input": [part("HTTPS://example.org/a.png")]}, "URLs are not fetched", "input[0]"),
         ({"input": PLAIN, "dimensions": 4}, f"expected null or {WIDTH}, found 4: the model was not", "dimensions"),
         ({"input": PLAIN, "dimensions": 0}, f"expected null or {WIDTH}, found 0", "dimensions"),
-        ({"input": PLAIN, "modality": "audio"}, "Input should be 'image'", "modality"),
+        ({"input": PLAIN, "modality": "audio"}, "Input should be 'image' or 'text'", "modality"),
         ({"input": PLAIN, "embedding_types": ["int8"]}, "Input should be 'float' or 'base64'", "embedding_types.0"),
         ({"input": "A" * 5}, "expected an image in base64", "input[0]"),
-        ({"input": PLAIN[:8] + "=" + PLAIN[8:]}, "expected an image in base64", "input[0]"),
+        ({"input": "A" * 5, "modality": "image"}, "expected an image in base64", "input[0]"),
+        ({"input": "é" * 99, "input_type": "image"}, "expected an image in base64", "input[0]"),
+        ({"input": PLAIN, "truncate": "START"}, "texts are cut at their end", "truncate"),
+        ({"input": [{"image": PLAIN, "page": 2}]}, "expected a PDF document or a TIFF file", "input[0]"),
+        ({"input": [{"image": PLAIN, "page": 0}]}, "expected a page from 1 on, found 0", "input[0]"),
+        ({"input": PLAIN[:60] + "=" + PLAIN[60:]}, "expected an image in base64", "input[0]"),
     ],
 )
 def test_what_is_refused_says_why(http, sent, said, param):
@@ -119,10 +127,29 @@ def test_what_is_refused_says_why(http, sent, said, param):
     assert said in error["message"]
 
 
-def test_a_text_is_told_from_bad_base64(http):
-    text, bad = (http.post("/v1/embeddings", json={"input": sent}).json()["error"] for sent in ("a cat", "%%%"))
-    assert "texts are not embedded" in text["hint"]
-    assert "texts" not in (bad.get("hint") or "")
+def test_texts_are_told_from_images():
+    for image in (PLAIN, "\n" + PLAIN, URL, PLAIN[:60] + "\n" + PLAIN[60:], PLAIN.replace("+", "-"), "https://a/b.png"):
+        assert looks_like_image(image)
+    assert all(looks_like_image(base64.b64encode(content).decode()) for content in smallest())
+    for text in (
+        "a cat",
+        "%%%",
+        "",
+        "cat=",
+        "Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz",
+        "東京" * 40,
+    ):
+        assert not looks_like_image(text)
+
+
+def smallest() -> list[bytes]:
+    """The smallest file of each common format."""
+    found = []
+    for form in ("PNG", "GIF", "WEBP", "BMP", "JPEG", "TIFF"):
+        stream = BytesIO()
+        Image.new("1" if form != "WEBP" else "RGB", (1, 1)).save(stream, form)
+        found.append(stream.getvalue())
+    return found
 
 
 def test_health_and_info(http):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,11 +10,13 @@ from pathlib import Path
 from naflex_deploy.core.errors import UsageError, needs_extra
 from naflex_deploy.core.files import new_directory, new_file
 from naflex_deploy.core.locks import Lock
+from naflex_deploy.runtime.results.part import Part
 from naflex_deploy.runtime.results.table import Table
 from naflex_deploy.runtime.results.writers import faiss, jsonl, lance, npz, parquet
 
 Write = Callable[[Path, Table], None]
 ReadKey = Callable[[Path], str]
+Read = Callable[[Path], Iterator[Part]]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Format:
     Attributes:
         write: Writes a table to a path.
         read_key: Reads the key of its provenance back from an output; empty where it has none.
+        read: Reads rows and vectors back, in the order of the output.
         modules: What it imports beyond the package's own dependencies.
         extra: The extra that brings the modules.
         directory: Whether it is a directory.
@@ -32,6 +35,7 @@ class Format:
 
     write: Write
     read_key: ReadKey
+    read: Read
     modules: tuple[str, ...] = ()
     extra: str = ""
     directory: bool = False
@@ -39,12 +43,21 @@ class Format:
 
 
 FORMATS = {
-    ".npz": Format(npz.write, npz.read_key),
-    ".jsonl": Format(jsonl.write, jsonl.read_key),
-    ".parquet": Format(parquet.write, parquet.read_key, ("pyarrow.parquet",), "parquet"),
-    ".parts": Format(parquet.write_parts, parquet.read_key_of_parts, ("pyarrow.parquet",), "parquet", directory=True),
-    ".lance": Format(lance.write, lance.read_key, ("pyarrow", "lance"), "lance", directory=True),
-    ".faiss": Format(faiss.write, faiss.read_key, ("faiss",), "faiss", beside=(faiss.BESIDE, faiss.write_rows)),
+    ".npz": Format(npz.write, npz.read_key, npz.read),
+    ".jsonl": Format(jsonl.write, jsonl.read_key, jsonl.read),
+    ".parquet": Format(parquet.write, parquet.read_key, parquet.read, ("pyarrow.parquet",), "parquet"),
+    ".parts": Format(
+        parquet.write_parts,
+        parquet.read_key_of_parts,
+        parquet.read_parts,
+        ("pyarrow.parquet",),
+        "parquet",
+        directory=True,
+    ),
+    ".lance": Format(lance.write, lance.read_key, lance.read, ("pyarrow", "lance"), "lance", directory=True),
+    ".faiss": Format(
+        faiss.write, faiss.read_key, faiss.read, ("faiss",), "faiss", beside=(faiss.BESIDE, faiss.write_rows)
+    ),
 }
 
 

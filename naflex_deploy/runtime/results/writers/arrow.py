@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from naflex_deploy.runtime.results.columns import COLUMNS, SCHEMA, VECTOR, of_row, of_run
+from naflex_deploy.runtime.results.part import Part
 from naflex_deploy.runtime.results.table import Table
 
 KEY, VERSION = b"naflex-deploy.key", b"naflex-deploy.schema"
@@ -40,3 +42,15 @@ def batches(table: Table, schema: Any) -> Iterator[Any]:
 def key_of(schema: Any) -> str:
     """The key of the provenance in a schema; empty where it has none."""
     return bytes((schema.metadata or {}).get(KEY, b"")).decode()
+
+
+def parts(found: Iterable[Any]) -> Iterator[Part]:
+    """Record batches as they are read back."""
+    for batch in found:
+        vectors = batch.column(batch.schema.get_field_index(VECTOR))
+        flat = vectors.flatten().to_numpy(zero_copy_only=False)
+        yield Part(flat.reshape(len(batch), -1), partial(_row, batch.drop_columns([VECTOR])))
+
+
+def _row(batch: Any, index: int) -> dict[str, Any]:
+    return dict(batch.slice(index, 1).to_pylist()[0])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from naflex_deploy.runtime.results.table import Table
-from naflex_deploy.runtime.results.writers.arrow import batches, key_of, schema_of
+from naflex_deploy.runtime.results.part import Part
+from naflex_deploy.runtime.results.table import CHUNK, Table
+from naflex_deploy.runtime.results.writers.arrow import batches, key_of, parts, schema_of
 
 
 def write(path: Path, table: Table) -> None:
@@ -22,3 +24,10 @@ def read_key(path: Path) -> str:
     import lance
 
     return key_of(lance.dataset(str(path)).schema)
+
+
+def read(path: Path) -> Iterator[Part]:
+    """The rows of a dataset."""
+    import lance
+
+    return parts(lance.dataset(str(path)).to_batches(batch_size=CHUNK))

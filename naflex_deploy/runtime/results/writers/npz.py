@@ -5,13 +5,16 @@ Columns that all rows share have a single value. What is not known is an empty t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
 from numpy.lib import format as npy
 
 from naflex_deploy.runtime.results.columns import COLUMNS, VECTOR, Column, Value, of_row, of_run
+from naflex_deploy.runtime.results.part import Part
 from naflex_deploy.runtime.results.table import Table
 
 _TYPES = {"text": np.dtype(np.str_), "integer": np.dtype(np.int64), "number": np.dtype(np.float64)}
@@ -34,6 +37,19 @@ def read_key(path: Path) -> str:
     """The key of a file's provenance; empty where it has none."""
     with np.load(path, allow_pickle=False) as arrays:
         return str(arrays["key"]) if "key" in arrays else ""
+
+
+def read(path: Path) -> Iterator[Part]:
+    """The rows of a file, all at once."""
+    with np.load(path, allow_pickle=False) as arrays:
+        columns = {name: array for name, array in arrays.items() if name != VECTOR}
+        vectors = arrays[VECTOR]
+
+    def row(index: int) -> dict[str, Any]:
+        values = {name: (array[index] if array.ndim else array).item() for name, array in columns.items()}
+        return {name: None if value in ("", -1) or value != value else value for name, value in values.items()}
+
+    yield Part(vectors, row)
 
 
 def _array(column: Column, values: list[Value]) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from naflex_deploy.runtime.results.part import Part
 from naflex_deploy.runtime.results.table import CHUNK, Table
-from naflex_deploy.runtime.results.writers.arrow import batches, key_of, schema_of
+from naflex_deploy.runtime.results.writers.arrow import batches, key_of, parts, schema_of
 
 PART = 64 * CHUNK
 """Rows of a part; a multiple of the chunks in which rows are written."""
@@ -38,3 +40,17 @@ def read_key(path: Path) -> str:
 def read_key_of_parts(path: Path) -> str:
     """The key of a directory of parts."""
     return read_key(path / "part-00000.parquet")
+
+
+def read(path: Path) -> Iterator[Part]:
+    """The rows of a file."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as stream:
+        yield from parts(stream.iter_batches(CHUNK))
+
+
+def read_parts(path: Path) -> Iterator[Part]:
+    """The rows of a directory of parts."""
+    for part in sorted(path.glob("part-*.parquet")):
+        yield from read(part)

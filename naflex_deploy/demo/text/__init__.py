@@ -1,0 +1,1 @@
+"""The text tower of the demo model, its training and its measure."""

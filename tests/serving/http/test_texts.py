@@ -1,0 +1,171 @@
+"""Texts, documents and mixed inputs in /v1/embeddings, of a real bundle with a text tower."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+import naflex_deploy as nd
+from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.serving.http import models as models_module
+from naflex_deploy.serving.http.limits import Limits
+from naflex_deploy.serving.http.models import open_model
+from tests.serving.support import pixels, png, running
+from tests.support.pdfs import pdf, rectangle
+from tests.support.two_towers import LENGTH, bundle, tokenizer
+
+__all__ = ["bundle"]
+
+PICTURE = pixels(0, 40, 24)
+IMAGE = base64.b64encode(png(PICTURE)).decode()
+TEXTS = ["a cat", "A photo of a DOG", "東京"]
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Path) -> Engine:
+    return nd.load(bundle)
+
+
+@pytest.fixture(scope="module")
+def http(bundle: Path):
+    limits = Limits(items=8)
+    with (
+        running(names=("towers",), load=lambda name, path: open_model(name, bundle), limits=limits) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        yield client
+
+
+def tiff(count: int) -> bytes:
+    stream = BytesIO()
+    first, *others = (Image.fromarray(pixels(number, 24 + 8 * number, 40)) for number in range(count))
+    first.save(stream, "TIFF", save_all=True, append_images=others)
+    return stream.getvalue()
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def vectors(answer: httpx.Response) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    return np.array([item["embedding"] for item in answer.json()["data"]])
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"input": TEXTS},
+        {"input": [{"text": text} for text in TEXTS]},
+        {"input": [{"type": "text", "text": text} for text in TEXTS]},
+        {"texts": TEXTS, "input_type": "search_query", "embedding_types": ["float"], "truncate": "END"},
+        {"input": TEXTS, "modality": "text"},
+    ],
+    ids=["OpenAI", "Jina", "parts", "Cohere", "infinity"],
+)
+def test_texts_in_every_shape(http, engine, sent):
+    close(vectors(http.post("/v1/embeddings", json=sent)), engine.text.embed(TEXTS))
+
+
+def test_one_text_and_what_it_uses(http, engine):
+    answer = http.post("/v1/embeddings", json={"input": "a cat", "normalize": True})
+    close(vectors(answer), engine.text.embed(["a cat"], normalize=True))
+    assert answer.json()["usage"]["prompt_tokens"] == len(tokenizer()("a cat")["input_ids"])
+    chat = http.post("/v1/embeddings", json={"messages": [{"role": "user", "content": "a cat"}]})
+    close(vectors(chat), engine.text.embed(["a cat"]))
+
+
+def test_mixed_inputs_keep_their_order(http, engine):
+    sent = ["a cat", IMAGE, {"text": IMAGE}, {"image": IMAGE}, {"type": "text", "text": "東京"}]
+    found = vectors(http.post("/v1/embeddings", json={"input": sent}))
+    image, texts = engine.embed([PICTURE]), engine.text.embed(["a cat", IMAGE, "東京"])
+    close(found, np.stack([texts[0], image[0], texts[1], image[0], texts[2]]))
+
+
+def test_a_document_has_an_entry_a_page(http, engine, tmp_path):
+    document = tmp_path / "two.pdf"
+    document.write_bytes(pdf([rectangle(9, 9, 30, 50), rectangle(40, 20, 9, 9)], (60, 90)))
+    scan = tmp_path / "scan.tiff"
+    scan.write_bytes(tiff(3))
+    sent = [encoded(document.read_bytes()), "a cat", encoded(scan.read_bytes()), IMAGE]
+    answer = http.post("/v1/embeddings", json={"input": sent})
+    found = vectors(answer)
+    places = [(item["index"], item.get("page")) for item in answer.json()["data"]]
+    assert places == [(0, 1), (0, 2), (1, None), (2, 1), (2, 2), (2, 3), (3, None)]
+    rows = engine.embed([document, scan, PICTURE])
+    close(found, np.concatenate([rows[:2], engine.text.embed(["a cat"]), rows[2:]]))
+    only = http.post("/v1/embeddings", json={"input": [{"image": encoded(scan.read_bytes()), "page": 2}]})
+    close(vectors(only), rows[3:4])
+    assert only.json()["data"][0]["page"] == 2
+    files = [("image", ("scan.tiff", scan.read_bytes()))]
+    classes = http.post("/v1/classify", files=files).json()["data"]
+    assert [item["page"] for item in classes] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("sent", "param", "said"),
+    [
+        ({"input": ["a cat", {"image": encoded(b"no image at all, only bytes that say so")}]}, "input[1]", "image"),
+        ({"input": [{"image": encoded(tiff(2)), "page": 3}, "a cat"]}, "input[0]", "the document has no page 3"),
+        ({"input": [{"image": encoded(tiff(2)), "page": 99_999}]}, "input[0]", "the document has no page 99999"),
+        ({"input": ["a cat", encoded(tiff(9))]}, "input[1]", "expected a document of at most 8 pages"),
+        ({"input": [encoded(tiff(5)), encoded(tiff(4))]}, "input[1]", "expected 1 to 8 images, found 9"),
+        ({"input": [encoded(b"%PDF-1.7 cut off" * 9)]}, "input[0]", "PDF"),
+        ({"input": ["x", "y " * 35_000]}, "input[1]", "at most 65536 characters"),
+        ({"input": ["x", "cat " * LENGTH], "truncate": False}, "input[1]", "longer than the model reads"),
+        ({"input": ["x"], "dimensions": 7}, "dimensions", "expected null or"),
+    ],
+)
+def test_one_bad_item_is_named(http, sent, param, said):
+    answer = http.post("/v1/embeddings", json=sent)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (422, param), error
+    assert said in error["message"]
+
+
+def test_texts_have_no_classes(http):
+    error = http.post("/v1/classify", json={"input": [IMAGE, "a cat"]}).json()["error"]
+    assert (error["param"], "has no classes" in error["message"]) == ("input[1]", True)
+
+
+def test_texts_of_many_requests_run_together(http, engine):
+    texts = [f"a cat {number}" for number in range(24)]
+    found: dict[str, np.ndarray] = {}
+
+    def ask(text: str) -> None:
+        found[text] = vectors(http.post("/v1/embeddings", json={"input": text}))[0]
+
+    threads = [threading.Thread(target=ask, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    close(np.stack([found[text] for text in texts]), engine.text.embed(texts))
+    ran = http.get("/metrics").text
+    assert 'naflex_texts_total{model="towers"}' not in ran  # the model of this test reports to nobody
+    assert http.get("/info").json()["models"][0]["texts"] is True
+
+
+def test_without_a_tokenizer_images_are_served_and_texts_say_why(bundle, monkeypatch):
+    def missing(bundle):
+        raise MissingExtraError("tokenizers", "text")
+
+    monkeypatch.setattr(models_module, "TextEncoder", missing)
+    with running(names=("towers",), load=lambda name, path: open_model(name, bundle)) as server:
+        assert httpx.post(f"{server.url}/v1/embeddings", json={"input": IMAGE}).status_code == 200
+        error = httpx.post(f"{server.url}/v1/embeddings", json={"input": "a cat"}).json()["error"]
+    assert "pip install 'naflex-deploy[text]'" in error["message"]
+    assert json.dumps(error)
