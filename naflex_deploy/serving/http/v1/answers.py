@@ -107,23 +107,27 @@ def embedding(request: EmbeddingsRequest, model: Model, row: Row, *, normalize: 
 
 
 def classes(request: ClassifyRequest, model: Model, rows: Sequence[Row]) -> ClassifyResponse:
-    head = model.manifest.head
-    if head is None:
-        raise Problem(422, "no_such_output", f"model '{model.name}' has no classes", param="model")
-    data = [
-        Classification(
-            index=row.index,
-            page=row.page,
-            classes=[
-                ClassScore(label=found.name, score=found.score)
-                for found in rank(row.outcome.outputs["logits"], head, request.top)
-            ],
-            packing=_packing(request, model, row.outcome),
-        )
-        for row in rows
-        if isinstance(row.outcome, ImageOutcome)
-    ]
+    """The answer to a request."""
+    data = [classification(request, model, row) for row in rows]
     return ClassifyResponse(data=data, model=model.name, usage=usage(rows))
+
+
+def classification(request: ClassifyRequest, model: Model, row: Row) -> Classification:
+    """One entry of an answer.
+
+    Raises:
+        Problem: The model has no classes.
+    """
+    head, outcome = model.manifest.head, row.outcome
+    if head is None or isinstance(outcome, TextOutcome):
+        raise Problem(422, "no_such_output", f"model '{model.name}' has no classes", param="model")
+    found = rank(outcome.outputs["logits"], head, request.top)
+    return Classification(
+        index=row.index,
+        page=row.page,
+        classes=[ClassScore(label=one.name, score=one.score) for one in found],
+        packing=_packing(request, model, outcome),
+    )
 
 
 def _packing(request: Request, model: Model, item: ImageOutcome | TextOutcome) -> Packing | None:

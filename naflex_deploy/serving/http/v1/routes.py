@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 import naflex_deploy
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
@@ -15,7 +19,7 @@ from naflex_deploy.serving.http.models import Model
 from naflex_deploy.serving.http.problems import Problem
 from naflex_deploy.serving.http.schemas import body
 from naflex_deploy.serving.http.service import Service, work
-from naflex_deploy.serving.http.v1 import answers, openai, run
+from naflex_deploy.serving.http.v1 import answers, openai, run, stream
 from naflex_deploy.serving.http.v1.items import Item
 from naflex_deploy.serving.http.v1.shapes import Inputs
 
@@ -42,7 +46,12 @@ def add(app: FastAPI, service: Service, normalize: bool) -> None:
     )
     async def embeddings(request: Request) -> Response:
         return await _answered(
-            service, request, openai.EmbeddingsRequest, "pooled", partial(answers.embeddings, normalize=normalize)
+            service,
+            request,
+            openai.EmbeddingsRequest,
+            "pooled",
+            partial(answers.embeddings, normalize=normalize),
+            partial(answers.embedding, normalize=normalize),
         )
 
     @app.post(
@@ -52,7 +61,9 @@ def add(app: FastAPI, service: Service, normalize: bool) -> None:
         openapi_extra=body(openai.ClassifyRequest, files=openai.FILES, instead_of=Inputs.model_fields),
     )
     async def classify(request: Request) -> Response:
-        return await _answered(service, request, openai.ClassifyRequest, "logits", answers.classes)
+        return await _answered(
+            service, request, openai.ClassifyRequest, "logits", answers.classes, answers.classification
+        )
 
 
 async def _answered(
@@ -61,6 +72,7 @@ async def _answered(
     kind: type[openai.T],
     output: str,
     write: Callable[[openai.T, Model, Sequence[run.Row]], BaseModel],
+    write_entry: Callable[[openai.T, Model, run.Row], BaseModel],
 ) -> Response:
     service.check_ready()
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -68,38 +80,72 @@ async def _answered(
         raise Problem(415, "unsupported_media_type", f"expected {JSON} or {FORM}, found {media[:60]!r}")
     headers = dict(request.scope["headers"])
     client = service.keys.client(request.scope, headers)
-    async with service.buffers.body(headers, request.receive, client) as content:
+    streamed = stream.MEDIA in request.headers.get("accept", "")
+    limits = service.limits
+    if streamed:
+        limits = replace(limits, items=stream.LONGER * limits.items)
+    async with AsyncExitStack() as held:
+        content = await held.enter_async_context(service.buffers.body(headers, request.receive, client))
         if media == JSON:
-            parsed, items = await work(len(content), openai.parse_json, content, kind, service.limits)
+            parsed, items = await work(len(content), openai.parse_json, content, kind, limits)
         else:
-            parsed, items = await openai.read_multipart(content, request.headers, kind, service.limits)
+            parsed, items = await openai.read_multipart(content, request.headers, kind, limits)
         model = service.model(parsed.model)
-        parsed.check(model, items)
         if output not in model.outputs:
             raise Problem(422, "no_such_output", f"model '{model.name}' has no output '{output}'", param="model")
-        model, rows = await _run(service, request, model.name, items, output, parsed)
+        if streamed:
+            parsed.check(model, [])
+            fields = _noted(request, model, items)
+            entry = partial(write_entry, parsed)
+            return _Lines(held.pop_all(), stream.lines(service, model, items, output, parsed, entry, fields))
+        parsed.check(model, items)
+        model, rows = await _run(service, request, model, items, output, parsed)
         size = 8 * sum(row.nbytes for row in rows)
         answer = await work(size, lambda: write(parsed, model, rows).model_dump_json(exclude_none=True))
         return Response(answer, media_type=JSON)
 
 
-async def _run(
-    service: Service, request: Request, name: str, items: Sequence[Item], output: str, parsed: openai.Request
-) -> tuple[Model, list[run.Row]]:
-    """Run items on the model that has this name now, and record what ran."""
-    fields = request.scope["state"]["fields"]
+class _Lines(StreamingResponse):
+    """Sends lines as they come.
+
+    Args:
+        held: Closed once they are sent, or their reader has left.
+        found: The lines.
+    """
+
+    def __init__(self, held: AsyncExitStack, found: AsyncGenerator[bytes]) -> None:
+        super().__init__(found, media_type=stream.MEDIA)
+        self._held, self._found = held, found
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held, aclosing(self._found):
+            await super().__call__(scope, receive, send)
+
+
+def _noted(request: Request, model: Model, items: Sequence[Item]) -> dict[str, Any]:
+    """The fields of the request's line in the log, with what it holds."""
+    fields: dict[str, Any] = request.scope["state"]["fields"]
     texts = sum(isinstance(item.content, str) for item in items)
-    fields["model"], fields["images"] = name, len(items) - texts
+    fields["model"], fields["images"] = model.name, len(items) - texts
     if texts:
         fields["texts"] = texts
+    return fields
+
+
+async def _run(
+    service: Service, request: Request, model: Model, items: Sequence[Item], output: str, parsed: openai.Request
+) -> tuple[Model, list[run.Row]]:
+    """Run items on the model that has this name now, and record what ran."""
+    fields = _noted(request, model, items)
 
     async def once(model: Model) -> list[run.Row]:
         limits, seconds, priority = service.limits, parsed.timeout, parsed.priority
         return await run.run(request.receive, model, items, (output,), limits, seconds=seconds, priority=priority)
 
-    model, rows = await service.on_model(name, once)
+    model, rows = await service.on_model(model.name, once)
     fields["tokens"] = sum(row.tokens for row in rows)
-    service.metrics.decoded(name, [row.outcome for row in rows if isinstance(row.outcome, ImageOutcome)])
+    outcomes = [row.outcome for row in rows if isinstance(row.outcome, ImageOutcome)]
+    service.metrics.decoded(model.name, outcomes)
     return model, rows
 
 
