@@ -25,7 +25,7 @@ from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.runtime.embedding.handover import Form, Half
 from naflex_deploy.runtime.embedding.run import FrameDone, Places, embed_files
 from naflex_deploy.runtime.results.result import Result
-from naflex_deploy.runtime.results.writers import paths_of
+from naflex_deploy.runtime.results.writers import find_format, paths_of
 
 SHOWN = 40
 """Frames of the table on stdout; the rest is in the file."""
@@ -113,7 +113,8 @@ def command(
         embed_texts(bundle, texts, output, force=force, as_json=as_json)
         return
     if output is not None:
-        for path in paths_of(output):
+        refuse_existing(output, force=force or resume, made=find_format(output).made)
+        for path in paths_of(output)[1:]:
             refuse_existing(path, force=force or resume)
     engine = load(bundle, variant=variant, settings=settings)
     with _Display() as display:

@@ -11,7 +11,7 @@ from naflex_deploy.core.files import refuse_existing, reserved
 from naflex_deploy.core.version import TOOL
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.results.table import Provenance, Row, Table
-from naflex_deploy.runtime.results.writers import paths_of, write_output
+from naflex_deploy.runtime.results.writers import find_format, paths_of, write_output
 from naflex_deploy.runtime.text_encoder import TextEncoder
 
 
@@ -25,7 +25,8 @@ def embed_texts(bundle: Path, texts: Sequence[str], output: Path | None, *, forc
     """
     for beside in paths_of(output)[1:] if output is not None else ():
         refuse_existing(beside, force=force)
-    with reserved(output, force=force) if output is not None else nullcontext() as lock:
+    made = find_format(output).made if output is not None else None
+    with reserved(output, force=force, made=made) if output is not None else nullcontext() as lock:
         opened = Bundle.open(bundle)
         vectors = TextEncoder(opened).embed(texts)
         if lock is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -82,6 +83,25 @@ _POSITIVE, _NOT_NEGATIVE, _SECONDS = click.IntRange(1), click.IntRange(0), click
     "--normalize", is_flag=True, help="Divide the vectors of /v1/embeddings by their lengths, unless a request says no."
 )
 @click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Port for the Open Inference Protocol over gRPC (extra grpc); 0 selects a free one. Default: none.",
+)
+@click.option(
+    "--traces",
+    "traced",
+    is_flag=True,
+    help="Send traces with OpenTelemetry (extra otel), to where OTEL_EXPORTER_OTLP_ENDPOINT says.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "text"]),
+    default="json",
+    show_default=True,
+    help="Lines of the log on stderr: objects of JSON, or text.",
+)
+@click.option(
     "--notice",
     default=1.0,
     show_default=True,
@@ -102,6 +122,9 @@ def command(
     max_body: int,
     max_items: int,
     normalize: bool,
+    grpc_port: int | None,
+    traced: bool,
+    log_format: Literal["json", "text"],
     notice: float,
 ) -> None:
     """Serve bundles over HTTP: Open Inference Protocol v2, /v1/embeddings, /v1/classify, and a page at /.
@@ -117,6 +140,15 @@ def command(
         from naflex_deploy.serving.http.limits import Limits
         from naflex_deploy.serving.http.metrics import Metrics
         from naflex_deploy.serving.http.server import Settings, load_models, serve_models
+    traces = beside = None
+    if traced:
+        from naflex_deploy.serving.http.logs.traces import Traces
+
+        traces = Traces()
+    if grpc_port is not None:
+        from naflex_deploy.serving.grpc.server import beside as grpc_server
+
+        beside = grpc_server(host, grpc_port)
     settings = Settings(
         host=host,
         port=port,
@@ -132,12 +164,14 @@ def command(
         keys=read_keys(api_keys) if api_keys else (),
         normalize=normalize,
         notice_seconds=notice,
+        log_format=log_format,
+        beside=beside,
     )
     metrics = Metrics()
     with steps() as report:
         report(f"loading {', '.join(bundles)}")
         models = load_models(_named(bundles), settings.policy, metrics)
-    if not serve_models(models, settings, metrics):
+    if not serve_models(models, settings, metrics, traces):
         sys.exit(1)
 
 

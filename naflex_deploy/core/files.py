@@ -98,16 +98,19 @@ def refuse_existing(path: Path, *, force: bool, made: str | None = None) -> None
 
 
 @contextmanager
-def reserved(path: Path, *, force: bool) -> Iterator[Lock]:
+def reserved(path: Path, *, force: bool, made: str | None = None) -> Iterator[Lock]:
     """Be the only writer of an output that takes long to make, from before it is looked for until it is written.
+
+    Args:
+        path, force, made: See `refuse_existing`.
 
     Raises:
         LockedError: Somebody else is writing it.
         OutputError: It exists already and ``force`` is off, or its lock cannot be taken.
     """
-    refuse_existing(path, force=force)  # before a lock is made beside it
+    refuse_existing(path, force=force, made=made)  # before a lock is made beside it
     with locked(path) as lock:
-        refuse_existing(path, force=force)  # another run may have written it meanwhile
+        refuse_existing(path, force=force, made=made)  # another run may have written it meanwhile
         yield lock
 
 

@@ -16,7 +16,7 @@ from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, OutputSpec, Variant
 from naflex_deploy.core.pack import on_grid
-from naflex_deploy.runtime.asynchronous import in_thread
+from naflex_deploy.runtime.asynchronous import in_thread, step_by_step
 from naflex_deploy.runtime.backends.session import OnDevice, Session
 from naflex_deploy.runtime.images.inputs import as_list, require_list
 from naflex_deploy.runtime.packing.grouping import PackMaker
@@ -264,6 +264,8 @@ class Engine:
                 yield from PackStream(session, self._maker, names, pool).results(frames)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    astream = step_by_step(stream)
 
     def _opened(self) -> Session:
         if self._session is None:

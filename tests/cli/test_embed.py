@@ -230,3 +230,19 @@ def test_a_full_disk_leaves_no_output(run: Run, bundle: Path, images: Path, monk
     assert result.exit_code == 2
     assert "the disk is full" in result.stderr
     assert not output.exists()
+
+
+def test_a_directory_of_parts_is_replaced_and_another_one_is_not(
+    run: Run, bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.parts"
+    for option, said in ((), "6 vectors"), (("--force",), "7 vectors"), (("--resume",), "complete already"):
+        result = run("embed", bundle, images, "-o", output, *option)
+        assert (result.exit_code, said in result.output) == (0, True), result.output
+        (images / "more.png").write_bytes((images / "a.png").read_bytes())
+    foreign = tmp_path / "mine.parts"
+    foreign.mkdir()
+    (foreign / "letters.txt").write_text("mine")
+    result = run("embed", bundle, images, "-o", foreign, "--force")
+    assert (result.exit_code, "it was not made by this command" in result.stderr) == (2, True)
+    assert [path.name for path in foreign.iterdir()] == ["letters.txt"]

@@ -50,6 +50,18 @@ LIBRARIES = (
         ("schemathesis==4.32.5",),
         "every answer of `naflex-deploy serve` is one that `/openapi.json` describes, with and without API keys",
     ),
+    Library(
+        "openai-client",
+        ("openai==3.57.0", "langchain-openai==1.7.4"),
+        "`naflex-deploy serve` answers `embeddings.create` with texts, images, both and pages, also from async code; "
+        "LangChain's `OpenAIEmbeddings` runs on it",
+    ),
+    Library(
+        "tritonclient-grpc",
+        ("tritonclient[grpc]==2.73.0",),
+        "`naflex-deploy serve --grpc-port` answers its client, its asyncio client and its streams as the engine does; "
+        "each refusal has its status",
+    ),
     Library("duckdb", ("duckdb==2.0.1",), "its recipe, on `.parquet`", ("recipes", "DuckDB", "parquet")),
     Library(
         "lancedb",
@@ -62,6 +74,12 @@ LIBRARIES = (
         ("qdrant-client==1.20.0",),
         "its recipe in local mode, on a directory of Parquet parts",
         ("recipes", "Qdrant", "parts"),
+    ),
+    Library(
+        "pgvector",
+        ("pgserver==0.1.4", "psycopg[binary]==3.3.9", "pgvector==0.5.1"),
+        "its recipe, on a directory of Parquet parts, against PostgreSQL 16 with pgvector 0.6, which pgserver carries",
+        ("recipes", "PostgreSQL with pgvector", "parts"),
     ),
     Library("faiss", ("faiss-cpu==1.15.1",), "its recipe, on `.faiss`", ("recipes", "FAISS", "faiss")),
 )

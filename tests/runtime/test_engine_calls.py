@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.results.result import Result
 from tests.support.tiny import WIDTH
 
 FLOATS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)) / 255
@@ -168,3 +171,37 @@ def test_an_engine_is_closed_at_the_end_of_its_block(bundle: Path) -> None:
         with pytest.raises(UsageError, match="the engine is closed"):
             call()
     engine.close()
+
+
+def test_a_stream_in_an_event_loop_gives_the_same_and_can_be_left(engine: Engine) -> None:
+    pictures = [np.full((8, 8 + 8 * number, 3), 40 * number, np.uint8) for number in range(5)]
+    drawn = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield pictures[drawn % 5]
+
+    async def ask() -> tuple[list[Result], int]:
+        found = [result async for result in engine.astream(pictures)]
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        async with aclosing(engine.astream(endless())) as results:
+            async for result in results:
+                assert result.error is None
+                break
+        ticking.cancel()
+        return found, ticks
+
+    found, ticks = asyncio.run(ask())
+    by_input = sorted(found, key=lambda result: result.input)
+    np.testing.assert_allclose([result.outputs["pooled"] for result in by_input], engine.embed(pictures), rtol=1e-6)
+    assert ticks > 1

@@ -73,7 +73,7 @@ def summing_model(name: str, session=None, *, policy=None, on_pack=lambda report
 
 @contextmanager
 def running(
-    session=None, *, names=("sums",), policy=None, limits=None, keys=(), load=None, normalize=False
+    session=None, *, names=("sums",), policy=None, limits=None, keys=(), load=None, normalize=False, traces=None
 ) -> Iterator[Running]:
     """A server of `summing_manifest` on an engine of the test's own."""
     metrics = Metrics()
@@ -82,7 +82,7 @@ def running(
         return summing_model(name, session, policy=policy, on_pack=metrics.pack_observer(name))
 
     models = Models({name: Path(name) for name in names}, load or loaded)
-    app = create_app(models, limits=limits or Limits(), keys=keys, metrics=metrics, normalize=normalize)
+    app = create_app(models, limits=limits or Limits(), keys=keys, metrics=metrics, normalize=normalize, traces=traces)
     settings = Settings(port=0, limits=limits or Limits())
     config = configured(app, settings, metrics)
     config.port = 0

@@ -143,7 +143,7 @@ def embed_files(
             key = key_of(engine, places.tokens)
             tokens = Tokens(places.tokens, _folder_lock(held, places.tokens, "tokens"), key)
             journal = Journal(lock, output_width(engine), key, tokens.read)
-            refuse_existing(places.output, force=force or resume)
+            refuse_existing(places.output, force=force or resume, made=find_format(places.output).made)
             if places.output.exists() and not force:
                 refuse_other(places.output, key, paths)
                 journal.remove()  # a run that was killed after its output was written left it

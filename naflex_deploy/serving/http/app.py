@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect
 
 import naflex_deploy
 from naflex_deploy.core.errors import NaflexError
-from naflex_deploy.serving.http import oip, openapi
+from naflex_deploy.serving.http import docs_page, oip, openapi
 from naflex_deploy.serving.http.gate import LEFT, Gate, answer
 from naflex_deploy.serving.http.infer_route import InferRoute
 from naflex_deploy.serving.http.keys import Keys
 from naflex_deploy.serving.http.limits import Limits
+from naflex_deploy.serving.http.logs.traces import Traces
 from naflex_deploy.serving.http.metrics import Metrics
 from naflex_deploy.serving.http.models import Models
 from naflex_deploy.serving.http.problems import Problem, problem_of
@@ -35,6 +36,7 @@ def create_app(
     keys: Collection[str] = (),
     metrics: Metrics | None = None,
     normalize: bool = False,
+    traces: Traces | None = None,
 ) -> Gate:
     """Create the application.
 
@@ -44,9 +46,10 @@ def create_app(
         keys: Accepted API keys. Without keys, none is required, and models cannot be reloaded over HTTP.
         metrics: The metrics to which the models' schedulers report.
         normalize: Whether /v1/embeddings divides vectors by their lengths, where a request does not say.
+        traces: Takes the spans of requests.
     """
     app = FastAPI(title="naflex-deploy", version=naflex_deploy.__version__, docs_url=None, redoc_url=None)
-    service = Service(models, limits or Limits(), Keys(keys), metrics or Metrics())
+    service = Service(models, limits or Limits(), Keys(keys), metrics or Metrics(), traces)
     service.metrics.watch(models)
     _add_errors(app)
     _add_health(app, service)
@@ -54,7 +57,7 @@ def create_app(
     routes.add(app, service, normalize)
     infer = InferRoute(service)
     openapi.describe(app, infer)
-    return Gate(app, infer, service)
+    return Gate(app, infer, service, traces)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -93,6 +96,10 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(docs_page.page(app.openapi()), headers={"content-security-policy": docs_page.POLICY})
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import logging
 import re
 import secrets
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from naflex_deploy.core.errors import NaflexError
+from naflex_deploy.serving.http.logs.traces import Traces, trace_of
 from naflex_deploy.serving.http.problems import Problem, problem_of
 
 if TYPE_CHECKING:
@@ -29,49 +27,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("naflex_deploy.serving")
 
 HEALTH = frozenset({"/health", "/v2/health/live", "/v2/health/ready"})
-OPEN = HEALTH | {"/"}
-"""Paths that need no key: the page, which asks for one itself, and the checks of a load balancer."""
+OPEN = HEALTH | {"/", "/docs"}
+"""Paths that need no key: the page, which asks for one itself, what describes the routes, and checks of health."""
 
 LEFT = 499
 """Status in logs and metrics of a request whose sender left before the answer."""
 
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
-
-
-class JsonLines(logging.Formatter):
-    """Formats log records as one JSON object per line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        content: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            content["exception"] = self.formatException(record.exc_info)
-        return json.dumps(content)
-
-
-class BufferedLines(logging.Handler):
-    """Writes lines to stderr. Lines about requests wait for `flush`; any other line writes out all of them at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(JsonLines())
-        self._lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(self.format(record) + "\n")
-        if record.msg != "request":
-            self.flush()
-
-    def flush(self) -> None:
-        with self.lock or contextlib.nullcontext():
-            lines, self._lines = self._lines, []
-        if lines:
-            sys.stderr.write("".join(lines))
-            sys.stderr.flush()
 
 
 class Gate:
@@ -81,10 +43,12 @@ class Gate:
         app: Answers requests.
         infer: Answers requests to its own path, which bypass ``app``.
         service: The service that both belong to.
+        traces: Takes the spans of requests.
     """
 
-    def __init__(self, app: FastAPI, infer: InferRoute, service: Service) -> None:
+    def __init__(self, app: FastAPI, infer: InferRoute, service: Service, traces: Traces | None = None) -> None:
         self.app, self.service = app, service
+        self._traces = traces
         self._infer, self._metrics = infer, service.metrics
         self._routes: dict[tuple[str, int], Any] = {}
         self._prefix, self._number = secrets.token_hex(12), itertools.count()
@@ -97,7 +61,12 @@ class Gate:
         request_id = self._request_id(headers)
         # Handlers add fields to the request's line in the log.
         fields: dict[str, Any] = {"request_id": request_id, "method": scope["method"], "path": path}
-        scope["state"] = {**scope.get("state", {}), "fields": fields}
+        scope["state"] = state = {**scope.get("state", {}), "fields": fields}
+        if b"traceparent" in headers:
+            fields |= trace_of(headers)
+        if self._traces is not None and path not in HEALTH:
+            state["span"] = self._traces.start(scope["method"], headers)
+            fields |= self._traces.ids(state["span"])
         status = LEFT
 
         async def sending(message: Message) -> None:
@@ -128,6 +97,8 @@ class Gate:
 
     def _note(self, scope: Scope, status: int, seconds: float, fields: dict[str, Any]) -> None:
         route = getattr(scope.get("route"), "path", "other")
+        if self._traces is not None and "span" in scope["state"]:
+            self._traces.end(scope["state"]["span"], fields["method"], route, status, fields)
         counters = self._routes.get((route, status))
         if counters is None:
             metrics = self._metrics

@@ -125,8 +125,28 @@ def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) 
     try:
         request = parse_json(InferRequest, header)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise _wrong(first["msg"], ".".join(map(str, first["loc"])) or None) from None
+        raise _invalid(error) from None
+    return read(request, binary, model, limits)
+
+
+def validated(content: dict[str, Any]) -> InferRequest:
+    """The JSON part of a request, from its values; a `Problem` where they are not valid."""
+    try:
+        return InferRequest.model_validate(content)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def read(request: InferRequest, binary: memoryview, model: Model, limits: Limits) -> Inference:
+    """Read a request.
+
+    Args:
+        request: The JSON part.
+        binary: The bytes of its tensors.
+
+    Raises:
+        Problem: The request is not valid; the problem says what is wrong and where.
+    """
     if len(request.inputs) != 1 or request.inputs[0].name not in ("images", "pixels"):
         found = [tensor.name for tensor in request.inputs]
         raise _wrong(f"expected one input, 'images' or 'pixels', found {found[:5]}", "inputs")
@@ -268,6 +288,11 @@ def _number(parameters: dict[str, Any], name: str) -> int:
     if not isinstance(value, int):
         raise _wrong(f"expected an integer, found {value!r:.20}", f"parameters.{name}")
     return value
+
+
+def _invalid(error: ValidationError) -> Problem:
+    first = error.errors(include_input=False, include_url=False)[0]
+    return _wrong(first["msg"], ".".join(map(str, first["loc"])) or None)
 
 
 def _wrong(message: str, param: str | None = None) -> Problem:

@@ -9,7 +9,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +20,10 @@ from naflex_deploy.core.errors import NaflexError, UsageError
 from naflex_deploy.core.machine import cores
 from naflex_deploy.runtime.scheduling.queue import Policy
 from naflex_deploy.serving.http.app import create_app
-from naflex_deploy.serving.http.gate import BufferedLines, Gate, log
+from naflex_deploy.serving.http.gate import Gate, log
 from naflex_deploy.serving.http.limits import Limits
+from naflex_deploy.serving.http.logs.lines import BufferedLines, Format
+from naflex_deploy.serving.http.logs.traces import Traces
 from naflex_deploy.serving.http.metrics import Metrics
 from naflex_deploy.serving.http.models import Model, Models, open_model
 from naflex_deploy.serving.http.receiving.connections import protocol
@@ -29,6 +31,9 @@ from naflex_deploy.serving.http.service import Service
 
 SPARE = 256
 """Descriptors that are kept for files and pipes."""
+
+
+Beside = Callable[[Service], Awaitable[Callable[[float], Awaitable[object]]]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Settings:
         normalize: Whether /v1/embeddings divides vectors by their lengths, where a request does not say.
         notice_seconds: Seconds between reporting not ready and closing the socket, so that load balancers notice.
         drain_seconds: Seconds within which the admitted requests must be answered.
+        log_format: Of the lines on stderr.
+        beside: Starts another server of the same service, and returns what stops it within so many seconds.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +60,8 @@ class Settings:
     normalize: bool = False
     notice_seconds: float = 1.0
     drain_seconds: float = 30.0
+    log_format: Format = "json"
+    beside: Beside | None = None
 
 
 def load_models(paths: Mapping[str, Path], policy: Policy, metrics: Metrics) -> Models:
@@ -89,20 +98,27 @@ def serve(paths: Mapping[str, Path], settings: Settings) -> bool:
     return serve_models(load_models(paths, settings.policy, metrics), settings, metrics)
 
 
-def serve_models(models: Models, settings: Settings, metrics: Metrics) -> bool:
-    """Like `serve`, for models that are loaded already.
+def serve_models(models: Models, settings: Settings, metrics: Metrics, traces: Traces | None = None) -> bool:
+    """Like `serve`, for models that are loaded already; ``traces`` takes the spans of requests.
 
     Raises:
         UsageError: The server cannot listen on the address.
     """
     with _bound(settings.host, settings.port) as address:
-        flush_log = _prepare_process()
+        flush_log = _prepare_process(settings.log_format)
         app = create_app(
-            models, limits=settings.limits, keys=settings.keys, metrics=metrics, normalize=settings.normalize
+            models,
+            limits=settings.limits,
+            keys=settings.keys,
+            metrics=metrics,
+            normalize=settings.normalize,
+            traces=traces,
         )
         config = configured(app, settings, metrics)
         _Server(config, app.service, settings, flush_log).run(sockets=[address])
     answered = models.close(settings.drain_seconds)
+    if traces is not None:
+        traces.close()
     log.info("stopped", extra={"fields": {"all_answered": answered}})
     return answered
 
@@ -137,9 +153,9 @@ def _connections(wanted: int) -> int:
     return max(1, min(wanted, most - SPARE))
 
 
-def _prepare_process() -> Callable[[], None]:
+def _prepare_process(log_format: Format) -> Callable[[], None]:
     """Set up logging and garbage collection of the process. Returns a function that flushes the log."""
-    handler = BufferedLines()
+    handler = BufferedLines(log_format)
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
     # The log does not show a record's thread and process, and looking them up costs more than the rest of a line.
@@ -177,6 +193,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._settings, self._flush_log = service, settings, flush_log
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stop_beside: Callable[[float], Awaitable[object]] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -184,12 +201,19 @@ class _Server(uvicorn.Server):
             loop.add_signal_handler(number, self._start, "drain")
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, self._start, "reload")
+        if self._settings.beside is not None:
+            self._stop_beside = await self._settings.beside(self._service)
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             names = [model.name for model in self._service.models.all()]
             goal = round(1000 * self._settings.limits.goal())
             log.info("ready", extra={"fields": {"url": f"http://{host}:{port}", "models": names, "slo_ms": goal}})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._stop_beside is not None:
+            await self._stop_beside(self._settings.drain_seconds)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
 from naflex_deploy.serving.http.infer import infer
 from naflex_deploy.serving.http.keys import Keys
 from naflex_deploy.serving.http.limits import Limits, Sent
+from naflex_deploy.serving.http.logs.traces import Traces
 from naflex_deploy.serving.http.metrics import Metrics
 from naflex_deploy.serving.http.models import Model, Models
 from naflex_deploy.serving.http.problems import Problem, problem_of
@@ -32,8 +33,10 @@ class Service:
         draining: Whether the server is about to stop. It is then not ready and accepts no more requests.
     """
 
-    def __init__(self, models: Models, limits: Limits, keys: Keys, metrics: Metrics) -> None:
-        self.models, self.limits, self.keys, self.metrics = models, limits, keys, metrics
+    def __init__(
+        self, models: Models, limits: Limits, keys: Keys, metrics: Metrics, traces: Traces | None = None
+    ) -> None:
+        self.models, self.limits, self.keys, self.metrics, self.traces = models, limits, keys, metrics, traces
         self.buffers = Buffers(limits)
         self.draining = False
         self._reloads: dict[str, asyncio.Task[None]] = {}
@@ -88,8 +91,14 @@ class Service:
             name, lambda model: infer(receive, model, images, outputs, self.limits, **options)
         )
         fields["tokens"] = sum(item.grid_hw[0] * item.grid_hw[1] for item in served)
-        self.metrics.decoded(model.name, served)
+        self.note(scope, model.name, served)
         return model, served
+
+    def note(self, scope: Scope, name: str, served: list[ImageOutcome]) -> None:
+        """Record the stages of what ran in metrics, and in the trace of its request where there is one."""
+        self.metrics.decoded(name, served)
+        if self.traces is not None and "span" in scope["state"]:
+            self.traces.note_stages(scope["state"]["span"], served)
 
     async def on_model(self, name: str, run: Callable[[Model], Awaitable[R]]) -> tuple[Model, R]:
         """Run something on the model that has this name now; again, where that has just been replaced."""

@@ -27,6 +27,11 @@ engine = nd.load(bundle)
 page = (Path(__file__).parents[3] / "docs" / "vector-databases.md").read_text()
 section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 (recipe,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+if "psycopg" in recipe:  # a server of the test's own, which comes as a wheel with pgvector in it
+    import pgserver
+
+    server = pgserver.get_server(Path("postgres").resolve())
+    recipe = recipe.replace('"dbname=pages"', repr(server.get_uri()))
 for text in ("a cat", "a photo of a dog"):
     query = engine.text.embed(text, normalize=True)
     found: dict[str, object] = {"query": query}

@@ -272,7 +272,7 @@ def test_request_ids_are_echoed_or_made_and_logged(caplog):
         odd = httpx.post(url, headers={"x-request-id": "a b\t{}"}, **request(png(pixels(0)))).headers["x-request-id"]
         assert len(odd) == 32
         wait_until(lambda: len([r for r in caplog.records if r.message == "request"]) == 2)
-    from naflex_deploy.serving.http.gate import JsonLines
+    from naflex_deploy.serving.http.logs.lines import JsonLines
 
     first, second = [json.loads(JsonLines().format(r)) for r in caplog.records if r.message == "request"]
     assert first["request_id"] == "mine-7"

@@ -29,7 +29,7 @@ class Format:
         read: Reads rows and vectors back, in the order of the output.
         modules: What it imports beyond the package's own dependencies.
         extra: The extra that brings the modules.
-        directory: Whether it is a directory.
+        made: Pattern of what lies in its directory; ``None`` where it is a file. See `refuse_existing`.
         beside: Suffix of a file beside the output, and what writes it.
     """
 
@@ -38,7 +38,7 @@ class Format:
     read: Read
     modules: tuple[str, ...] = ()
     extra: str = ""
-    directory: bool = False
+    made: str | None = None
     beside: tuple[str, Write] | None = None
 
 
@@ -52,9 +52,9 @@ FORMATS = {
         parquet.read_parts,
         ("pyarrow.parquet",),
         "parquet",
-        directory=True,
+        made=parquet.PARTS,
     ),
-    ".lance": Format(lance.write, lance.read_key, lance.read, ("pyarrow", "lance"), "lance", directory=True),
+    ".lance": Format(lance.write, lance.read_key, lance.read, ("pyarrow", "lance"), "lance", made=lance.VERSIONS),
     ".faiss": Format(
         faiss.write, faiss.read_key, faiss.read, ("faiss",), "faiss", beside=(faiss.BESIDE, faiss.write_rows)
     ),
@@ -100,5 +100,6 @@ def write_output(lock: Lock, table: Table) -> None:
         suffix, write = form.beside
         with new_file(path.with_name(path.name + suffix)) as partial:
             write(partial, table)
-    with new_directory(path, lock, force=True) if form.directory else new_file(path, lock) as partial:
+    made = form.made
+    with new_file(path, lock) if made is None else new_directory(path, lock, force=True, made=made) as partial:
         form.write(partial, table)

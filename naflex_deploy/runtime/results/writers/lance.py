@@ -9,6 +9,9 @@ from naflex_deploy.runtime.results.part import Part
 from naflex_deploy.runtime.results.table import CHUNK, Table
 from naflex_deploy.runtime.results.writers.arrow import batches, key_of, parts, schema_of
 
+VERSIONS = "_versions"
+"""A folder that every dataset has."""
+
 
 def write(path: Path, table: Table) -> None:
     """Write a table into a directory that is there."""

@@ -9,6 +9,8 @@ from naflex_deploy.runtime.results.part import Part
 from naflex_deploy.runtime.results.table import CHUNK, Table
 from naflex_deploy.runtime.results.writers.arrow import batches, key_of, parts, schema_of
 
+PARTS = "part-*.parquet"
+
 PART = 64 * CHUNK
 """Rows of a part; a multiple of the chunks in which rows are written."""
 
@@ -52,5 +54,5 @@ def read(path: Path) -> Iterator[Part]:
 
 def read_parts(path: Path) -> Iterator[Part]:
     """The rows of a directory of parts."""
-    for part in sorted(path.glob("part-*.parquet")):
+    for part in sorted(path.glob(PARTS)):
         yield from read(part)

@@ -145,7 +145,7 @@ async def _run(
     model, rows = await service.on_model(model.name, once)
     fields["tokens"] = sum(row.tokens for row in rows)
     outcomes = [row.outcome for row in rows if isinstance(row.outcome, ImageOutcome)]
-    service.metrics.decoded(model.name, outcomes)
+    service.note(request.scope, model.name, outcomes)
     return model, rows
 
 

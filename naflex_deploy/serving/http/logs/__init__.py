@@ -1,0 +1,1 @@
+"""What a server says of its requests: lines of its log, and traces."""
