@@ -10,6 +10,7 @@ import json
 import random
 import struct
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from itertools import chain, islice
@@ -111,6 +112,19 @@ class Client:
         """
         rows = [self._infer(batch, start, ["pooled"])["pooled"] for start, batch in self._batches(images)]
         return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> Float:
+        """Embed every text as one vector in the space of the images: [N, D] float32, in order; [0, 0] for no texts.
+
+        Raises:
+            ServerError: The model has no text tower, or anything else went wrong.
+        """
+        found = []
+        for start in range(0, len(texts), self._batch):
+            content = {"texts": list(texts[start : start + self._batch]), "encoding_format": "base64"}
+            answer = self._send("POST", "/v1/embeddings", json=content | {"model": self._model}).json()
+            found += [np.frombuffer(b64decode(item["embedding"]), "<f4") for item in answer["data"]]
+        return np.stack(found) if found else np.zeros((0, 0), np.float32)
 
     def tokens(self, images: Iterable[Source]) -> list[Float]:
         """Embed every patch: one [h, w, D] float32 array per image, in order."""

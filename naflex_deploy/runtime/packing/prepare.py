@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from itertools import chain
 
@@ -107,16 +108,20 @@ class Preparer:
         (images,) = guarded(self.checked, 0, item, limits, check, nice=NICE)
         return images
 
-    def apart(self, item: Input, seconds: float) -> Iterator[list[Prepared]]:
+    def apart(self, item: Input, seconds: float, max_pixels: int) -> Iterator[list[Prepared]]:
         """Like a call, always in another process, at a lower priority.
 
         Args:
             item: As `decided` gives it, with its content.
             seconds: Time for it.
+            max_pixels: Of a frame, where the profile allows more.
         """
-        limits = self._profile.limits
+        image, limits = self._profile.image, self._profile.limits
+        image = image.model_copy(update={"max_pixels": min(image.max_pixels, max_pixels)})
         limits = limits.model_copy(update={"seconds": min(limits.seconds, seconds)})
-        yield from guarded(self.here, 0, item, limits, nice=NICE)
+        bounded = copy(self)
+        bounded._profile = self._profile.model_copy(update={"image": image})
+        yield from guarded(bounded.here, 0, item, limits, nice=NICE)
 
     def checked(self, index: int, item: Input, check: Callable[[bytes], None]) -> Iterator[list[Prepared]]:
         """Like `here`, of the first frame alone, after a check."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import threading
 from io import BytesIO
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 from PIL import Image
 
 import naflex_deploy as nd
-from naflex_deploy.core.errors import MissingExtraError
+from naflex_deploy.core.errors import ImageError, MissingExtraError
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.serving.client import Client
 from naflex_deploy.serving.http import models as models_module
 from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.models import open_model
+from naflex_deploy.serving.http.v1.documents import read_pages
+from naflex_deploy.serving.http.v1.items import Item
 from tests.serving.support import pixels, png, running
 from tests.support.pdfs import pdf, rectangle
 from tests.support.two_towers import LENGTH, bundle, tokenizer
@@ -134,6 +138,24 @@ def test_one_bad_item_is_named(http, sent, param, said):
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (422, param), error
     assert said in error["message"]
+
+
+def test_a_page_with_too_many_pixels_is_refused_before_it_is_decoded(bundle):
+    model = open_model("towers", bundle)
+    limits = Limits(pixels=1000)
+    try:
+        found = read_pages(model, Item(0, "input[0]", tiff(1)), Limits(), math.inf)
+        assert [number for number, _ in found] == [1]
+        with pytest.raises(ImageError, match="expected at most 1000 pixels"):
+            read_pages(model, Item(0, "input[0]", tiff(2)), limits, math.inf)
+    finally:
+        model.close(20)
+
+
+def test_the_client_embeds_texts(http, engine):
+    with Client(str(http.base_url), batch=2) as client:
+        close(client.embed_texts(TEXTS), engine.text.embed(TEXTS))
+        assert client.embed_texts([]).shape == (0, 0)
 
 
 def test_texts_have_no_classes(http):

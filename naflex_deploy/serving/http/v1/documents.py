@@ -39,7 +39,7 @@ def read_pages(model: Model, item: Item, limits: Limits, deadline: float) -> lis
     source = decided(Input(describe(content), content, done=before))
     found: list[tuple[int, Frame]] = []
     try:
-        for images in model.prepare.apart(source, deadline - time.monotonic()):
+        for images in model.prepare.apart(source, deadline - time.monotonic(), limits.pixels):
             number = images[0].result.frame + 1
             if item.page is not None and number != item.page:
                 break

@@ -24,6 +24,8 @@ from naflex_deploy.serving.http.v1.items import Item
 from naflex_deploy.serving.http.v1.shapes import Inputs
 
 JSON, FORM = "application/json", "multipart/form-data"
+LINES: dict[int | str, dict[str, Any]] = {200: {"content": {stream.MEDIA: {"schema": {"type": "string"}}}}}
+"""A good answer where it is asked for line by line."""
 
 
 def add(app: FastAPI, service: Service, normalize: bool) -> None:
@@ -42,6 +44,7 @@ def add(app: FastAPI, service: Service, normalize: bool) -> None:
         "/v1/embeddings",
         summary="Embed images, documents and texts: one vector per image, page or text",
         response_model=answers.EmbeddingsResponse,
+        responses=LINES,
         openapi_extra=body(openai.EmbeddingsRequest, files=openai.FILES, instead_of=Inputs.model_fields),
     )
     async def embeddings(request: Request) -> Response:
@@ -58,6 +61,7 @@ def add(app: FastAPI, service: Service, normalize: bool) -> None:
         "/v1/classify",
         summary="Classify images and documents: the most probable classes of each image or page",
         response_model=answers.ClassifyResponse,
+        responses=LINES,
         openapi_extra=body(openai.ClassifyRequest, files=openai.FILES, instead_of=Inputs.model_fields),
     )
     async def classify(request: Request) -> Response:
