@@ -50,7 +50,7 @@ class Model:
     texts: TextQueue | None = None
     cut: Callable[[Sequence[str]], list[bool]] | None = None
     """Whether each text is longer than the text tower reads."""
-    without_texts: str = "its bundle has no text tower"
+    without_texts: str = "its bundle has no text tower, so that it embeds images only"
     """Why it embeds no texts, where it does not."""
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import time
 from io import BytesIO
@@ -98,10 +99,15 @@ def test_a_file_of_two_kinds_is_refused_by_the_kind_that_its_reader_would_take()
     Image.fromarray(pixels(0, 16, 16)).save(photo, "JPEG")
     both = photo.getvalue()[:2] + b"\xff\xfe\0\x0b%PDF-1.7\n" + photo.getvalue()[2:]
     with running() as server:
+        answer = httpx.post(f"{server.url}/v1/embeddings", files={"image": both})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (422, "bad_image")
+        assert "damaged PDF" in answer.json()["error"]["message"]
         for image, message in ((both, "found a PDF document"), (pages(3), "found 2 frames")):
-            answer = httpx.post(f"{server.url}/v1/embeddings", files={"image": image})
-            assert (answer.status_code, answer.json()["error"]["type"]) == (422, "bad_image")
-            assert message in answer.json()["error"]["message"]
+            data = [base64.b64encode(image).decode()]
+            tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "data": data}
+            answer = httpx.post(f"{server.url}/v2/models/sums/infer", json={"inputs": [tensor]})
+            assert (answer.status_code, answer.json()["type"]) == (422, "bad_image")
+            assert message in answer.json()["message"]
 
 
 def test_decoding_that_outlives_the_deadline_is_ended():

@@ -11,6 +11,7 @@ import pytest
 from naflex_deploy.core.manifest import Head
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
 from naflex_deploy.serving.http.v1.answers import classes
+from naflex_deploy.serving.http.v1.items import Item
 from naflex_deploy.serving.http.v1.openai import ClassifyRequest
 from naflex_deploy.serving.http.v1.run import Row
 from tests.serving.support import pixels, png, running, vector
@@ -145,7 +146,8 @@ def test_the_openapi_document_names_every_status(http):
 def test_one_output_is_a_value_or_a_probability(scores, expected):
     head = Head(labels=["quality"], scores=scores)
     model = SimpleNamespace(name="scores", manifest=SimpleNamespace(head=head))
-    served = [Row(0, None, ImageOutcome({"logits": np.array([-7.5], np.float32)}, (2, 2), 0, 0, 0, 0, 0))]
+    outcome = ImageOutcome({"logits": np.array([-7.5], np.float32)}, (2, 2), 0, 0, 0, 0, 0)
+    served = [Row(Item(0, "input[0]", b""), None, outcome)]
     answer = classes(ClassifyRequest(input=["x"], model="scores"), model, served)
     (found,) = answer.data[0].classes
     assert found.label == "quality"

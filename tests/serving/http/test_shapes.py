@@ -127,6 +127,12 @@ def test_what_is_refused_says_why(http, sent, said, param):
     assert said in error["message"]
 
 
+def test_a_text_is_told_from_bad_base64(http):
+    text, bad = (http.post("/v1/embeddings", json={"input": sent}).json()["error"] for sent in ("a cat", "%%%"))
+    assert "no text tower" in text["hint"]
+    assert "text" not in (bad.get("hint") or "")
+
+
 def test_texts_are_told_from_images():
     for image in (PLAIN, "\n" + PLAIN, URL, PLAIN[:60] + "\n" + PLAIN[60:], PLAIN.replace("+", "-"), "https://a/b.png"):
         assert looks_like_image(image)

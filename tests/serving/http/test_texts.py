@@ -16,7 +16,9 @@ from PIL import Image
 
 import naflex_deploy as nd
 from naflex_deploy.core.errors import ImageError, MissingExtraError
+from naflex_deploy.runtime.embedding.run import Places, embed_files
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.results.columns import COLUMNS
 from naflex_deploy.serving.client import Client
 from naflex_deploy.serving.http import models as models_module
 from naflex_deploy.serving.http.limits import Limits
@@ -119,6 +121,22 @@ def test_a_document_has_an_entry_a_page(http, engine, tmp_path):
     assert [item["page"] for item in classes] == [1, 2, 3]
 
 
+def test_columns_are_those_of_embed(http, bundle, tmp_path):
+    (tmp_path / "scan.tiff").write_bytes(tiff(2))
+    (tmp_path / "page.png").write_bytes(png(PICTURE))
+    engine = nd.load(bundle)
+    embed_files(engine, [tmp_path / "scan.tiff", tmp_path / "page.png"], Places(tmp_path / "out.jsonl"))
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    sent = {"input": [encoded(tiff(2)), IMAGE, "a cat"], "columns": True}
+    *found, text = [item["columns"] for item in http.post("/v1/embeddings", json=sent).json()["data"]]
+    assert len(found) == len(written) == 3
+    for columns, row in zip(found, written, strict=True):
+        assert {"sha256", "frame", "grid_rows", "grid_columns", "schema", "model", "variant", "tool"} <= set(columns)
+        assert columns == {name: row[name] for name in columns}
+    assert text["text"] == "a cat"
+    assert set(text) <= {column.name for column in COLUMNS}
+
+
 @pytest.mark.parametrize(
     ("sent", "param", "said"),
     [
@@ -159,7 +177,7 @@ def test_the_client_embeds_texts(http, engine):
 
 
 def test_texts_have_no_classes(http):
-    error = http.post("/v1/classify", json={"input": [IMAGE, "a cat"]}).json()["error"]
+    error = http.post("/v1/classify", json={"input": [IMAGE, {"text": "a cat"}]}).json()["error"]
     assert (error["param"], "has no classes" in error["message"]) == ("input[1]", True)
 
 
@@ -189,5 +207,4 @@ def test_without_a_tokenizer_images_are_served_and_texts_say_why(bundle, monkeyp
     with running(names=("towers",), load=lambda name, path: open_model(name, bundle)) as server:
         assert httpx.post(f"{server.url}/v1/embeddings", json={"input": IMAGE}).status_code == 200
         error = httpx.post(f"{server.url}/v1/embeddings", json={"input": "a cat"}).json()["error"]
-    assert "pip install 'naflex-deploy[text]'" in error["message"]
-    assert json.dumps(error)
+    assert "pip install 'naflex-deploy[text]'" in error["hint"]

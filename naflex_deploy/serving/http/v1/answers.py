@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from naflex_deploy.core.config import ADJUSTABLE
+from naflex_deploy.core.version import TOOL
 from naflex_deploy.runtime.results.classes import rank
+from naflex_deploy.runtime.results.columns import Value, of_run
 from naflex_deploy.runtime.results.embeddings import unit
+from naflex_deploy.runtime.results.table import Provenance
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
 from naflex_deploy.runtime.scheduling.texts import TextOutcome
 from naflex_deploy.serving.http.models import Model
@@ -48,6 +53,8 @@ class Embedding(BaseModel):
     page: int | None = None
     """Number of the page, from 1, where the input is a document; it has an entry for each page."""
     embedding: list[float] | str
+    columns: dict[str, str | int | float | None] | None = None
+    """Columns of the table that `embed -o` writes, by their names there."""
     packing: Packing | None = None
 
 
@@ -103,7 +110,34 @@ def embedding(request: EmbeddingsRequest, model: Model, row: Row, *, normalize: 
         encoded: list[float] | str = base64.b64encode(values.astype("<f4").tobytes()).decode()
     else:
         encoded = values.tolist()
-    return Embedding(index=row.index, page=row.page, embedding=encoded, packing=_packing(request, model, outcome))
+    return Embedding(
+        index=row.index,
+        page=row.page,
+        embedding=encoded,
+        columns=_columns(model, row) if request.columns else None,
+        packing=_packing(request, model, outcome),
+    )
+
+
+def _columns(model: Model, row: Row) -> dict[str, Value]:
+    """What is known here of the row that ``embed`` would write: not the path, and nothing of the frame's size."""
+    weights, outcome, content = model.manifest.model.digest, row.outcome, row.item.content
+    if isinstance(outcome, TextOutcome):
+        return {"text": str(content)} | _known(of_run(Provenance(weights, "text", "", TOOL)))
+    assert isinstance(content, bytes)
+    rows, columns = outcome.grid_hw
+    preparation = model.manifest.config.model_dump_json(include=set(ADJUSTABLE))
+    own: dict[str, Value] = {
+        "sha256": sha256(content).hexdigest(),
+        "frame": (row.page or 1) - 1,
+        "grid_rows": rows,
+        "grid_columns": columns,
+    }
+    return own | _known(of_run(Provenance(weights, model.variant.name, preparation, TOOL)))
+
+
+def _known(columns: dict[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in columns.items() if value is not None}
 
 
 def classes(request: ClassifyRequest, model: Model, rows: Sequence[Row]) -> ClassifyResponse:

@@ -19,12 +19,14 @@ class Item:
         place: Where it stands in the request, such as ``input[3]``.
         content: An encoded file; a text is a `str`.
         page: The only page of a document that is asked for, from 1.
+        plain: Whether it is a text only because it does not look like an image, and nothing else says what it is.
     """
 
     index: int
     place: str
     content: bytes | str
     page: int | None = None
+    plain: bool = False
 
     @property
     def is_document(self) -> bool:

@@ -81,6 +81,8 @@ class EmbeddingsRequest(Request):
     """The same, as for Cohere; one of them."""
     normalize: Annotated[bool | None, Field(validation_alias=AliasChoices("normalize", "normalized"))] = None
     """Whether vectors are divided by their lengths; `normalized` for Jina. Default: as the server was started."""
+    columns: bool = False
+    """Whether each entry has the columns of the table that `embed -o` writes, as far as they are known here."""
     dimensions: int | None = None
     """Length of the vectors; only the model's own."""
 
@@ -101,6 +103,10 @@ class ClassifyRequest(Request):
 
     top: Annotated[int, Field(ge=1, le=1000)] = 5
     """Maximum number of classes per image."""
+
+    @property
+    def kind(self) -> Kind | None:
+        return self.modality or "image"
 
     def check(self, model: Model, items: Sequence[Item]) -> None:
         for item in items:

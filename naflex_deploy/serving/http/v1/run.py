@@ -19,6 +19,7 @@ from naflex_deploy.serving.http.models import Frame, Model
 from naflex_deploy.serving.http.problems import Problem, problem_of
 from naflex_deploy.serving.http.v1.documents import read_pages
 from naflex_deploy.serving.http.v1.items import Item
+from naflex_deploy.serving.http.v1.shapes import images_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +27,19 @@ class Row:
     """What was computed for an input, or for a page of one.
 
     Attributes:
-        index: Number of the input, from 0.
+        item: The input.
         page: Number of the page of a document, from 1; ``None`` of other inputs.
         outcome: The result.
     """
 
-    index: int
+    item: Item
     page: int | None
     outcome: ImageOutcome | TextOutcome
+
+    @property
+    def index(self) -> int:
+        """Number of the input, from 0."""
+        return self.item.index
 
     @property
     def tokens(self) -> int:
@@ -73,7 +79,7 @@ async def run(
         Problem: The first item that failed, or a queue, caused an error; ``param`` names the item.
         ClientDisconnect: The sender left.
     """
-    refuse(model, items)
+    items = fitting(model, items)
     texts = [item for item in items if isinstance(item.content, str)]
     if len(texts) == len(items):
         return await _texts(model, texts, limits, seconds)
@@ -91,19 +97,19 @@ async def run(
     return sorted(rows, key=lambda row: (row.index, row.page or 0))
 
 
-def refuse(model: Model, items: Sequence[Item]) -> None:
-    """Refuse what the model cannot embed, before anything is computed.
+def fitting(model: Model, items: Sequence[Item]) -> Sequence[Item]:
+    """The items as the model takes them, before anything is computed.
 
     Raises:
         Problem: There is a text, and the bundle has no text tower; or a page of what has none is asked for.
     """
+    if model.texts is None:
+        items = images_only(items, model.without_texts)
     for item in items:
-        if isinstance(item.content, str) and model.texts is None:
-            what = f"expected an image in base64, found a text; {model.without_texts}"
-            raise Problem(422, "bad_request", what, hint="see GET /info for what a model embeds", param=item.place)
         if item.page is not None and not item.is_document:
             what = "expected a PDF document or a TIFF file, as `page` asks for a page"
             raise Problem(422, "bad_image", what, hint="leave `page` out", param=item.place)
+    return items
 
 
 async def _settled(rows: Coroutine[Any, Any, list[Row]]) -> list[Row] | Exception:
@@ -130,7 +136,7 @@ async def _texts(model: Model, items: Sequence[Item], limits: Limits, seconds: f
     for item, outcome in zip(items, found, strict=True):
         if isinstance(outcome, BaseException):
             raise problem_of(outcome, item.place) from outcome
-        rows.append(Row(item.index, None, outcome))
+        rows.append(Row(item, None, outcome))
     return rows
 
 
@@ -160,7 +166,7 @@ async def _images(
     left = None if seconds is None else max(0.001, seconds - (time.monotonic() - started))
     places = [item.place for item, _ in owners]
     served = await infer(receive, model, sent, outputs, limits, seconds=left, priority=priority, places=places)
-    return [Row(item.index, page, outcome) for (item, page), outcome in zip(owners, served, strict=True)]
+    return [Row(item, page, outcome) for (item, page), outcome in zip(owners, served, strict=True)]
 
 
 async def _pages(model: Model, item: Item, limits: Limits, deadline: float) -> list[tuple[int, Frame]]:

@@ -9,6 +9,8 @@ messages   as for vLLM: a conversation that holds one image or one text
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -138,7 +140,7 @@ def _item(index: int, place: str, given: Given, kind: Kind | None) -> Item:
     match given:
         case str():
             image = kind == "image" or (kind is None and looks_like_image(given))
-            return _image(index, place, given) if image else _text(index, place, given)
+            return _image(index, place, given) if image else _text(index, place, given, plain=kind is None)
         case ImageObject():
             return _image(index, place, given.image, given.page)
         case UrlPart():
@@ -160,15 +162,42 @@ def _image(index: int, place: str, text: str, page: int | None = None) -> Item:
     return Item(index, place, decode(text, place), page)
 
 
-def _text(index: int, place: str, text: str) -> Item:
+def _text(index: int, place: str, text: str, *, plain: bool = False) -> Item:
     if len(text) > LONGEST_TEXT:
         what = f"expected a text of at most {LONGEST_TEXT} characters, found {len(text)}"
         raise Problem(422, "bad_request", what, hint="text towers read some dozens of words: shorten it", param=place)
-    return Item(index, place, text)
+    return Item(index, place, text, plain=plain)
 
 
-def decode(text: str, place: str) -> bytes:
+def images_only(items: Sequence[Item], why: str) -> list[Item]:
+    """The inputs for a model that embeds no texts, where a string can only be an image.
+
+    Args:
+        items: The inputs.
+        why: It embeds none.
+
+    Raises:
+        Problem: There is a text, or a string is no base64.
+    """
+    found = []
+    for item in items:
+        if not isinstance(item.content, str):
+            found.append(item)
+        elif item.plain:
+            found.append(replace(item, content=decode(item.content, item.place, why)))
+        else:
+            what = f"expected an image, found a text: {why}"
+            raise Problem(422, "bad_request", what, hint="see GET /info for what a model embeds", param=item.place)
+    return found
+
+
+def decode(text: str, place: str, no_texts: str = "") -> bytes:
     """The content of an image in base64, in any of its forms, or in a ``data:`` URL.
+
+    Args:
+        text: The base64 or URL.
+        place: Where it stands in the request.
+        no_texts: Why texts are not embedded, for what looks like one.
 
     Raises:
         Problem: It is neither.
@@ -186,7 +215,7 @@ def decode(text: str, place: str) -> bytes:
     try:
         return json_bounds.decode_base64(_plain(text))
     except ValueError:
-        hint = 'a text is sent as `input` without `modality`, or as {"text": …}' if " " in text.strip() else ""
+        hint = no_texts if " " in text.strip() else ""
         raise Problem(422, "bad_request", "expected an image in base64", hint=hint, param=place) from None
 
 
