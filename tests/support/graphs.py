@@ -37,11 +37,9 @@ FAMILIES = {
     ),
     "factorized": small(Positions((8, 8), antialias=False, factorized=True), pooling="mean_max"),
     "learned softmax": small(Positions((8, 8), "learned_softmax", antialias=False), pooling="max", coordinate_mlp=8),
-    "coordinate MLP": small(None, coordinate_mlp=8, pooling="mean"),
+    "coordinate MLP": small(None, coordinate_mlp=8, pooling="mean", attention_norm=True),
     "rope, normed keys": small(Positions((8, 8)), rope=Rope("axial"), registers=1, qk_norm=True),
-    "rope mixed, gates": small(
-        None, rope=Rope("mixed"), gated_mlp=True, mlp_norm=True, attention_norm=True, attention_gate=True
-    ),
+    "rope mixed, gates": small(None, rope=Rope("mixed"), gated_mlp=True, mlp_norm=True, attention_gate=True),
     "tokens alone, patch norm": small(Positions((8, 8)), patch_norm=True, pooling="none"),
     "Qwen3-VL": small(
         Positions((8, 8), antialias=False, align_corners=True),

@@ -72,7 +72,7 @@ class _Conversion:
 
     def _dtype_of(self, node: gs.Node) -> np.dtype[np.generic]:
         """The type that a node computes in; records whether its outputs depend on more than positions."""
-        learned = node.op in PRODUCTS and any(_is_float(tensor) for tensor in node.inputs)
+        learned = node.op in PRODUCTS and any(isinstance(t, gs.Constant) and _is_float(t) for t in node.inputs)
         feature = learned or any(id(tensor) in self.features for tensor in node.inputs)
         if feature:
             self.features.update(id(tensor) for tensor in node.outputs)

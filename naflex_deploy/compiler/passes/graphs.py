@@ -26,6 +26,9 @@ Array = npt.NDArray[Any]
 LAYOUT = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity"})
 """Operators that move values without changing any."""
 
+PICKING = LAYOUT | {"Gather", "Slice"}
+"""Operators whose results hold values of their first input alone."""
+
 INLINE_BYTES = 1024
 """Size in bytes below which constants stay inside the graph."""
 
@@ -67,7 +70,7 @@ class Model:
 
 
 def read(path: Path) -> Model:
-    """Read a graph. Its weights are memory-mapped, not loaded.
+    """Read a graph. Its weights are memory-mapped, not loaded; parts that nodes pick out of a weight become weights.
 
     Raises:
         onnx.checker.ValidationError, OSError: The file is not an ONNX graph, or its weights are missing.
@@ -85,6 +88,13 @@ def read(path: Path) -> Model:
         (value,) = node.attrs.values()
         node.outputs[0].to_constant(np.asarray(value.values if isinstance(value, gs.Constant) else value))
         node.outputs.clear()
+    model.tidy()
+    for node in model.graph.nodes:
+        if node.op in PICKING and all(isinstance(source, gs.Constant) for source in node.inputs):
+            values = evaluate(node.outputs[0], [], model.graph.opset)
+            if not isinstance(values, str):
+                node.outputs[0].to_constant(values)
+                node.outputs.clear()
     model.tidy()
     return model
 

@@ -260,3 +260,20 @@ def test_a_new_weight_never_takes_the_place_of_a_stored_one(tmp_path: Path) -> N
     pixels = RNG.integers(0, 256, (5, 12), dtype=np.uint8)
     (found,) = onnxruntime.InferenceSession(str(tmp_path / "after.onnx")).run(None, {"patches": pixels})
     assert found[:, 0].tolist() == pixels.sum(1).tolist()
+
+
+def test_parts_that_are_picked_out_of_a_weight_are_weights(tmp_path: Path) -> None:
+    """As torch exports learned rotary frequencies of a block, once they are too large to be folded there."""
+    nodes = [
+        helper.make_node("Slice", ["w", "start", "end", "axes"], ["blocks"]),
+        helper.make_node("Squeeze", ["blocks", "axes"], ["block"]),
+        helper.make_node("Gather", ["block", "index"], ["row"], axis=0),
+        helper.make_node("Cast", ["patches"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "row"], ["y"]),
+    ]
+    places = {name: np.int64(value) for name, value in {"start": [1], "end": [2], "axes": [0], "index": 1}.items()}
+    path = model_of(nodes, {"w": normal(3, 2, 12), **places}, ["y"], tmp_path)
+    onnx.save(onnx.load(str(path)), str(path), save_as_external_data=True, size_threshold=100, location="weights")
+    model = read(path)
+    assert ops(model) == ["Cast", "Mul"]
+    check_same(path, model, tmp_path)

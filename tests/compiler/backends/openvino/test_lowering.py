@@ -27,8 +27,6 @@ from tests.support.graphs import CASES, FAMILIES, GRIDS, assert_equal, pack, por
 from tests.support.packs import random_images
 
 PROFILE = resolve("photo", environment={}).profile
-# Learned frequencies are weights, which OpenVINO multiplies by places in bf16.
-THIN = [case for case in CASES if case != "rope mixed, gates"]
 needs_bf16 = pytest.mark.skipif("BF16" not in model.capabilities(), reason="this CPU has no bf16 units")
 
 
@@ -53,7 +51,7 @@ def test_every_family_computes_the_same(name: str) -> None:
 
 
 @needs_bf16
-@pytest.mark.parametrize("name", THIN)
+@pytest.mark.parametrize("name", CASES)
 def test_in_bf16_thin_grids_stay_in_place(name: str) -> None:
     """Rotary angles, table entries and rows of blocks far from the first row and column."""
     one = pack(name, ((1, 700), (500, 1), (3, 5)), 0)
