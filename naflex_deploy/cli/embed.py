@@ -22,8 +22,9 @@ from naflex_deploy.cli.terminal import (
 )
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.files import refuse_existing
-from naflex_deploy.runtime.embedding.handover import Form, Half
+from naflex_deploy.runtime.embedding.handover import Form
 from naflex_deploy.runtime.embedding.run import FrameDone, Places, embed_files
+from naflex_deploy.runtime.results.handover import Narrow
 from naflex_deploy.runtime.results.result import Result
 from naflex_deploy.runtime.results.writers import find_format, paths_of
 
@@ -49,7 +50,9 @@ SHOWN = 40
     type=click.Choice(["sglang", "vllm"]),
     help="Write the tokens of each image to the folder that -o names, as this server of language models takes them.",
 )
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Of the tokens that --for writes: float16.")
+@click.option(
+    "--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), help="Of the tokens that --for writes: float16."
+)
 @click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--variant", metavar="NAME", help="Use this variant. Default: the first one that runs here.")
@@ -71,7 +74,7 @@ def command(
     tokens: Path | None,
     preview: Path | None,
     server: Form | None,
-    dtype: Half | None,
+    dtype: Narrow | None,
     resume: bool,
     force: bool,
     variant: str | None,

@@ -9,7 +9,8 @@ from pathlib import Path
 from naflex_deploy import load
 from naflex_deploy.cli.terminal import out, print_error, print_json
 from naflex_deploy.core.errors import ImageError, UsageError
-from naflex_deploy.runtime.embedding.handover import Form, Half, write_for
+from naflex_deploy.runtime.embedding.handover import Form, write_for
+from naflex_deploy.runtime.results.handover import Narrow
 from naflex_deploy.runtime.results.result import Result
 
 SERVERS = {"sglang": "SGLang", "vllm": "vLLM"}
@@ -17,7 +18,7 @@ SERVERS = {"sglang": "SGLang", "vllm": "vLLM"}
 
 def embed_for(
     form: Form,
-    dtype: Half,
+    dtype: Narrow,
     bundle: Path,
     inputs: Sequence[Path],
     folder: Path | None,

@@ -62,6 +62,8 @@ def _inspect_checkpoint(spec: str, as_json: bool) -> None:
             preprocessing=preprocessing,
             preprocessing_origins=dict(found.origins),
             left_out=list(found.left_out),
+            family=found.family,
+            note=found.note,
             parameters=found.parameters,
             labels=list(found.labels),
             outputs=list(found.outputs),
@@ -71,6 +73,8 @@ def _inspect_checkpoint(spec: str, as_json: bool) -> None:
         out.print(f"{found.source} cannot be built: {found.reason}", markup=False)
         return
     out.print(f"[bold]{found.source}[/] can be built: {found.parameters / 1e6:.1f} M parameters")
+    if found.family:
+        out.print(f"image tower of {found.family}{found.note and f'; {found.note}'}", markup=False)
     _print_labels(found.labels)
     if found.architecture and found.preprocessing:
         every = asdict(found.architecture)
@@ -96,6 +100,8 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
         return
     model, image = manifest.model, manifest.config.image
     out.print(f"[bold]{bundle}[/]: {model.source}, {model.parameters / 1e6:.1f} M parameters, by {manifest.tool}")
+    if model.family:
+        out.print(f"image tower of {model.family}", markup=False)
     out.print(f"profile {manifest.config.name}: {image.fit}, {image.tokens} tokens an image")
     if manifest.head:
         _print_labels(manifest.head.labels)

@@ -15,6 +15,9 @@ from transformers import Siglip2Config, Siglip2ForImageClassification
 
 from naflex_deploy.cli import main
 from tests.support.manifests import edit
+from tests.support.vlms import vlm_directory
+
+__all__ = ["vlm_directory"]
 
 Run = Callable[..., Result]
 

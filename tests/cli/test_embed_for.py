@@ -67,8 +67,16 @@ def close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
     assert np.abs(found.astype(np.float64) - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def test_vllm(run: Run, engine: Engine, images: Path, expected: list[np.ndarray], tmp_path: Path) -> None:
-    result = run("embed", "bundle", images, "--for", "vllm", "-o", tmp_path / "out")
+TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 1e-3, torch.float32: 1e-5}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_vllm(
+    run: Run, engine: Engine, images: Path, expected: list[np.ndarray], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    name = str(dtype).removeprefix("torch.")
+    options = () if name == "float16" else ("--dtype", name)
+    result = run("embed", "bundle", images, "--for", "vllm", "-o", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     assert "3 images of" in result.output
     lines = [json.loads(line) for line in (tmp_path / "out" / INDEX).read_text().splitlines()]
@@ -78,13 +86,13 @@ def test_vllm(run: Run, engine: Engine, images: Path, expected: list[np.ndarray]
         part = json.loads((tmp_path / "out" / line["file"]).read_text())
         assert part.keys() == {"type", "image_embeds"}
         tensors = {
-            name: np.load(io.BytesIO(base64.b64decode(text, validate=True)))
-            for name, text in part["image_embeds"].items()
+            key: torch.load(io.BytesIO(base64.b64decode(text, validate=True)), weights_only=True)
+            for key, text in part["image_embeds"].items()
         }
-        assert tensors["image_embeds"].dtype == np.float16
-        close(tensors["image_embeds"], values, 1e-3)
-        assert tensors["image_grid_thw"].tolist() == line["grid_thw"]
-        assert line["placeholders"] == len(values)
+        assert tensors["image_embeds"].dtype == dtype
+        close(tensors["image_embeds"].double().numpy(), values, TOLERANCE[dtype])
+        assert torch.equal(tensors["image_grid_thw"], torch.tensor(line["grid_thw"]))
+        assert (line["placeholders"], line["dtype"]) == (len(values), name)
 
 
 def test_sglang(run: Run, engine: Engine, images: Path, expected: list[np.ndarray], tmp_path: Path) -> None:
@@ -108,6 +116,16 @@ def test_a_bad_image_leaves_the_others(run: Run, engine: Engine, images: Path, t
     assert result.exit_code == 6
     assert "expected a longer side of at most 200 times the shorter one" in result.output
     assert len((tmp_path / "out" / INDEX).read_text().splitlines()) == 1
+
+
+def test_sglang_in_bfloat16(run: Run, engine: Engine, images: Path, expected: list[np.ndarray], tmp_path: Path) -> None:
+    """Its bits lie in uint16, as numpy has no such type."""
+    result = run("embed", "bundle", images / "a.png", "-o", tmp_path / "out", "--for", "sglang", "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    (line,) = [json.loads(line) for line in (tmp_path / "out" / INDEX).read_text().splitlines()]
+    feature = torch.from_numpy(np.load(tmp_path / "out" / line["file"])["feature"]).view(torch.bfloat16)
+    assert line["dtype"] == "bfloat16"
+    close(feature.double().numpy(), expected[0], TOLERANCE[torch.bfloat16])
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,14 @@ from naflex_deploy.runtime.embedding.handover import encode_for_language_model
 from naflex_deploy.runtime.engine import Engine
 from tests.support.families import processor
 from tests.support.packed_engine import packed_engine
-from tests.support.vlms import VLMS, Vlm
+from tests.support.vlms import SAME_TOWERS, VLMS, Vlm
 
 IDS = {"image_token_id": 45, "video_token_id": 46, "vision_start_token_id": 47, "vision_end_token_id": 48}
 SMALL = {"size": {"shortest_edge": 3136, "longest_edge": 65_536}}
 LIMITS = {"LFM2-VL": {"min_image_tokens": 4, "max_image_tokens": 64, "tile_size": 128, "max_pixels_tolerance": 1.0}}
 LIMITS["Kimi K2.5"] = {"max_patches": 256}
 SIZES = [(64, 96), (128, 64), (64, 64), (192, 128), (96, 160)]
-FAMILIES = [name for name in VLMS if name not in ("Qwen3VLMoe", "Qwen3_5Moe")]
+FAMILIES = [name for name in VLMS if name not in SAME_TOWERS]
 
 
 class Case:

@@ -42,6 +42,10 @@ LINEAR_TEXT = TEXT | {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 2,
 }
+COHERE_TEXT = TEXT | {
+    "layer_types": ["full_attention"],
+    "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5]}},
+}
 EXPERTS = {"moe_intermediate_size": 8, "num_experts": 2, "num_experts_per_tok": 1}
 DEEPSEEK_TEXT = {
     "model_type": "deepseek_v3",
@@ -111,7 +115,7 @@ class Vlm:
         config["vision_config"] |= vision
         model = kind(kind.config_class(**config))
         reseed(model, scale=0.5, gain=2.0).save_pretrained(directory)
-        family = "qwen3_vl" if kind.config_class.model_type.startswith("qwen") else kind.config_class.model_type
+        family = "qwen3_vl" if self.layout == "frames" else kind.config_class.model_type
         (directory / PREPROCESSOR_CONFIG).write_text(json.dumps(dict(PROCESSORS[family]) | HALF))
         return directory
 
@@ -152,6 +156,30 @@ VLMS = {
                 "text_config": LINEAR_TEXT | EXPERTS | {"shared_expert_intermediate_size": 8},
                 "vision_config": QWEN,
             },
+            "frames",
+            True,
+        ),
+        Vlm(
+            "Qwen4-Exp",
+            "Qwen4ExpForConditionalGeneration",
+            {
+                "text_config": LINEAR_TEXT | EXPERTS | {"shared_expert_intermediate_size": 8},
+                "vision_config": QWEN,
+            },
+            "frames",
+            True,
+        ),
+        Vlm(
+            "Cosmos3-Omni",
+            "Cosmos3OmniForConditionalGeneration",
+            {"text_config": ROTARY_TEXT, "vision_config": QWEN3},
+            "frames",
+            True,
+        ),
+        Vlm(
+            "Cohere Compass",
+            "CohereCompassForConditionalGeneration",
+            {"text_config": COHERE_TEXT, "vision_config": QWEN3},
             "frames",
             True,
         ),
@@ -209,6 +237,11 @@ VLMS = {
         ),
     )
 }
+
+
+SAME_TOWERS = ("Qwen3VLMoe", "Qwen3_5Moe", "Qwen4Exp", "Cosmos3Omni", "CohereCompass")
+"""Those whose towers are the class of another one."""
+CASES = [pytest.param(name, marks=pytest.mark.exhaustive) if name in SAME_TOWERS else name for name in VLMS]
 
 
 def expected(vlm: Vlm, model: Any, images: Sequence[Patches], mean: float = 0.5, std: float = 0.5) -> dict[str, Tensor]:

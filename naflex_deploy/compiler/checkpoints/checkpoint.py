@@ -50,6 +50,7 @@ class Checkpoint:
         original: How its own library loads it; ``None`` for what no library loads from files.
         left_out: Files of weights that lie beside those of the model and are no part of it.
         family: Kind of the vision-language model whose image tower this is; empty where it stands alone.
+        note: What else a person should know of the outputs of that family.
         paired_embedding: [D, 2·P·P·C] projection of patches that span two frames of a clip, of which that of the
             weights is the sum; ``None`` where patches span one.
     """
@@ -65,6 +66,7 @@ class Checkpoint:
     original: Original | None = None
     left_out: tuple[str, ...] = ()
     family: str = ""
+    note: str = ""
     paired_embedding: Tensor | None = None
 
     def for_clips(self) -> Checkpoint:

@@ -31,6 +31,8 @@ class Description:
         labels: Name of each class.
         origins: Where each value of the preprocessing was found.
         left_out: Files of weights that lie beside the model's and are not read.
+        family: Kind of the vision-language model whose image tower this is; empty where it stands alone.
+        note: What else a person should know of the outputs of that family.
     """
 
     source: str
@@ -42,6 +44,8 @@ class Description:
     labels: tuple[str, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    family: str = ""
+    note: str = ""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -93,4 +97,6 @@ def describe(model: str | Path | nn.Module) -> Description:
         labels=checkpoint.labels if checkpoint else (),
         origins=checkpoint.origins if checkpoint else {},
         left_out=checkpoint.left_out if checkpoint else (),
+        family=checkpoint.family if checkpoint else "",
+        note=checkpoint.note if checkpoint else "",
     )

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from PIL import Image
 
 from naflex_deploy.compiler.witness.process import Answer
-from naflex_deploy.compiler.witness.request import MODEL_TOKENS, TEXTS, TOKENS, images
+from naflex_deploy.compiler.witness.request import MODEL_TOKENS, TEXTS, TOKENS, images, sizes_for
 from naflex_deploy.core.manifest import TextTower, Witness
 from naflex_deploy.core.pack import Pack, Patches, Role, in_blocks, on_grid
 from naflex_deploy.core.preprocessing import Preprocessing
@@ -54,7 +54,7 @@ def prepared(preprocessing: Preprocessing) -> list[Patches]:
     else:
         cutter = Cutter(ImageSection(tokens=MODEL_TOKENS, fit="model"), preprocessing, MODEL_TOKENS)
     patches = []
-    for pixels in images(preprocessing.patch_size):
+    for pixels in images(preprocessing.patch_size, sizes_for(preprocessing)):
         layout = cutter.layout((pixels.shape[0], pixels.shape[1]))
         patches.append(cutter.patches(Image.fromarray(pixels), layout.whole))
     return patches

@@ -50,7 +50,9 @@ class Asked:
     def __init__(self, request: Request) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="naflex-witness-"))
         (self._folder / "request.json").write_text(json.dumps(dataclasses.asdict(request)), encoding="utf-8")
-        arrays: dict[str, Any] = {str(index): pixels for index, pixels in enumerate(images(request.patch_size))}
+        arrays: dict[str, Any] = {
+            str(index): pixels for index, pixels in enumerate(images(request.patch_size, request.sizes))
+        }
         np.savez(self._folder / "images.npz", **arrays)
         command = [sys.executable, "-m", "naflex_deploy.compiler.witness.worker", str(self._folder)]
         offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

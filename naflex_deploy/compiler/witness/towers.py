@@ -1,7 +1,7 @@
 """What the classes of transformers give for the image tower of a vision-language model, which is loaded whole.
 
-It is fed by the image processor of Pillow, where the family has one. Nothing of this package is imported but what says
-why an original cannot be asked.
+It is fed by its image processor of Pillow, or by torchvision's where it has no other. Nothing of this package is
+imported but what says why an original cannot be asked.
 """
 
 from __future__ import annotations
@@ -13,8 +13,19 @@ from typing import Any
 
 from naflex_deploy.compiler.witness.original import NoOriginal, first_line
 
-IN_BLOCKS = ("cosmos3_edge", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe")
+IN_BLOCKS = (
+    "cohere_compass",
+    "cosmos3_edge",
+    "cosmos3_omni",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen4_exp",
+)
 """Models whose tower gives its tokens block by block."""
+BY_TORCHVISION = ("kimi_k25", "lfm2_vl")
+"""Models whose image processor has no class of Pillow's."""
 LARGEST = 8 * 10**9
 """Bytes of weights that are loaded for a comparison: those of a larger model would take longer than the build."""
 
@@ -49,7 +60,8 @@ def run(
     if kind is None:
         raise NoOriginal(f"transformers {transformers.__version__} has no class '{name}'")
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
+        backend = "torchvision" if config["model_type"] in BY_TORCHVISION else "pil"
+        processor = transformers.AutoImageProcessor.from_pretrained(path, backend=backend)
     except Exception as error:
         raise NoOriginal(f"AutoImageProcessor of transformers does not load it: {first_line(error)}") from None
     try:
@@ -60,8 +72,12 @@ def run(
     with torch.inference_mode():
         found = model.model.get_image_features(**inputs)
     taps = {f"deepstack:{k}": tap for k, tap in enumerate(getattr(found, "deepstack_features", None) or ())}
-    grids = inputs["image_grid_thw"][:, 1:].tolist()
-    states = found.last_hidden_state.flatten(0, -2).split([h * w for h, w in grids])
+    if "spatial_shapes" in inputs:
+        grids = inputs["spatial_shapes"].tolist()
+        states = [rows[: h * w] for rows, (h, w) in zip(found.last_hidden_state, grids, strict=True)]
+    else:
+        grids = inputs["image_grid_thw"][:, 1:].tolist()
+        states = found.last_hidden_state.flatten(0, -2).split([h * w for h, w in grids])
     results: dict[str, Any] = {}
     for index, (tokens, (h, w), projected) in enumerate(zip(states, grids, found.pooler_output, strict=True)):
         if config["model_type"] in IN_BLOCKS:

@@ -8,7 +8,7 @@ from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.witness import process
 from naflex_deploy.compiler.witness.compare import compare
 from naflex_deploy.compiler.witness.process import Answer, Asked
-from naflex_deploy.compiler.witness.request import TEXTS, Request
+from naflex_deploy.compiler.witness.request import TEXTS, Request, sizes_for
 from naflex_deploy.core.errors import GateError
 from naflex_deploy.core.manifest import TextTower, Witness
 
@@ -43,6 +43,7 @@ def request_for(checkpoint: Checkpoint, outputs: tuple[str, ...], *, text: bool,
         labels=checkpoint.prompts,
         texts=TEXTS if text else (),
         patch_size=checkpoint.preprocessing.patch_size,
+        sizes=sizes_for(checkpoint.preprocessing),
     )
 
 

@@ -41,14 +41,17 @@ def main(folder: Path) -> None:
 
 
 def _transformers(request: dict[str, Any], images: list[Any]) -> tuple[str, Results]:
-    # The image processor of Pillow needs no torchvision, and one that was made for another torch does not import.
-    sys.modules["torchvision"] = None  # type: ignore[assignment]
+    path = Path(request["path"])
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") in towers.BY_TORCHVISION:
+        import_library("torchvision")
+    else:
+        # The image processor of Pillow needs none, and one that was made for another torch does not import.
+        sys.modules["torchvision"] = None  # type: ignore[assignment]
     transformers = import_library("transformers")
     import torch
     from PIL import Image
 
-    path = Path(request["path"])
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if towers.is_tower(config):
         return towers.run(transformers, config, request, images)
     model = _load(transformers, config, request).eval()

@@ -20,11 +20,10 @@ from naflex_deploy.core.files import new_directory
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.inputs import as_list, expand, open_inputs
 from naflex_deploy.runtime.packing.pack_stream import Images
-from naflex_deploy.runtime.results.handover import DEEPSTACK, VLM, ImageTokens, for_sglang, for_vllm
+from naflex_deploy.runtime.results.handover import DEEPSTACK, VLM, ImageTokens, Narrow, for_sglang, for_vllm
 from naflex_deploy.runtime.results.result import Result, by_frame
 
 Form = Literal["sglang", "vllm"]
-Half = Literal["float16", "float32"]
 
 INDEX = "index.jsonl"
 
@@ -86,7 +85,7 @@ def write_for(
     inputs: Sequence[Path],
     folder: Path,
     form: Form,
-    dtype: Half = "float16",
+    dtype: Narrow = "float16",
     *,
     force: bool = False,
     on_rejected: Callable[[Result], None] = lambda result: None,
@@ -95,7 +94,7 @@ def write_for(
 
     A file for vLLM is the part of a chat message that gives the image, in JSON; one for SGLang is an ``.npz`` with the
     fields of an item of ``image_data``. A line of ``index.jsonl`` gives the input, the frame, its file, the number of
-    placeholders, and the grids of its parts.
+    placeholders, the type of its tokens, and the grids of its parts.
 
     Args:
         engine: Of a bundle that was built from a whole vision-language model.
@@ -124,12 +123,13 @@ def write_for(
             done.frames += 1
             done.placeholders += tokens.placeholders
             line = {"path": whole.name, "frame": whole.frame, "file": name, "placeholders": tokens.placeholders}
+            line |= {"dtype": dtype}
             lines[whole.input, whole.frame] = json.dumps({**line, "grid_thw": tokens.grid_thw.tolist()})
         (partial / INDEX).write_text("".join(f"{lines[key]}\n" for key in sorted(lines)), encoding="utf-8")
     return done
 
 
-def _write(tokens: ImageTokens, path: Path, form: Form, dtype: Half) -> str:
+def _write(tokens: ImageTokens, path: Path, form: Form, dtype: Narrow) -> str:
     if form == "vllm":
         file = path.with_suffix(".json")
         file.write_text(json.dumps(for_vllm(tokens, dtype)), encoding="ascii")

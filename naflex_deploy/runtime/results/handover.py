@@ -10,16 +10,18 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.runtime.results.result import Float, Result
-from naflex_deploy.runtime.results.tokens import Floats, narrowed
+from naflex_deploy.runtime.results.tokens import narrowed
+from naflex_deploy.runtime.results.torch_file import torch_file
 
+Narrow = Literal["bfloat16", "float16", "float32"]
+"""Types in which tokens are handed over."""
 VLM = "vlm"
 DEEPSTACK = "deepstack:"
 
@@ -70,15 +72,17 @@ class ImageTokens:
         """[parts, 3] int64: 1 and the grid of each part, as ``image_grid_thw`` of transformers."""
         return np.array([(1, h, w) for h, w in self.grids], np.int64)
 
-    def features(self, dtype: npt.DTypeLike = np.float32) -> Floats:
+    def features(self, dtype: npt.DTypeLike = np.float32) -> Any:
         """[g, width · (1 + taps)]: the tokens of all parts, those of the taps beside them.
+
+        Args:
+            dtype: As for `narrowed`, which gives ``bfloat16`` as uint16.
 
         Raises:
             UsageError: A value does not fit into ``dtype``.
         """
         every = [np.concatenate(parts) for parts in (self.parts, *self.deepstack)]
-        features: Floats = narrowed(np.concatenate(every, axis=1), dtype)
-        return features
+        return narrowed(np.concatenate(every, axis=1), dtype)
 
 
 def check_placeholders(found: int, images: Sequence[ImageTokens]) -> None:
@@ -100,20 +104,21 @@ def check_placeholders(found: int, images: Sequence[ImageTokens]) -> None:
         )
 
 
-def for_vllm(image: ImageTokens, dtype: npt.DTypeLike = np.float16) -> dict[str, Any]:
+def for_vllm(image: ImageTokens, dtype: Narrow = "float16") -> dict[str, Any]:
     """The part of a chat message that gives vLLM an image's tokens, for ``vllm serve --enable-mm-embeds``.
 
-    Tensors are ``.npy`` files in base64, which vLLM reads by their first bytes.
+    Tensors are files of ``torch.save`` in base64, which every version of vLLM reads.
 
     Raises:
         UsageError: A value does not fit into ``dtype``.
     """
-    tensors = {"image_embeds": image.features(dtype), "image_grid_thw": image.grid_thw}
-    return {"type": "image_embeds", "image_embeds": {name: _npy(values) for name, values in tensors.items()}}
+    files = {"image_embeds": torch_file(image.features(dtype), dtype), "image_grid_thw": torch_file(image.grid_thw)}
+    encoded = {name: base64.b64encode(file).decode("ascii") for name, file in files.items()}
+    return {"type": "image_embeds", "image_embeds": encoded}
 
 
-def for_sglang(image: ImageTokens, dtype: npt.DTypeLike = np.float16) -> Mapping[str, Any]:
-    """An item of SGLang's ``image_data``; its arrays go through ``torch.from_numpy``.
+def for_sglang(image: ImageTokens, dtype: Narrow = "float16") -> Mapping[str, Any]:
+    """An item of SGLang's ``image_data``; its arrays go through ``torch.from_numpy``, and bfloat16 through ``view``.
 
     Raises:
         UsageError: A value does not fit into ``dtype``.
@@ -124,12 +129,6 @@ def for_sglang(image: ImageTokens, dtype: npt.DTypeLike = np.float16) -> Mapping
         "feature": image.features(dtype),
         "image_grid_thw": image.grid_thw,
     }
-
-
-def _npy(values: npt.NDArray[Any]) -> str:
-    content = BytesIO()
-    np.save(content, values, allow_pickle=False)
-    return base64.b64encode(content.getbuffer()).decode("ascii")
 
 
 def _rows(part: Result, name: str) -> Float:

@@ -263,10 +263,16 @@ def test_reasons_for_no_original(directory: Path, monkeypatch: pytest.MonkeyPatc
     "name",
     [
         "Qwen3VL",
-        *(pytest.param(n, marks=pytest.mark.exhaustive) for n in ("Cosmos3Edge", "PaddleOCRVL", "VideoLlama3")),
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("Cosmos3Edge", "Kimi_K25", "Lfm2Vl", "PaddleOCRVL", "VideoLlama3")
+        ),
     ],
 )
-def test_a_whole_vision_language_model_is_the_witness_of_its_tower(name: str, tmp_path: Path) -> None:
+def test_a_whole_vision_language_model_is_the_witness_of_its_tower(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(package(tmp_path / "site", "sitecustomize", SHIM)))
     vlm = VLMS[name]
     directory = vlm.save(tmp_path / "model")
     answer = answer_to(requested(directory))

@@ -29,6 +29,7 @@ def test_an_image_is_its_rows_with_the_taps_beside_them() -> None:
     rows = np.arange(18).reshape(6, 3)
     np.testing.assert_array_equal(found.features(), np.concatenate([rows, rows + 1000, rows + 2000], axis=1))
     assert found.features(np.float16).dtype == np.float16
+    assert found.features("bfloat16").dtype == np.uint16
 
 
 def test_tiles_come_first_and_the_whole_last() -> None:
@@ -44,13 +45,12 @@ def test_an_image_that_failed_raises_its_error() -> None:
 
 
 def test_vllm_reads_the_tensors() -> None:
-    """As its ``ImageEmbeddingMediaIO`` does: base64, and ``.npy`` by its first bytes."""
+    """As its ``ImageEmbeddingMediaIO`` does: base64, and ``torch.load`` of weights alone."""
     content = for_vllm(ImageTokens.of([part(0, (4, 6))]))
     assert content["type"] == "image_embeds"
     assert set(content["image_embeds"]) == {"image_embeds", "image_grid_thw"}
     decoded = {name: base64.b64decode(text, validate=True) for name, text in content["image_embeds"].items()}
-    assert all(data[:6] == b"\x93NUMPY" for data in decoded.values())
-    tensors = {name: torch.from_numpy(np.load(io.BytesIO(data))) for name, data in decoded.items()}
+    tensors = {name: torch.load(io.BytesIO(data), weights_only=True) for name, data in decoded.items()}
     assert tensors["image_embeds"].shape == (6, 9)
     assert tensors["image_embeds"].dtype == torch.float16
     assert tensors["image_grid_thw"].tolist() == [[1, 4, 6]]
@@ -58,7 +58,7 @@ def test_vllm_reads_the_tensors() -> None:
 
 
 def test_an_item_for_sglang() -> None:
-    found = for_sglang(ImageTokens.of([part(0, (4, 6))]), np.float32)
+    found = for_sglang(ImageTokens.of([part(0, (4, 6))]), "float32")
     assert (found["format"], found["modality"]) == ("precomputed_embedding", "IMAGE")
     assert torch.from_numpy(found["feature"]).shape == (6, 9)
     assert found["image_grid_thw"].tolist() == [[1, 4, 6]]
@@ -68,7 +68,7 @@ def test_values_beyond_half_precision_are_refused() -> None:
     image = ImageTokens.of([part(0, (4, 6), scale=1e5)])
     with pytest.raises(UsageError, match="beyond float16"):
         for_vllm(image)
-    assert for_sglang(image, np.float32)["feature"].max() == 1.7e6
+    assert for_sglang(image, "float32")["feature"].max() == 1.7e6
 
 
 def test_placeholders_are_counted() -> None:

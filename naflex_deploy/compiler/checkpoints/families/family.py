@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,6 +29,7 @@ class Family:
         architecture: The architecture by the whole config, the names of the stored tensors in our terms, and the
             source for messages.
         paired_rope: Rotary pairs are neighbouring channels, and the angles of column and row alternate.
+        note: What else a person should know of its outputs.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Family:
     names: Mapping[str, str]
     architecture: Callable[[Config, frozenset[str], str], Architecture]
     paired_rope: bool = False
+    note: str = ""
 
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], str], ...]:
@@ -114,6 +116,27 @@ TENSORS = ("table", "probe", "_weight", "_bias")
 def below(parts: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
     """Names below each of several places."""
     return {f"{part}.{theirs}": ours for part in parts for theirs, ours in names.items()}
+
+
+def blocks(place: str, norms: Sequence[str], attention: Sequence[str], mlp: Sequence[str]) -> dict[str, str]:
+    """Names of the modules of each transformer block.
+
+    Args:
+        place: Of the list of blocks.
+        norms: The one before attention, and the one before the MLP.
+        attention: Queries, keys, values and the output, or the first three stacked and the output.
+        mlp: Its two layers.
+    """
+    projections = ("qkv", "out") if len(attention) == 2 else ("query", "key", "value", "out")
+    ours = ("norm1", *projections, "norm2", "mlp.fc1", "mlp.fc2")
+    theirs = (norms[0], *attention, norms[1], *mlp)
+    return {f"{place}.*.{name}": f"blocks.*.{own}" for name, own in zip(theirs, ours, strict=True)}
+
+
+def layers(first: str, second: str, norm: str = "", ours: str = "projector") -> dict[str, str]:
+    """Names of the two layers of a projector, and of its norm where it has one."""
+    norms = {norm: f"{ours}.norm"} if norm else {}
+    return {**norms, first: f"{ours}.fc1", second: f"{ours}.fc2"}
 
 
 def _expression(pattern: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from naflex_deploy.compiler.checkpoints.families.family import Config, Family, below
+from naflex_deploy.compiler.checkpoints.families.family import Config, Family, below, blocks, layers
 from naflex_deploy.compiler.checkpoints.families.settings import (
     architecture,
     axial_rope,
@@ -41,12 +41,7 @@ TOWER = {
     "patch_embed.proj": "embed",
     "patch_embed.pos_emb": "positions.table",
     "encoder.patch_embed.proj": "embed",  # transformers saves it so
-    "encoder.blocks.*.norm0": "blocks.*.norm1",
-    "encoder.blocks.*.wqkv": "blocks.*.qkv",
-    "encoder.blocks.*.wo": "blocks.*.out",
-    "encoder.blocks.*.norm1": "blocks.*.norm2",
-    "encoder.blocks.*.mlp.fc0": "blocks.*.mlp.fc1",
-    "encoder.blocks.*.mlp.fc1": "blocks.*.mlp.fc2",
+    **blocks("encoder.blocks", ("norm0", "norm1"), ("wqkv", "wo"), ("mlp.fc0", "mlp.fc1")),
     "encoder.final_layernorm": "norm",
     "patch_embed.pos_emb.time_weight": "",
 }
@@ -98,9 +93,7 @@ KIMI_K2 = Family(
     model_types=("kimi_k25",),
     names={
         **below(("vision_tower",), TOWER),
-        "mm_projector.pre_norm": "projector.norm",
-        "mm_projector.proj.0": "projector.fc1",
-        "mm_projector.proj.2": "projector.fc2",
+        **layers("mm_projector.proj.0", "mm_projector.proj.2", "mm_projector.pre_norm"),
     },
     architecture=_kimi_k2,
     paired_rope=True,
@@ -110,9 +103,7 @@ KIMI_VL = Family(
     model_types=("kimi_vl",),
     names={
         **below(("vision_tower",), TOWER),
-        "multi_modal_projector.pre_norm": "projector.norm",
-        "multi_modal_projector.linear_1": "projector.fc1",
-        "multi_modal_projector.linear_2": "projector.fc2",
+        **layers("multi_modal_projector.linear_1", "multi_modal_projector.linear_2", "multi_modal_projector.pre_norm"),
     },
     architecture=_kimi_vl,
     paired_rope=True,

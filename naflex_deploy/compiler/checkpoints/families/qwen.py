@@ -1,10 +1,11 @@
-"""Qwen3-VL and Qwen3.5: a tower with rotary and learned positions, and a projector for hidden states on the way."""
+"""Qwen3-VL, Qwen3.5 and models that have their towers: rotary and learned positions, projectors of hidden states."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from naflex_deploy.compiler.checkpoints.families.family import Config, Family, below
+from naflex_deploy.compiler.checkpoints.families.family import Config, Family, below, blocks, layers
 from naflex_deploy.compiler.checkpoints.families.settings import (
     architecture,
     axial_rope,
@@ -27,22 +28,15 @@ DEFAULTS: dict[str, Any] = {
     "out_hidden_size": 3584,
     "num_position_embeddings": 2304,
 }
-MERGER = {"norm": "norm", "linear_fc1": "fc1", "linear_fc2": "fc2"}
-NAMES = below(
-    ("visual",),
-    {
-        "patch_embed.proj": "embed",
-        "pos_embed": "positions.table",
-        "blocks.*.norm1": "blocks.*.norm1",
-        "blocks.*.attn.qkv": "blocks.*.qkv",
-        "blocks.*.attn.proj": "blocks.*.out",
-        "blocks.*.norm2": "blocks.*.norm2",
-        "blocks.*.mlp.linear_fc1": "blocks.*.mlp.fc1",
-        "blocks.*.mlp.linear_fc2": "blocks.*.mlp.fc2",
-        **{f"merger.{theirs}": f"projector.{ours}" for theirs, ours in MERGER.items()},
-        **{f"deepstack_merger_list.*.{theirs}": f"deepstack.*.{ours}" for theirs, ours in MERGER.items()},
-    },
-)
+MERGER = ("linear_fc1", "linear_fc2", "norm")
+TOWER = {
+    "patch_embed.proj": "embed",
+    "pos_embed": "positions.table",
+    **blocks("blocks", ("norm1", "norm2"), ("attn.qkv", "attn.proj"), ("mlp.linear_fc1", "mlp.linear_fc2")),
+    **below(("merger",), layers(*MERGER)),
+    **below(("deepstack_merger_list.*",), layers(*MERGER, ours="deepstack.*")),
+}
+NAMES = below(("visual",), TOWER)
 
 
 def _tower(config: Config, source: str, taps: list[int]) -> Architecture:
@@ -79,5 +73,28 @@ def _qwen3_5(config: Config, stored: frozenset[str], source: str) -> Architectur
     return _tower(config, source, [])
 
 
-QWEN3_VL = Family("Qwen3-VL", ("qwen3_vl", "qwen3_vl_moe"), NAMES, _qwen3_vl)
-QWEN3_5 = Family("Qwen3.5", ("qwen3_5", "qwen3_5_moe"), NAMES, _qwen3_5)
+OWN_VECTORS = "vectors that the whole model makes of an image"
+QWEN3_VL = Family(
+    "Qwen3-VL",
+    ("qwen3_vl", "qwen3_vl_moe"),
+    NAMES,
+    _qwen3_vl,
+    note=f"of a Qwen3-VL-Embedding or -Reranker too, these are the tower's tokens, not {OWN_VECTORS}",
+)
+# Published with the names of the tower at the root; transformers saves them as those of Qwen3-VL.
+COSMOS3_OMNI = replace(QWEN3_VL, title="Cosmos3-Omni", model_types=("cosmos3_omni",), names={**NAMES, **TOWER}, note="")
+COHERE_COMPASS = replace(QWEN3_VL, title="Cohere Compass", model_types=("cohere_compass",), note="")
+COLQWEN3 = replace(
+    QWEN3_VL,
+    title="ColQwen3",
+    model_types=("colqwen3", "ops_colqwen3", "qwen3_vl_nemotron_embed"),
+    note=f"these are the tower's tokens, not {OWN_VECTORS}",
+)
+QWEN3_5 = Family(
+    "Qwen3.5",
+    ("qwen3_5", "qwen3_5_moe"),
+    NAMES,
+    _qwen3_5,
+    note=f"of a ColQwen3.5 too, these are the tower's tokens, not {OWN_VECTORS}",
+)
+QWEN4_EXP = replace(QWEN3_5, title="Qwen4-Exp", model_types=("qwen4_exp",), note="")

@@ -46,6 +46,7 @@ def read_tower(
         preprocessing,
         origins=origins | {"merge": f"as {family.title} has it"},
         family=family.title,
+        note=family.note,
         paired_embedding=_paired(architecture, stored, names),
     )
 

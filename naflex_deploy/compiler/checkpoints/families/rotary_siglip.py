@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from naflex_deploy.compiler.checkpoints.families.family import Config, Family, below
+from naflex_deploy.compiler.checkpoints.families.family import Config, Family, below, layers
 from naflex_deploy.compiler.checkpoints.families.settings import (
     architecture,
     axial_rope,
@@ -78,10 +78,7 @@ PADDLEOCR_VL = Family(
                 "embeddings.packing_position_embedding": "",
             },
         ),
-        **below(
-            ("mlp_AR", "projector"),
-            {"pre_norm": "projector.norm", "linear_1": "projector.fc1", "linear_2": "projector.fc2"},
-        ),
+        **below(("mlp_AR", "projector"), layers("linear_1", "linear_2", "pre_norm")),
     },
     architecture=_paddleocr,
 )
@@ -90,8 +87,7 @@ VIDEOLLAMA3 = Family(
     model_types=("video_llama_3",),
     names={
         **below(("vision_model", "vision_encoder"), {"embeddings.patch_embedding": "embed", **ENCODER}),
-        "projector.readout.0": "projector.fc1",
-        "projector.readout.2": "projector.fc2",
+        **layers("projector.readout.0", "projector.readout.2"),
     },
     architecture=_videollama3,
 )

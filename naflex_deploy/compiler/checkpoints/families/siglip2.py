@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from naflex_deploy.compiler.checkpoints.families.family import Config, Family, below
+from naflex_deploy.compiler.checkpoints.families.family import Config, Family, below, blocks, layers
 from naflex_deploy.compiler.checkpoints.families.settings import (
     architecture,
     only,
@@ -17,17 +17,22 @@ from naflex_deploy.compiler.checkpoints.hf.reader import VISION_DEFAULTS
 from naflex_deploy.compiler.checkpoints.values import Values
 from naflex_deploy.compiler.model.architecture import Architecture, Positions, Projector
 
+NORMS = ("layer_norm1", "layer_norm2")
 ENCODER = {
-    "encoder.layers.*.layer_norm1": "blocks.*.norm1",
-    "encoder.layers.*.self_attn.q_proj": "blocks.*.query",
-    "encoder.layers.*.self_attn.k_proj": "blocks.*.key",
-    "encoder.layers.*.self_attn.v_proj": "blocks.*.value",
-    "encoder.layers.*.self_attn.out_proj": "blocks.*.out",
-    "encoder.layers.*.layer_norm2": "blocks.*.norm2",
-    "encoder.layers.*.mlp.fc1": "blocks.*.mlp.fc1",
-    "encoder.layers.*.mlp.fc2": "blocks.*.mlp.fc2",
+    **blocks(
+        "encoder.layers",
+        NORMS,
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+        ("mlp.fc1", "mlp.fc2"),
+    ),
     "post_layernorm": "norm",
 }
+DIFFUSERS = blocks(
+    "encoder.layers",
+    NORMS,
+    ("self_attn.to_q", "self_attn.to_k", "self_attn.to_v", "self_attn.to_out"),
+    ("mlp.up_proj", "mlp.down_proj"),
+)
 TOWER = {
     "embeddings.patch_embedding": "embed",
     "embeddings.position_embedding": "positions.table",
@@ -112,9 +117,9 @@ LFM2_VL = Family(
     model_types=("lfm2_vl",),
     names={
         **below(("vision_tower", "vision_tower.vision_model"), TOWER),
-        "multi_modal_projector.layer_norm": "projector.norm",
-        "multi_modal_projector.linear_1": "projector.fc1",
-        "multi_modal_projector.linear_2": "projector.fc2",
+        **layers(
+            "multi_modal_projector.linear_1", "multi_modal_projector.linear_2", "multi_modal_projector.layer_norm"
+        ),
     },
     architecture=_lfm2,
 )
@@ -123,8 +128,7 @@ PHI4_REASONING_VISION = Family(
     model_types=("phi4-siglip",),
     names={
         **below(("vision_tower.vision_tower", "vision_tower.vision_tower.vision_model"), TOWER),
-        "mm_projector.0": "projector.fc1",
-        "mm_projector.2": "projector.fc2",
+        **layers("mm_projector.0", "mm_projector.2"),
     },
     architecture=_phi4,
 )
@@ -133,21 +137,8 @@ COSMOS3_EDGE = Family(
     model_types=("cosmos3_edge",),
     names={
         **below(("visual", "visual.vision_model"), TOWER),
-        # Names of diffusers, in which later checkpoints are written.
-        **below(
-            ("visual",),
-            {
-                "encoder.layers.*.self_attn.to_q": "blocks.*.query",
-                "encoder.layers.*.self_attn.to_k": "blocks.*.key",
-                "encoder.layers.*.self_attn.to_v": "blocks.*.value",
-                "encoder.layers.*.self_attn.to_out": "blocks.*.out",
-                "encoder.layers.*.mlp.up_proj": "blocks.*.mlp.fc1",
-                "encoder.layers.*.mlp.down_proj": "blocks.*.mlp.fc2",
-            },
-        ),
-        "projector.norm": "projector.norm",
-        "projector.linear_fc1": "projector.fc1",
-        "projector.linear_fc2": "projector.fc2",
+        **below(("visual",), DIFFUSERS),  # in which later checkpoints are written
+        **layers("projector.linear_fc1", "projector.linear_fc2", "projector.norm"),
     },
     architecture=_cosmos3,
 )
@@ -156,8 +147,7 @@ ISAAC = Family(
     model_types=("isaac",),
     names={
         **below(("vision_embedding.0",), TOWER),
-        "vision_embedding.1": "projector.fc1",
-        "vision_embedding.3": "projector.fc2",
+        **layers("vision_embedding.1", "vision_embedding.3"),
     },
     architecture=_isaac,
 )

@@ -20,7 +20,9 @@ CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 BILINEAR, BICUBIC = 2, 3
 
 MODEL_TYPES = {
+    "cohere_compass": "CohereCompassImageProcessor",
     "cosmos3_edge": "Cosmos3EdgeImageProcessor",
+    "cosmos3_omni": "Qwen2VLImageProcessor",
     "isaac": "IsaacImageProcessorFast",
     "kimi_k25": "Kimi_K25ImageProcessor",
     "kimi_vl": "KimiVLImageProcessor",
@@ -31,6 +33,7 @@ MODEL_TYPES = {
     "qwen3_5_moe": "Qwen2VLImageProcessor",
     "qwen3_vl": "Qwen2VLImageProcessor",
     "qwen3_vl_moe": "Qwen2VLImageProcessor",
+    "qwen4_exp": "Qwen2VLImageProcessor",
     "video_llama_3": "VideoLlama3ImageProcessor",
 }
 """The class that transformers takes for a model whose files name none."""
@@ -182,13 +185,13 @@ def _isaac(values: Values, config: Mapping[str, Any]) -> Sized:
 
 
 BLACK = (0, 0, 0)
+QWEN2_VL = ImageProcessor(_smart("keep", 56 * 56, 28 * 28 * 1280, 2), CLIP_MEAN, CLIP_STD, patch_size=14)
 CLASSES: Mapping[str, ImageProcessor] = {
     "Siglip2ImageProcessor": ImageProcessor(_fills, resample=BILINEAR, alone=True),
     "Siglip2ImageProcessorNoUpscale": ImageProcessor(_phi4, resample=BILINEAR),
     "Lfm2VlImageProcessor": ImageProcessor(_lfm2_vl, resample=BILINEAR, patch_name="encoder_patch_size", alone=True),
-    "Qwen2VLImageProcessor": ImageProcessor(
-        _smart("keep", 56 * 56, 28 * 28 * 1280, 2), CLIP_MEAN, CLIP_STD, patch_size=14
-    ),
+    "CohereCompassImageProcessor": QWEN2_VL,
+    "Qwen2VLImageProcessor": QWEN2_VL,
     "VideoLlama3ImageProcessor": ImageProcessor(_smart("keep", 56 * 56, 28 * 28 * 1280, 1), patch_size=14),
     "PaddleOCRVLImageProcessor": ImageProcessor(
         _smart("sides", 384**2, 1536**2, 2), CLIP_MEAN, CLIP_STD, patch_size=14

@@ -13,7 +13,7 @@ from naflex_deploy.core.sizing import SmartResize
 
 KIND = "Qwen3VLVideoProcessor"
 NESTED = "video_processor"
-MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+MODEL_TYPES = ("cosmos3_omni", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp")
 FEWEST, MOST = 128 * 32 * 32, 768 * 32 * 32
 """Of the class, in pixels of all frames."""
 

@@ -8,10 +8,10 @@ import torch
 from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.compiler.model.attention import masked_attention
 from tests.support.packs import Recording, random_images
-from tests.support.vlms import GRIDS, VLMS, expected, outputs_of
+from tests.support.vlms import CASES, GRIDS, VLMS, expected, outputs_of
 
 
-@pytest.fixture(scope="module", params=VLMS)
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """A family, the directory of its model, and what transformers gives."""
     vlm = VLMS[request.param]
