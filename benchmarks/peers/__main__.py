@@ -1,6 +1,6 @@
 """This project's engine on a CPU beside everything that a user would otherwise run.
 
-    python -m benchmarks.peers [--model base|so400m] [--threads 1 2] [--rounds 8] [--small] [--only NAME…] [-o DIR]
+    python -m benchmarks.peers [--model base|so400m|TOWER[:DEPTH]] [--threads 1 2] [--small] [--only NAME…] [-o DIR]
 
 Every contender has a process of its own, and all take turns, the others asleep. Weights are random; outputs are
 compared before anything is timed. Ratios are of medians within this run, intervals of the pairs of each round. The
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import contenders
+from benchmarks.peers import contenders, towers
 from benchmarks.peers.engines import Graphs
 from benchmarks.peers.lineup import REFERENCE, chosen_variants, lineup
 from benchmarks.peers.mixes import Mix, mixes
@@ -41,7 +41,9 @@ ROOF = {"fp32": "sgemm", "bf16": "bf16", "int8": "int8"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["base", "so400m"], default="base")
+    parser.add_argument(
+        "--model", default="base", help=f"base, so400m, or {' or '.join(towers.TOWERS)}, of all or :DEPTH blocks"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1])
     parser.add_argument("--rounds", type=int, default=8, help="6 or more, or ratios get no intervals")
     parser.add_argument("--small", action="store_true", help="use a narrow model and few images, to test the benchmark")
@@ -54,10 +56,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.cpu_time and options.threads != [1]:
         parser.error("--cpu-time needs --threads 1")
-    size = "small" if options.small else f"siglip2-{options.model}"
+    tower = towers.is_tower(options.model)
+    if not tower and f"siglip2-{options.model}" not in contenders.SIZES:
+        parser.error(f"--model {options.model}: expected base, so400m, {', '.join(towers.TOWERS)}")
+    if tower:
+        size = f"{options.model.partition(':')[0]}:small" if options.small else options.model
+    else:
+        size = "small" if options.small else f"siglip2-{options.model}"
     chosen = [mix for mix in mixes(4 if options.small else 1) if not options.mix or mix.name in options.mix]
+    chosen = [towers.in_blocks(mix) for mix in chosen] if tower else chosen
     with ExitStack() as stack:
-        folder = options.graphs and options.graphs / size
+        folder = options.graphs and options.graphs / size.replace(":", "-")
         folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="naflex-peers-")))
         shape = contenders.shape(size)
         graphs = contenders.export_graphs(size, folder)
@@ -98,7 +107,8 @@ def _run(
 ) -> dict[str, Any]:
     every = lineup(size, threads, with_compile=options.compile)
     timed = [name for name in every if not options.only or any(part in name for part in options.only)]
-    names = [REFERENCE, *(name for name in timed if name != REFERENCE)]
+    first = towers.REFERENCE if towers.is_tower(size) else REFERENCE
+    names = [first, *(name for name in timed if name != first)]
     for backend, precision in chosen_variants(names):
         contenders.lower(graphs, backend, precision)
     task = {"folder": str(folder), "size": size, "threads": threads, "cpu_time": options.cpu_time}

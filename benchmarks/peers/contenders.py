@@ -14,6 +14,7 @@ import tests.conftest  # noqa: F401  makes transformers importable beside any bu
 
 from transformers import Siglip2VisionConfig, Siglip2VisionModel  # isort: skip
 
+from benchmarks.peers import towers
 from benchmarks.peers.engines import Contender, Graphs, Images, Pooled
 from naflex_deploy.compiler import checkpoints
 from naflex_deploy.compiler.backends.registry import lowering_of
@@ -120,6 +121,8 @@ def naive(source: Siglip2VisionModel, threads: int) -> Contender:
 
 def shape(size: str) -> dict[str, int]:
     """What the arithmetic of a model follows from: see `work`."""
+    if towers.is_tower(size):
+        return towers.shape(size)
     config = Siglip2VisionConfig(**SIZES[size])
     return {
         "width": config.hidden_size,
@@ -134,9 +137,12 @@ def export_graphs(size: str, folder: Path) -> Graphs:
     graphs = Graphs(folder)
     if not graphs.complete.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = checkpoints.read(model(size))
-        export(checkpoint.model(("pooled",)), graphs.portable)
-        export(checkpoint.model(("pooled",), plain_attention), graphs.single)
+        if towers.is_tower(size):
+            towers.export_graph(size, graphs)
+        else:
+            checkpoint = checkpoints.read(model(size))
+            export(checkpoint.model(("pooled",)), graphs.portable)
+            export(checkpoint.model(("pooled",), plain_attention), graphs.single)
         graphs.complete.touch()
     return graphs
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from benchmarks.peers.mixes import mixes
 from naflex_deploy.core.manifest import Variant
-from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.core.pack import Pack, Patches, on_grid
 from naflex_deploy.runtime.backends.onnxruntime.session import OnnxRuntimeSession
 from naflex_deploy.runtime.backends.openvino.session import OpenVinoSession
 from naflex_deploy.runtime.packing.packer import balanced, pack_lengths
@@ -92,6 +92,7 @@ def ours(graphs: Graphs, threads: int, layout: str, precision: str = "fp32", bac
         session = OnnxRuntimeSession(graphs.folder / variant.model, variant, threads, graphs.folder)
     worker = session.worker() if layout == "side by side" else session
     pool = ThreadPoolExecutor(threads)
+    output = variant.outputs[0].name
 
     def bind(images: Images) -> Callable[[], Pooled]:
         lengths = [len(image) for image in images]
@@ -106,16 +107,20 @@ def ours(graphs: Graphs, threads: int, layout: str, precision: str = "fp32", bac
                         return even
             return [pack.tolist() for pack in pack_lengths(lengths, BUDGET[backend], 64)]
 
-        def run(members: list[int]) -> Pooled:
-            return np.asarray(worker.run(Pack.of([images[index] for index in members]), ("pooled",))["pooled"])
+        def run(members: list[int]) -> list[Pooled]:
+            pack = Pack.of([images[index] for index in members])
+            values = np.asarray(worker.run(pack, (output,))[output])
+            ends = pack.offsets[1:] * len(values) // pack.tokens if on_grid(output) else range(1, pack.images + 1)
+            return np.split(values, ends[:-1])
 
         def call() -> Pooled:
             packs = divide()
             found = pool.map(run, packs) if layout == "side by side" else map(run, packs)
-            rows = np.empty((len(images), variant.outputs[0].shape[-1]), np.float32)
-            for members, values in zip(packs, found, strict=True):
-                rows[members] = values
-            return rows
+            rows: list[Pooled] = [np.zeros(0, np.float32)] * len(images)
+            for members, parts in zip(packs, found, strict=True):
+                for index, part in zip(members, parts, strict=True):
+                    rows[index] = part
+            return np.concatenate(rows)
 
         return call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from benchmarks.peers import towers
 from benchmarks.peers.engines import Contender, Graphs, openvino, ours
 
 REFERENCE = "transformers eager fp32, padded"
@@ -34,6 +35,8 @@ def lineup(size: str, threads: int, *, with_compile: bool = False) -> dict[str, 
         threads: That each may use.
         with_compile: Also torch.compile, which takes minutes.
     """
+    if towers.is_tower(size):
+        return towers.lineup(size, threads)
     found: dict[str, Maker] = {
         name: partial(_torch, name=name, size=size, threads=threads)
         for name in (REFERENCE, *OTHERS, *(COMPILED if with_compile else ()))

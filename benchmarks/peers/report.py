@@ -66,7 +66,8 @@ def sentences(rows: list[Row]) -> list[str]:
         mine = best(f" {own} ", ours=True)
         if mine is None:
             continue
-        rivals = [best("sdpa bf16", ours=False), *(best(f"OpenVINO {kind}", ours=False) for kind in ("fp32", "bf16"))]
+        rivals = [best(f"sdpa {kind}", ours=False) for kind in ("fp32", "bf16")]
+        rivals += [*(best(f"OpenVINO {kind}", ours=False) for kind in ("fp32", "bf16"))]
         rivals += [best("OpenVINO int8", ours=False), best("naflex-deploy fp32 in onnxruntime", ours=True)]
         rivals += [best("naflex-deploy bf16", ours=True)] if own == "int8" else []
         parts = [f"{ratio(row, mine)} × {row['name']}" for row in rivals if row and row is not mine]

@@ -28,7 +28,7 @@ def main() -> None:
             made = _make(task)
             return {"precision": made.precision, "ours": made.ours} if task["name"] else {}
         if message["do"] == "bind":
-            call = made.bind(_images(message))
+            call = made.bind(_images(message, task["size"]))
             np.save(message["output"], call())
             return {}
         if not task["name"]:
@@ -62,11 +62,15 @@ def _make(task: dict[str, Any]) -> Any:
     return makers[task["name"]](Graphs(Path(task["folder"])))
 
 
-def _images(message: dict[str, Any]) -> Any:
+def _images(message: dict[str, Any], size: str) -> Any:
+    from benchmarks.peers import towers
+    from benchmarks.peers.engines import PATCH_VALUES
     from benchmarks.peers.mixes import mixes
 
     (mix,) = (mix for mix in mixes(message["shrink"]) if mix.name == message["mix"])
-    return mix.images(768)
+    if towers.is_tower(size):
+        return towers.in_blocks(mix).images(towers.TOWERS[size.partition(":")[0]].patch_values)
+    return mix.images(PATCH_VALUES)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Tests what TensorRT-RTX builds, by form of attention, precision and target, with a small model and without a GPU.
 
-    python -m benchmarks.tensorrt.matrix            prints the table
-    python -m benchmarks.tensorrt.matrix --write    puts it into docs/tensorrt.md
+    python -m benchmarks.tensorrt.matrix            prints the tables
+    python -m benchmarks.tensorrt.matrix --write    puts them into docs/tensorrt.md
+    … --families                                    only that of the image towers of vision-language models
 
 A cell says whether attention was ``fused`` into one kernel that stores no scores, or left ``unfused``, or whether the
 library ``refused`` the graph. Only a build can show this; no engine is executed.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from naflex_deploy.compiler.backends.tensorrt.lowering import check_header, make_request, write_lowered
@@ -26,6 +27,7 @@ from naflex_deploy.compiler.quantize.layers import groups
 from naflex_deploy.compiler.quantize.quantization import plain
 from naflex_deploy.runtime.backends.tensorrt import library as tensorrt_library
 from naflex_deploy.runtime.backends.tensorrt.plan import TARGETS
+from tests.support.graphs import FAMILIES, SWEPT
 
 BACKEND = "tensorrt-rtx"
 FORMS = ("segment", "rows", "packed")
@@ -35,38 +37,53 @@ COLUMNS = (*TARGETS, DEFAULT)
 BUDGETS = (64, 128, 256)
 PAGE = Path(__file__).parents[2] / "docs" / "tensorrt.md"
 BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
+BEGIN_FAMILIES, END_FAMILIES = "<!-- families -->", "<!-- end of families -->"
 
 SMALL = Architecture(64, 1, 2, 128, 4, Positions((4, 4)))
-
-Row = tuple[str, str]
-"""Form of attention and precision."""
+TOWERS = {name: replace(FAMILIES[name], width=64, mlp_width=128) for name in ("Qwen3-VL", *SWEPT)}
+"""Small towers of vision-language models, with heads as wide as those of `SMALL`."""
+TOWER_FORMS, TOWER_PRECISIONS = ("segment", "rows"), ("fp16", "bf16")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One build, of a form of attention, precision, target and number of budgets."""
+    """One build, of a form of attention, precision, target and number of budgets, of `SMALL` or a name in `TOWERS`."""
 
     form: str
     precision: str
     target: str
     budgets: int
+    model: str = ""
+
+    @property
+    def architecture(self) -> Architecture:
+        return TOWERS[self.model] if self.model else SMALL
 
 
 def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
     """Build every cell, and check the header of every plan."""
     version = tensorrt_library.installed(BACKEND) or ""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        export(random_checkpoint(SMALL).model(("tokens", "pooled")), folder / "portable.onnx")
-        requests = [_request(cell, folder) for cell in cells]
+        requests = [_request(cell, _exported(cell, Path(temporary))) for cell in cells]
         for cell, request, result in zip(cells, requests, run_all(requests), strict=True):
             if isinstance(result, Built):
                 check_header(Path(request.plan), version, request.targets)
                 fused = {profile.fused_attentions for profile in result.log.profiles}
                 assert len(result.log.profiles) == cell.budgets
-                yield cell, "fused" if fused == {SMALL.depth} else "unfused"
+                yield cell, "fused" if fused == {cell.architecture.depth} else "unfused"
             else:
                 yield cell, "refused"
+
+
+def _exported(cell: Cell, folder: Path) -> Path:
+    """A folder that holds the portable graph of a cell's model."""
+    own = folder / (cell.model.replace(" ", "-") or "small")
+    if not own.exists():
+        own.mkdir()
+        names = ("tokens", "pooled", "vlm", "deepstack:0")
+        outputs = tuple(name for name in names if name in cell.architecture.outputs)
+        export(random_checkpoint(cell.architecture).model(outputs), own / "portable.onnx")
+    return own
 
 
 def _request(cell: Cell, folder: Path) -> Request:
@@ -96,6 +113,26 @@ def table(found: dict[Cell, str]) -> str:
     return "\n".join(lines)
 
 
+def tower_cells() -> list[Cell]:
+    """The builds of the table of towers."""
+    return [
+        Cell(form, precision, DEFAULT, len(BUDGETS), model)
+        for model in TOWERS
+        for form in TOWER_FORMS
+        for precision in TOWER_PRECISIONS
+    ]
+
+
+def tower_table(found: dict[Cell, str]) -> str:
+    """Render the builds of towers in Markdown."""
+    columns = [(form, precision) for form in TOWER_FORMS for precision in TOWER_PRECISIONS]
+    lines = [f"| tower | {' | '.join(map(' '.join, columns))} |", "|---" * (len(columns) + 1) + "|"]
+    for model in TOWERS:
+        cells = [found[Cell(*column, DEFAULT, len(BUDGETS), model)] for column in columns]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def published(page: str) -> dict[tuple[str, str, str], str]:
     """Read the cells of a page, by form, precision and target."""
     lines = page.partition(BEGIN)[2].partition(END)[0].splitlines()
@@ -112,16 +149,20 @@ def main() -> None:
         for target in COLUMNS
         for budgets in (1, len(BUDGETS))
     ]
+    cells = [] if "--families" in sys.argv else cells
     found = {}
-    for cell, result in measure(cells):
+    for cell, result in measure([*cells, *tower_cells()]):
         print(f"{cell}: {result}", file=sys.stderr)
         found[cell] = result
-    text = table(found)
-    print(text)
-    if "--write" in sys.argv:
-        page = PAGE.read_text(encoding="utf-8")
-        head, _, rest = page.partition(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    tables = {(BEGIN_FAMILIES, END_FAMILIES): tower_table(found)}
+    if cells:
+        tables[BEGIN, END] = table(found)
+    for (begin, end), text in tables.items():
+        print(text)
+        if "--write" in sys.argv:
+            page = PAGE.read_text(encoding="utf-8")
+            head, _, rest = page.partition(begin)
+            PAGE.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Qwen3VLVideoProcessor
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from examples.feed_language_model import encoder_outputs, expand, inputs_for
 from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.runtime.embedding.handover import encode_for_language_model
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.images.media.frame import Frame
+from naflex_deploy.runtime.packing import prepare
+from tests.support.clips import clip
 from tests.support.families import processor
 from tests.support.packed_engine import packed_engine
 from tests.support.vlms import SAME_TOWERS, VLMS, Vlm
@@ -39,7 +45,7 @@ class Case:
         # Tied embeddings of a model without training repeat their input for ever.
         config = {**vlm.config, **IDS, "text_config": {**text, "tie_word_embeddings": False}}
         self.vlm = dataclasses.replace(vlm, config={**config, "tie_word_embeddings": False})
-        self.vlm.save(directory)
+        self.directory = self.vlm.save(directory)
         file = directory / "preprocessor_config.json"
         self.limits = LIMITS.get(vlm.title, SMALL)
         settings = json.loads(file.read_text())
@@ -79,38 +85,110 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(VLMS[request.param], tmp_path_factory.mktemp(request.param))
 
 
-def generated(case: Case, seed: int) -> tuple[list[int], list[int], list[int]]:
-    """32 new tokens of the whole model, of the model that the engine feeds, and of one fed with a wrong token."""
+COUNTS = [8, pytest.param(32, marks=pytest.mark.exhaustive)]
+"""Of new tokens."""
+
+
+def options(count: int) -> dict[str, Any]:
+    return {"max_new_tokens": count, "do_sample": False, "use_cache": True}
+
+
+def generated(case: Case, seed: int, count: int) -> tuple[list[int], list[int]]:
+    """New tokens of the whole model, and of the model that the engine feeds."""
     prompt, images = case.prompt(seed)
     tokens = encode_for_language_model(case.engine, images)
     ids = expand(prompt, IDS["image_token_id"], tokens)
     inputs = inputs_for(case.model, ids, tokens)
     own = {name: values for name, values in inputs.items() if name not in ("mm_encoder_outputs", "image_grid_thw")}
-    options = {"max_new_tokens": 32, "do_sample": False, "use_cache": True}
     with torch.inference_mode():
-        theirs = case.model.generate(**own, **case.pixels(images), **options)
-        ours = case.model.generate(**inputs, **options)
-        inputs = inputs_for(case.model, ids, tokens)
-        for part in inputs["mm_encoder_outputs"]["image"].pooler_output:
-            part[0].neg_()
-        wrong = case.model.generate(**inputs, **options)
-    return theirs[0, len(ids) :].tolist(), ours[0, len(ids) :].tolist(), wrong[0, len(ids) :].tolist()
+        theirs = case.model.generate(**own, **case.pixels(images), **options(count))
+        ours = case.model.generate(**inputs, **options(count))
+    return theirs[0, len(ids) :].tolist(), ours[0, len(ids) :].tolist()
 
 
-@pytest.mark.parametrize("seed", [2])
-def test_the_engine_feeds_what_the_tower_feeds(case: Case, seed: int) -> None:
-    theirs, ours, wrong = generated(case, seed)
-    assert len(theirs) == 32
-    assert ours == theirs
-    assert wrong != theirs
+def test_the_engine_feeds_what_the_tower_feeds(case: Case) -> None:
+    prompt, images = case.prompt(2)
+    tokens = encode_for_language_model(case.engine, images)
+    inputs = inputs_for(case.model, expand(prompt, IDS["image_token_id"], tokens), tokens)
+    outputs = inputs.pop("mm_encoder_outputs")
+    same_tokens(case, inputs, case.pixels(images), outputs, 8)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(20))
 def test_twenty_prompts(case: Case, seed: int) -> None:
-    theirs, ours, _ = generated(case, seed)
+    theirs, ours = generated(case, seed, 32)
     assert len(theirs) == 32
     assert ours == theirs
+
+
+def same_tokens(case: Case, inputs: dict[str, Any], own: dict[str, Any], outputs: dict[str, Any], count: int) -> None:
+    """The whole model with its own pixels, and the one that is fed, generate the same; a wrong token is seen."""
+    with torch.inference_mode():
+        theirs = case.model.generate(**{**inputs, **own}, **options(count))
+        ours = case.model.generate(**inputs, mm_encoder_outputs=outputs, **options(count))
+        (found,) = outputs.values()
+        for part in found.pooler_output:
+            part[0].neg_()
+        wrong = case.model.generate(**inputs, mm_encoder_outputs=outputs, **options(count))
+    assert ours.tolist() == theirs.tolist()
+    assert wrong.tolist() != theirs.tolist()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("case", ["Lfm2Vl"], indirect=True)
+def test_tiles_are_fed(case: Case, count: int) -> None:
+    """An image of 3x2 tiles, which come before the thumbnail."""
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (256, 384, 3)).astype(np.uint8))
+    tokens = encode_for_language_model(case.engine, [image])
+    assert [len(part) for part in tokens[0].parts] == [16] * 6 + [54]
+    ids = expand([3, *[IDS["image_token_id"]] * 7, 5, 9], IDS["image_token_id"], tokens)
+    inputs = inputs_for(case.model, ids, tokens)
+    outputs = inputs.pop("mm_encoder_outputs")
+    same_tokens(case, inputs, case.pixels([image]), outputs, count)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("case", ["Qwen3VL"], indirect=True)
+def test_a_clip_is_fed(case: Case, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five frames, which become three pairs, each behind its time in the prompt."""
+    rng = np.random.default_rng(4)
+    frames = [Image.fromarray(rng.integers(0, 256, (64, 96, 3)).astype(np.uint8)) for _ in range(5)]
+
+    def given(*args: object, **options: object) -> Iterator[Frame]:
+        for number, frame in enumerate(frames):
+            yield Frame(number, frame, time=float(number), spread=len(frames), last=number == len(frames) - 1)
+
+    monkeypatch.setattr(prepare, "read_frames", given)
+    limits = {"shortest_edge": 4096, "longest_edge": 200_000}
+    settings = {"video_processor_type": "Qwen3VLVideoProcessor", "size": limits}
+    (case.directory / "video_preprocessor_config.json").write_text(json.dumps(settings))
+    profile = ("image.fit=model", "image.tokens=auto", "video.frames=even", "video.rate=2")
+    outputs = ("vlm", "deepstack:0", "deepstack:1")
+    engine = packed_engine(read(case.directory).for_clips(), outputs, *profile)
+    pairs = encode_for_language_model(engine, clip(case.directory / "clip.mp4", [0, 1]))
+    assert [pair.time for pair in pairs] == [0.5, 2.5, 4.0]
+
+    ids = [3]
+    start, video, end = (IDS[f"{name}_token_id"] for name in ("vision_start", "video", "vision_end"))
+    for pair in pairs:
+        ids += [7, start, *[video] * pair.placeholders, end]
+    tokens = torch.tensor([[*ids, 5, 9]])
+    h, w = pairs[0].grids[0]
+    inputs = {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        "video_grid_thw": torch.tensor([[len(pairs), h, w]]),
+        "mm_token_type_ids": 2 * (tokens == video).int(),
+    }
+    taps = [[torch.cat([torch.from_numpy(pair.deepstack[k][0]) for pair in pairs])] for k in range(2)]
+    values = [torch.cat([torch.from_numpy(part) for pair in pairs for part in pair.parts])]
+    processor = Qwen3VLVideoProcessor(size=limits, do_sample_frames=False, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]).transpose(0, 3, 1, 2).copy())
+    theirs = processor(videos=[pixels], return_tensors="pt")
+    assert theirs["video_grid_thw"].tolist() == inputs["video_grid_thw"].tolist()
+    fed = BaseModelOutputWithDeepstackFeatures(pooler_output=values, deepstack_features=taps)
+    same_tokens(case, inputs, {"pixel_values_videos": theirs["pixel_values_videos"]}, {"video": fed}, count)
 
 
 def test_features_are_those_of_the_model_from_its_own_processor(case: Case) -> None:

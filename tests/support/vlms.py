@@ -119,9 +119,9 @@ class Vlm:
         (directory / PREPROCESSOR_CONFIG).write_text(json.dumps(dict(PROCESSORS[family]) | HALF))
         return directory
 
-    def load(self, directory: Path) -> nn.Module:
-        """The model as its class loads it, in float64."""
-        loaded: nn.Module = getattr(transformers, self.kind).from_pretrained(directory, dtype=torch.float64)
+    def load(self, directory: Path, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The model as its class loads it."""
+        loaded: nn.Module = getattr(transformers, self.kind).from_pretrained(directory, dtype=dtype)
         return loaded.eval()
 
 
@@ -244,11 +244,11 @@ SAME_TOWERS = ("Qwen3VLMoe", "Qwen3_5Moe", "Qwen4Exp", "Cosmos3Omni", "CohereCom
 CASES = [pytest.param(name, marks=pytest.mark.exhaustive) if name in SAME_TOWERS else name for name in VLMS]
 
 
-def expected(vlm: Vlm, model: Any, images: Sequence[Patches], mean: float = 0.5, std: float = 0.5) -> dict[str, Tensor]:
+def expected(vlm: Vlm, model: Any, images: Sequence[Patches], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """What the model's own class gives for patches, image after image: ``tokens`` in raster order, ``vlm``, and
     ``deepstack:K``."""
     grids = [image.grid_hw for image in images]
-    patches = [((torch.from_numpy(image.pixels).double() / 255 - mean) / std) for image in images]
+    patches = [((torch.from_numpy(image.pixels).double() / 255 - 0.5) / 0.5).to(dtype) for image in images]
     with torch.inference_mode():
         if vlm.title == "LFM2-VL":
             found = model.model.get_image_features(**_padded(patches, grids))
@@ -297,7 +297,7 @@ LAYOUTS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 def _padded(patches: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
     longest = max(map(len, patches))
-    pixels = torch.zeros(len(patches), longest, patches[0].shape[1], dtype=torch.float64)
+    pixels = torch.zeros(len(patches), longest, patches[0].shape[1], dtype=patches[0].dtype)
     mask = torch.zeros(len(patches), longest, dtype=torch.int32)
     for row, part in enumerate(patches):
         pixels[row, : len(part)] = part
