@@ -20,16 +20,16 @@ from naflex_deploy.runtime.engine import Engine
 from tests.cli.conftest import Run
 from tests.support.families import processor
 from tests.support.packed_engine import packed_engine
-from tests.support.vlms import VLMS
+from tests.support.vlms import VLMS, saved
 
 SIZES = {"a.png": (256, 288), "b.png": (512, 128), "c.png": (320, 320)}
 SETTINGS = ("engine.onnxruntime.budgets=[1024]", "engine.backends=['onnxruntime']", "engine.precision=fp32")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model() -> Path:
     """The directory of a whole model."""
-    return VLMS["Qwen3VL"].save(tmp_path_factory.mktemp("vlm"))
+    return saved("Qwen3VL")
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.runtime.embedding.handover import encode_for_language_model
 from naflex_deploy.runtime.engine import Engine
+from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.packing import prepare
-from tests.support.clips import clip
+from naflex_deploy.runtime.results.handover import ImageTokens
 from tests.support.families import processor
 from tests.support.packed_engine import packed_engine
 from tests.support.vlms import SAME_TOWERS, VLMS, Vlm
@@ -166,8 +167,11 @@ def test_a_clip_is_fed(case: Case, count: int, monkeypatch: pytest.MonkeyPatch) 
     profile = ("image.fit=model", "image.tokens=auto", "video.frames=even", "video.rate=2")
     outputs = ("vlm", "deepstack:0", "deepstack:1")
     engine = packed_engine(read(case.directory).for_clips(), outputs, *profile)
-    pairs = encode_for_language_model(engine, clip(case.directory / "clip.mp4", [0, 1]))
-    assert [pair.time for pair in pairs] == [0.5, 2.5, 4.0]
+    reader = prepare.Preparer(engine.manifest.preprocessing, engine.manifest.config, "onnxruntime")
+    prepared = [item for (item,) in reader.here(0, Input("clip", b"", kind="video"))]
+    assert [item.result.time for item in prepared] == [0.5, 2.5, 4.0]
+    results = engine.stream([item.patches for item in prepared if item.patches is not None], outputs)
+    pairs = [ImageTokens.of([result]) for result in sorted(results, key=lambda result: result.input)]
 
     ids = [3]
     start, video, end = (IDS[f"{name}_token_id"] for name in ("vision_start", "video", "vision_end"))

@@ -6,7 +6,9 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -237,6 +239,15 @@ VLMS = {
         ),
     )
 }
+
+
+_FOLDER = TemporaryDirectory(prefix="naflex-vlms-")
+
+
+@cache
+def saved(name: str) -> Path:
+    """The directory of a whole model of `VLMS`, saved once. Not to be changed."""
+    return VLMS[name].save(Path(_FOLDER.name, name))
 
 
 SAME_TOWERS = ("Qwen3VLMoe", "Qwen3_5Moe", "Qwen4Exp", "Cosmos3Omni", "CohereCompass")

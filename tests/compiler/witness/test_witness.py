@@ -40,7 +40,7 @@ from naflex_deploy.core.manifest import Manifest
 from tests.support.naflexvit import named
 from tests.support.originals import SHIM, asked_for_real, ours, package
 from tests.support.two_towers import tokenizer, two_towers
-from tests.support.vlms import VLMS
+from tests.support.vlms import VLMS, saved
 
 SETTINGS = ("image.tokens=64", "engine.backends=['onnxruntime']", "outputs=['pooled', 'tokens']")
 LABELS = "cat\ta photo of a cat\ncat\ta bad photo of a CAT\ndog\n"
@@ -273,8 +273,7 @@ def test_a_whole_vision_language_model_is_the_witness_of_its_tower(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(package(tmp_path / "site", "sitecustomize", SHIM)))
-    vlm = VLMS[name]
-    directory = vlm.save(tmp_path / "model")
+    vlm, directory = VLMS[name], saved(name)
     answer = answer_to(requested(directory))
     assert answer.reason == ""
     assert answer.original == f"{vlm.kind} of transformers {transformers.__version__}"

@@ -8,14 +8,14 @@ import torch
 from naflex_deploy.compiler.checkpoints import read
 from naflex_deploy.compiler.model.attention import masked_attention
 from tests.support.packs import Recording, random_images
-from tests.support.vlms import CASES, GRIDS, VLMS, expected, outputs_of
+from tests.support.vlms import CASES, GRIDS, VLMS, expected, outputs_of, saved
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+def case(request: pytest.FixtureRequest):
     """A family, the directory of its model, and what transformers gives."""
     vlm = VLMS[request.param]
-    directory = vlm.save(tmp_path_factory.mktemp(request.param))
+    directory = saved(request.param)
     images = random_images(GRIDS, vlm.patch_size)
     return vlm, directory, images, expected(vlm, vlm.load(directory), images)
 

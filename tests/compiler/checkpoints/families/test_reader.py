@@ -18,16 +18,16 @@ from naflex_deploy.compiler.checkpoints.families.registry import FAMILIES, OTHER
 from naflex_deploy.compiler.checkpoints.files.choice import PREPROCESSOR_CONFIG
 from naflex_deploy.core.errors import CheckpointError
 from tests.support.hub import serving
-from tests.support.vlms import VLMS
+from tests.support.vlms import saved
 
 GIGABYTE = 2**30
 INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole() -> Path:
     """A whole Qwen3-VL in one file."""
-    return VLMS["Qwen3VL"].save(tmp_path_factory.mktemp("whole"))
+    return saved("Qwen3VL")
 
 
 @pytest.fixture(scope="module")
