@@ -66,7 +66,7 @@ LIBRARIES = (
     Library(
         "lancedb",
         ("lancedb==0.40.0", "pylance==14.0.2"),
-        "its recipe, on `.lance`, which pylance writes",
+        "its recipe, on `.lance`, which pylance writes and `search` reads",
         ("recipes", "LanceDB", "lance"),
     ),
     Library(
@@ -81,7 +81,12 @@ LIBRARIES = (
         "its recipe, on a directory of Parquet parts, against PostgreSQL 16 with pgvector 0.6, which pgserver carries",
         ("recipes", "PostgreSQL with pgvector", "parts"),
     ),
-    Library("faiss", ("faiss-cpu==1.15.1",), "its recipe, on `.faiss`", ("recipes", "FAISS", "faiss")),
+    Library(
+        "faiss",
+        ("faiss-cpu==1.15.1",),
+        "its recipe, on `.faiss`, which `search` reads, too",
+        ("recipes", "FAISS", "faiss"),
+    ),
 )
 
 

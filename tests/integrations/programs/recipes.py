@@ -5,6 +5,7 @@ recipes.py HEADING SUFFIX BUNDLE IMAGES
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -42,6 +43,10 @@ for text in ("a cat", "a photo of a dog"):
     hits = found["hits"]
     expected = sorted(scores.tolist(), reverse=True)[:5]
     np.testing.assert_allclose([hit[2] for hit in hits], expected, atol=1e-5)
+    searched = CliRunner().invoke(main, ["search", str(output), text, "--bundle", bundle, "--json"])
+    assert searched.exit_code == 0, searched.output
+    cosines = [hit["cosine"] for hit in json.loads(searched.stdout)["hits"]]
+    np.testing.assert_allclose(cosines, expected, atol=1e-5)
     for path, frame, score in hits:
         (place,) = np.flatnonzero((rows.inputs == files.index(path)) & (rows.frames == frame))
         assert abs(scores[place] - score) < 1e-5
