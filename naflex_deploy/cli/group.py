@@ -11,6 +11,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+READERS = ("embed", "serve")
+"""Commands that read files in processes of their own."""
+
 
 class SuggestingGroup(click.Group):
     """Says which command was probably meant."""
@@ -38,6 +41,7 @@ class LazyGroup(SuggestingGroup):
     def __init__(self, *arguments: Any, summaries: Mapping[str, str], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.summaries = summaries
+        self._alone = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.summaries)
@@ -52,6 +56,10 @@ class LazyGroup(SuggestingGroup):
         finally:
             gc.freeze()
             gc.enable()
+        if self._alone and cmd_name in READERS:
+            from naflex_deploy.core.worker.fork_server import fork_ahead
+
+            fork_ahead()
         _add_quiet(command)
         return command
 
@@ -65,6 +73,7 @@ class LazyGroup(SuggestingGroup):
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **options: Any) -> Any:  # type: ignore[override]
+        self._alone = args is None  # the process is this command's: nothing has started a thread
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **options)
         try:

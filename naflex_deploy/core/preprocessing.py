@@ -41,7 +41,7 @@ class Preprocessing(BaseModel):
             are sized as stills.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     patch_size: PositiveInt
     mean: tuple[_Finite, _Finite, _Finite] = (0.5, 0.5, 0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -13,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from naflex_deploy.core.errors import NaflexError, UsageError
-from naflex_deploy.core.machine import cores
 from naflex_deploy.core.manifest import Manifest, OutputSpec, Variant
 from naflex_deploy.core.pack import on_grid
 from naflex_deploy.runtime.asynchronous import in_thread, step_by_step
 from naflex_deploy.runtime.backends.session import OnDevice, Session
 from naflex_deploy.runtime.images.inputs import as_list, require_list
 from naflex_deploy.runtime.packing.grouping import PackMaker
-from naflex_deploy.runtime.packing.pack_stream import Image, Images, PackStream, prepare_ahead
+from naflex_deploy.runtime.packing.pack_stream import Image, Images, PackStream, prepare_ahead, threads
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.results.classes import Prediction, rank
 from naflex_deploy.runtime.results.embeddings import Embeddings, only, unit
@@ -258,12 +256,9 @@ class Engine:
         for name in names:
             self._width(name)
         images, session = require_list(images), self._opened()
-        with ThreadPoolExecutor(cores(), "naflex") as pool:
-            try:
-                frames = prepare_ahead(self._prepare, images, pool)
-                yield from PackStream(session, self._maker, names, pool).results(frames)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        with threads() as pool:
+            frames = prepare_ahead(self._prepare, images, pool)
+            yield from PackStream(session, self._maker, names, pool).results(frames)
 
     astream = step_by_step(stream)
 

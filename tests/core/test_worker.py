@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from naflex_deploy.core import worker
 from naflex_deploy.core.errors import MissingExtraError
-from naflex_deploy.core.worker import Worker, WorkerError, stream
-from tests.support.worker_calls import allocating, crashing, failing, odd, squares
+from naflex_deploy.core.worker import WorkerError, fork_server, stream
+from tests.support.worker_calls import allocating, crashing, failing, imported, odd, squares
 
 
 @pytest.fixture(autouse=True)
 def _no_process_of_other_tests() -> Iterator[None]:
-    worker._end_idle()
+    worker.end_all()
     yield
-    worker._end_idle()
+    worker.end_all()
 
 
 def called(function, *arguments, seconds: float = 20.0, memory: int = 1 << 30) -> list:
@@ -69,11 +74,106 @@ def test_memory_is_bounded():
         called(allocating, 300 << 20, memory=256 << 20)
 
 
-def test_a_process_ends_with_the_parent_in_the_middle_of_a_call():
-    own = Worker(1 << 30)
-    answers = own.stream(squares, 2, 1, seconds=20)
-    next(answers)
-    assert own._process.stdin is not None
-    own._process.stdin.close()  # as the system does for a parent that is killed
-    assert own._process.wait(10) == 0
-    answers.close()
+@pytest.mark.parametrize("ahead", [True, False])
+def test_processes_end_with_a_parent_that_is_killed_in_the_middle_of_a_call(ahead):
+    script = f"""
+import os
+from naflex_deploy.core.worker import fork_server, stream
+from tests.support.worker_calls import squares
+if {ahead}:
+    fork_server.fork_ahead()
+for pid, _ in stream(squares, 2, 1, seconds=60, memory=1 << 30):
+    print(pid, fork_server._server._number, flush=True)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        numbers = [int(number) for number in parent.stdout.readline().split()]
+        assert len(numbers) == 2
+        assert all(map(running, numbers))
+        parent.kill()
+    until(lambda: not any(map(running, numbers)))
+
+
+def running(number: int) -> bool:
+    """Whether a process runs; one that has ended may still wait for the system to collect it."""
+    try:
+        return " Z " not in Path(f"/proc/{number}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_what_reads_in_other_threads_ends_with_everything():
+    started, found = threading.Event(), []
+
+    def read() -> None:
+        try:
+            for _ in stream(squares, 2, 1, seconds=60, memory=1 << 30):
+                started.set()
+        except WorkerError as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert started.wait(60)
+    worker.end_all()
+    thread.join(30)
+    assert found == ["its process ended with -9"]
+
+
+def test_a_fork_server_that_was_killed_is_replaced():
+    pid = called(squares, 1)[0][0]
+    assert fork_server._server is not None
+    os.kill(fork_server._server._number, signal.SIGKILL)
+    until(lambda: not running(pid))
+    assert called(squares, 1)[0][0] != pid
+
+
+def test_processes_are_forked_with_what_their_calls_import():
+    def named(*modules: str) -> tuple[int, bool]:
+        (found,) = stream(imported, "zipapp", seconds=20, memory=1 << 30, modules=modules)
+        return found
+
+    without, has = named()
+    assert not has
+    within, has = named("zipapp", "no_such_module")
+    assert has
+    assert within != without
+    assert named()[0] == within
+    assert not running(without)  # as it would import the module once more
+
+
+def test_a_new_interpreter_does_the_same_where_forks_are_not_safe(monkeypatch):
+    monkeypatch.setattr(fork_server, "FORKS", False)
+    pid = called(squares, 1)[0][0]
+    assert called(squares, 2)[1] == (pid, 1)
+    with pytest.raises(TimeoutError, match="it took more than"):
+        called(squares, 1, 0, seconds=0.1)
+    assert not running(pid)
+    assert fork_server._server is None
+
+
+def test_a_process_with_threads_is_not_forked():
+    waiting = threading.Event()
+    thread = threading.Thread(target=waiting.wait)
+    thread.start()
+    fork_server.fork_ahead()
+    waiting.set()
+    thread.join()
+    assert fork_server._server is None
+
+
+def test_a_fork_of_this_process_has_processes_of_its_own():
+    pid = called(squares, 1)[0][0]
+    child = os.fork()
+    if not child:
+        os._exit(fork_server._server is not None or bool(worker._idle))
+    assert os.waitpid(child, 0)[1] == 0
+    assert called(squares, 1)[0][0] == pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 
@@ -25,6 +26,10 @@ def failing(error: Exception) -> Iterator[int]:
 def crashing() -> Iterator[int]:
     yield 1
     os._exit(7)
+
+
+def imported(module: str) -> Iterator[tuple[int, bool]]:
+    yield os.getpid(), module in sys.modules
 
 
 def allocating(size: int) -> Iterator[int]:

@@ -31,7 +31,7 @@ Sizes = dict[str, PositiveInt]
 
 
 class Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Model(Entry):

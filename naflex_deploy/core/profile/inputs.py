@@ -21,7 +21,7 @@ from naflex_deploy.core.profile.values import (
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class ImageSection(Section):

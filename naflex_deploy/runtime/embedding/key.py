@@ -1,15 +1,18 @@
-"""The key of an engine's vectors: the digests, settings and versions that decide them."""
+"""What decides an engine's vectors, which is their key, and what is written beside them of where they come from."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from naflex_deploy.core.config import ADJUSTABLE
-from naflex_deploy.core.version import __version__
+from naflex_deploy.core.version import TOOL, __version__
 from naflex_deploy.runtime.backends import executed_by
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.versions import pixel_versions
-from naflex_deploy.runtime.results.key import Key
+from naflex_deploy.runtime.results.key import Key, digest_of_inputs
+from naflex_deploy.runtime.results.table import Provenance
 
 
 def key_of(engine: Engine, tokens: Path | None) -> Key:
@@ -35,3 +38,11 @@ def key_of(engine: Engine, tokens: Path | None) -> Key:
             "readers": pixel_versions(),
         }
     )
+
+
+def provenance(engine: Engine, key: Key, inputs: Iterable[tuple[str, str]]) -> Provenance:
+    """What made the vectors of an engine, of inputs given by name and digest."""
+    manifest = engine.manifest
+    preparation = manifest.config.model_dump_json(include=set(ADJUSTABLE))
+    digests = json.dumps(key.digests() | {"inputs": digest_of_inputs(inputs)}, separators=(",", ":"))
+    return Provenance(manifest.model.digest, engine.variant.name, preparation, TOOL, digests)

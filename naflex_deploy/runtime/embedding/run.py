@@ -6,30 +6,26 @@ summary = embed_files(engine, [Path("scans")], Places(output=Path("scans.npz")),
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from naflex_deploy.core.config import ADJUSTABLE
 from naflex_deploy.core.errors import ImageError, OutputError, UsageError
 from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.core.locks import Lock, locked
-from naflex_deploy.core.version import TOOL
 from naflex_deploy.runtime.embedding.complete import refuse_other
 from naflex_deploy.runtime.embedding.contents import Content, read_once
-from naflex_deploy.runtime.embedding.key import key_of
+from naflex_deploy.runtime.embedding.key import key_of, provenance
 from naflex_deploy.runtime.embedding.previews import Previews
 from naflex_deploy.runtime.embedding.tokens import Tokens
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.inputs import Input, expand, open_inputs
 from naflex_deploy.runtime.results.classes import best_class
 from naflex_deploy.runtime.results.journal import Done, Journal
-from naflex_deploy.runtime.results.key import Key, digest_of_inputs
 from naflex_deploy.runtime.results.result import Result, by_frame, join
-from naflex_deploy.runtime.results.table import Provenance, Row
+from naflex_deploy.runtime.results.table import Row
 from naflex_deploy.runtime.results.writers import find_format
 
 
@@ -184,14 +180,6 @@ def output_width(engine: Engine) -> int:
             hint="build it with 'pooled' in outputs of the profile, or write tokens for a language model with --for",
         )
     return found["pooled"]
-
-
-def provenance(engine: Engine, key: Key, inputs: Iterable[tuple[str, str]]) -> Provenance:
-    """What made the vectors of an engine, of inputs given by name and digest."""
-    manifest = engine.manifest
-    preparation = manifest.config.model_dump_json(include=set(ADJUSTABLE))
-    digests = json.dumps(key.digests() | {"inputs": digest_of_inputs(inputs)}, separators=(",", ":"))
-    return Provenance(manifest.model.digest, engine.variant.name, preparation, TOOL, digests)
 
 
 class _Run:

@@ -15,7 +15,7 @@ from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.profile import LimitsSection
 from naflex_deploy.core.worker import WorkerError, stream
 from naflex_deploy.runtime.images.inputs import Input
-from naflex_deploy.runtime.images.media.kinds import kind_of
+from naflex_deploy.runtime.images.media.kinds import Kind, kind_of
 from naflex_deploy.runtime.images.media.stills import is_still
 from naflex_deploy.runtime.images.media.tame import is_tame
 from naflex_deploy.runtime.images.source import content_of
@@ -24,6 +24,15 @@ from naflex_deploy.runtime.results.result import Result
 
 IN_MEMORY = 16 << 20
 """Bytes up to which a picture is read to see whether it is tame; a larger one is not."""
+
+
+MODULES: dict[Kind, str] = {
+    "PDF document": "pypdfium2",
+    "DICOM file": "pydicom.pixels.utils",
+    "volume": "nibabel",
+    "video": "av",
+}
+"""What the reader of a kind imports that takes long, and that processes can be forked with."""
 
 
 class SlowError(ImageError):
@@ -74,15 +83,19 @@ def guarded(
         nice: By how much the priority of the process is lower.
     """
     number = 0
+    modules = (MODULES[item.kind],) if item.kind in MODULES else ()
+    found = stream(
+        prepare, index, item, *arguments, seconds=limits.seconds, memory=limits.memory, nice=nice, modules=modules
+    )
     try:
-        for images in stream(prepare, index, item, *arguments, seconds=limits.seconds, memory=limits.memory, nice=nice):
+        for images in found:
             yield images
             number = images[0].result.frame + 1
     except TimeoutError:
         what, setting = f"took more than {limits.seconds:g} s", "limits.seconds"
         error: ImageError = SlowError(f"{item.name}: reading it {what}", hint=_hint(setting))
-    except WorkerError as found:
-        what = f"{found}, as it crashed or needed more than {limits.memory} bytes of memory"
+    except WorkerError as failure:
+        what = f"{failure}, as it crashed or needed more than {limits.memory} bytes of memory"
         error = ImageError(f"{item.name}: while reading it, {what}", hint=_hint("limits.memory"))
     else:
         return

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from naflex_deploy.core.machine import cores
 from naflex_deploy.core.pack import Patches
+from naflex_deploy.core.worker import end_all
 from naflex_deploy.runtime.backends.session import Session, SideBySide
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.source import Source
@@ -32,6 +34,19 @@ WINDOW = 4
 
 WHOLE = (str, Path, bytes, bytearray, memoryview, np.ndarray, Patches, Input)
 """Types of sources that any thread may read."""
+
+
+@contextmanager
+def threads() -> Iterator[Executor]:
+    """Threads for one stream, which end with it. Where it is interrupted, so do the processes that they wait for."""
+    with ThreadPoolExecutor(cores(), "naflex") as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            end_all()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def prepare_ahead(

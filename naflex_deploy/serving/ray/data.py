@@ -35,8 +35,8 @@ from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.bundle.bundle import Bundle
 from naflex_deploy.runtime.embedding.contents import read_once
-from naflex_deploy.runtime.embedding.key import key_of
-from naflex_deploy.runtime.embedding.run import output_width, provenance
+from naflex_deploy.runtime.embedding.key import key_of, provenance
+from naflex_deploy.runtime.embedding.run import output_width
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.loading import load_engine
 from naflex_deploy.runtime.results.classes import best_class

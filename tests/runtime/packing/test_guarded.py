@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -17,14 +18,16 @@ from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import LimitsSection
+from naflex_deploy.core.worker import WorkerError, stream
 from naflex_deploy.runtime.images.decode import read_header
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.media.tame import PARTS, SCANS, is_tame, pixels_of
 from naflex_deploy.runtime.packing.guarded import SlowError, decided, guarded
+from naflex_deploy.runtime.packing.pack_stream import threads
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
-from tests.support.worker_calls import accepts, refuses
+from tests.support.worker_calls import accepts, refuses, squares
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -57,6 +60,27 @@ def test_the_page_that_takes_too_long_is_an_error_and_those_before_it_are_not():
     assert isinstance(found[-1].error, SlowError)
     assert "took more than 0.5 s" in found[-1].error.message
     assert "limits.seconds" in found[-1].error.hint
+
+
+def test_a_stream_that_is_interrupted_waits_for_no_reader():
+    started, found = threading.Event(), []
+
+    def read() -> None:
+        try:
+            for _ in stream(squares, 2, 1, seconds=60, memory=1 << 30):
+                started.set()
+        except WorkerError as error:
+            found.append(str(error))
+
+    def interrupted() -> None:
+        with threads() as pool:
+            pool.submit(read)
+            assert started.wait(60)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert found == ["its process ended with -9"]
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "BMP"])
