@@ -64,14 +64,9 @@ def _install(environment: Path, name: str, *, lowest: bool) -> Path:
     python = environment / "bin" / "python"
     package = str(ROOT) if name == BASE else f"{ROOT}[{name}]"
     install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package)
+    # An extra that needs a later version than the base package says so, and comes after it.
     bounds = {item.name: _lower_bound(item) for item in requirements(name)} if lowest else {}
-    try:
-        _run(*install, *(f"{item}=={version}" for item, version in bounds.items()))
-    except RuntimeError as error:
-        if "ResolutionImpossible" not in str(error):
-            raise
-        # Another library of the extra wants a later NumPy than the base package does.
-        _run(*install, *(f"{item}=={version}" for item, version in bounds.items() if item != "numpy"))
+    _run(*install, *(f"{item}=={version}" for item, version in bounds.items()))
     return python
 
 

@@ -14,6 +14,9 @@ from click.shell_completion import CompletionItem
 READERS = ("embed", "serve")
 """Commands that read files in processes of their own."""
 
+HELP: type | tuple[type, ...] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What click raises to show the help; before 8.2 it shows the help itself."""
+
 
 class SuggestingGroup(click.Group):
     """Says which command was probably meant."""
@@ -78,11 +81,11 @@ class LazyGroup(SuggestingGroup):
             return super().main(args, standalone_mode=False, **options)
         try:
             code = super().main(args, standalone_mode=False, **options)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            sys.exit(error.exit_code)
         except click.ClickException as error:
-            _print(error)
+            if isinstance(error, HELP):
+                error.show()
+            else:
+                _print(error)
             sys.exit(error.exit_code)
         except click.Abort:
             from naflex_deploy.cli.terminal import print_error

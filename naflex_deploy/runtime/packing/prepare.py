@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from itertools import chain
@@ -30,12 +28,8 @@ from naflex_deploy.runtime.images.patchify import patchify
 from naflex_deploy.runtime.images.source import Source, describe
 from naflex_deploy.runtime.packing.guarded import decided, guarded
 from naflex_deploy.runtime.packing.prepared import Prepared
+from naflex_deploy.runtime.packing.room import ROOM
 from naflex_deploy.runtime.results.result import Result
-
-LARGE = 32_000_000
-"""Pixels of a picture above which no other such picture is decoded at the same time, for the sake of memory."""
-
-_ONE_AT_A_TIME = threading.Lock()
 
 NICE = 10
 """Priority of processes beside a server, whose own threads come first."""
@@ -80,7 +74,7 @@ class Preparer:
             return
         item = decided(item)
         if item.tame and isinstance(item.source, bytes) and self._profile.image.frames == "first":
-            with _ONE_AT_A_TIME if pixels_of(item.source) > LARGE else nullcontext():
+            with ROOM.take(pixels_of(item.source)):
                 frames = list(self.here(index, item))  # to its end, so that no picture is kept
             yield from frames
         elif item.tame:
