@@ -144,7 +144,7 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
                     f"{path}: expected images, found none",
                     hint=f"looked for {' '.join(sorted(SUFFIXES))} in it and below",
                 )
-            yield from in_slice_order(found)
+            yield from in_slice_order(found, LIMITS)
         elif path.exists() or split_column(path)[0].exists():
             yield path
         elif (spelled := _without_braces(str(path))) != [str(path)]:

@@ -15,6 +15,7 @@ from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.profile import LimitsSection
 from naflex_deploy.core.worker import WorkerError, stream
 from naflex_deploy.runtime.images.inputs import Input
+from naflex_deploy.runtime.images.media.dicom.reader import PYDICOM
 from naflex_deploy.runtime.images.media.kinds import Kind, kind_of
 from naflex_deploy.runtime.images.media.stills import is_still
 from naflex_deploy.runtime.images.media.tame import is_tame
@@ -28,7 +29,7 @@ IN_MEMORY = 16 << 20
 
 MODULES: dict[Kind, str] = {
     "PDF document": "pypdfium2",
-    "DICOM file": "pydicom.pixels.utils",
+    "DICOM file": PYDICOM,
     "volume": "nibabel",
     "video": "av",
 }

@@ -24,6 +24,9 @@ from naflex_deploy.runtime.images.source import check_size
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+PYDICOM = "pydicom.pixels.utils"
+"""The module that imports all of pydicom that is needed here."""
+
 _COLOURS = ("Red", "Green", "Blue")
 ELEMENTS = [
     "Modality",

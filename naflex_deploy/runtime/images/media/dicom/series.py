@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from naflex_deploy.runtime.images.media.dicom.reader import is_dicom
+from naflex_deploy.core.profile import LimitsSection
+from naflex_deploy.core.worker import WorkerError, stream
+from naflex_deploy.runtime.images.media.dicom.reader import PYDICOM, is_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -24,6 +26,9 @@ _ELEMENTS = [
 
 Place = tuple[float, float]
 
+Slice = tuple[tuple[str, str], Place]
+"""The identifiers of study and series, and where it is in them."""
+
 
 def is_dicom_file(path: Path) -> bool:
     """Whether the first bytes of a file are those of DICOM. The directory of a medium is none: it has no pixels."""
@@ -36,31 +41,54 @@ def is_dicom_file(path: Path) -> bool:
         return False
 
 
-def in_slice_order(files: Iterable[Path]) -> list[Path]:
+def in_slice_order(files: Iterable[Path], limits: LimitsSection) -> list[Path]:
     """Put the slices of each series into the order of the body, at the place of the first of them.
 
     Files that are not DICOM stay where they are, and all do where pydicom is not installed, which reading them says.
-    """
-    series: dict[object, list[tuple[Place, int, Path]]] = {}
-    for index, path in enumerate(files):
-        key: object = index
-        place: Place = (0.0, 0.0)
-        if is_dicom_file(path):
-            try:
-                import pydicom  # here, as it takes as long to import as hundreds of small images to embed
 
-                header = pydicom.dcmread(path, specific_tags=_ELEMENTS, stop_before_pixels=True, force=True)
-                key, place = _series(header, path, index), _place(header)
-            except Exception:
-                key = index  # reading it says what is wrong with it
+    Args:
+        files: Of a folder.
+        limits: Of headers, which are read in another process: a deflated file may inflate to any size.
+    """
+    found = list(files)
+    slices = dict(_in_another_process([path for path in found if is_dicom_file(path)], limits))
+    series: dict[object, list[tuple[Place, int, Path]]] = {}
+    for index, path in enumerate(found):
+        number, place = slices.get(path) or (None, (0.0, 0.0))
+        key: object = index if number is None else (path.parent, *number)
         series.setdefault(key, []).append((place, index, path))
     return [path for members in series.values() for _, _, path in sorted(members)]
 
 
-def _series(header: Dataset, path: Path, index: int) -> object:
-    """What the slices of one scan share, their folder included."""
-    number = header.get("SeriesInstanceUID", None)
-    return (path.parent, str(header.get("StudyInstanceUID", "")), str(number)) if number else index
+def _in_another_process(paths: list[Path], limits: LimitsSection) -> Iterator[tuple[Path, Slice | None]]:
+    """Each path with its slice; ``None`` where its reader failed or had to be ended, which reading it explains."""
+    while paths:
+        done = 0
+        try:
+            for slice in stream(read_slices, paths, seconds=limits.seconds, memory=limits.memory, modules=(PYDICOM,)):
+                yield paths[done], slice
+                done += 1
+        except (TimeoutError, WorkerError):
+            yield paths[done], None
+            done += 1
+        paths = paths[done:]
+
+
+def read_slices(paths: list[Path]) -> Iterator[Slice | None]:
+    """Of each file, its study and series with its place among their slices; ``None`` where it cannot be told."""
+    try:
+        import pydicom
+    except ModuleNotFoundError:
+        yield from (None for _ in paths)
+        return
+    for path in paths:
+        try:
+            header = pydicom.dcmread(path, specific_tags=_ELEMENTS, stop_before_pixels=True, force=True)
+            series = header.get("SeriesInstanceUID", None)
+            found = (str(header.get("StudyInstanceUID", "")), str(series)), _place(header)
+            yield found if series else None
+        except Exception:
+            yield None  # reading it says what is wrong with it
 
 
 def _place(header: Dataset) -> Place:
