@@ -131,7 +131,7 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
 
     Args:
         paths: Files, directories and patterns.
-        left_out: Called with each file of a directory that has no known suffix and is no DICOM file.
+        left_out: Called with each file of a directory that has no known suffix and is no DICOM file, or has no pixels.
 
     Raises:
         UsageError: A path does not exist, a pattern matches nothing, or a directory holds no image.
@@ -144,7 +144,7 @@ def expand(paths: Iterable[Path], left_out: Callable[[Path], None] = lambda path
                     f"{path}: expected images, found none",
                     hint=f"looked for {' '.join(sorted(SUFFIXES))} in it and below",
                 )
-            yield from in_slice_order(found, LIMITS)
+            yield from in_slice_order(found, LIMITS, left_out)
         elif path.exists() or split_column(path)[0].exists():
             yield path
         elif (spelled := _without_braces(str(path))) != [str(path)]:

@@ -44,12 +44,14 @@ class Stored:
         inverted: Whether the least value is white and Pillow did not turn that round.
         opaque: Whether an alpha channel that is 0 everywhere means nothing.
         dtype: Of its values, where Pillow holds them in another.
+        missing: The value of pixels that hold nothing.
     """
 
     said: Said | None = None
     inverted: bool = False
     opaque: bool = False
     dtype: str | None = None
+    missing: float | None = None
 
 
 PLAIN = Stored()
@@ -110,7 +112,7 @@ def to_rgb(
         values = np.asarray(image)
         if stored.dtype is not None:
             values = values.view(stored.dtype) if stored.dtype == "uint32" else values.astype(stored.dtype)
-        shown, decision = to_eight_bits(values, section.range, name, stored.said)
+        shown, decision = to_eight_bits(values, section.range, name, stored.said, stored.missing)
         grey = Image.fromarray(255 - shown if stored.inverted else shown)
         return grey.convert("RGB"), (decision,)
     if image.mode == "LAB":

@@ -33,7 +33,7 @@ class Said:
 
 
 def to_eight_bits(
-    values: npt.NDArray[Any], choice: Range, name: str, said: Said | None = None
+    values: npt.NDArray[Any], choice: Range, name: str, said: Said | None = None, missing: float | None = None
 ) -> tuple[npt.NDArray[np.uint8], Decision]:
     """Bring values of more than 8 bits, or of floating point, to 8.
 
@@ -42,6 +42,7 @@ def to_eight_bits(
         choice: ``image.range`` of the profile.
         name: In messages.
         said: What the file states.
+        missing: The value of pixels that hold nothing; they are no part of the frame's own range, and black in it.
 
     Returns:
         uint8 of the same shape, and the range with its reason.
@@ -49,6 +50,11 @@ def to_eight_bits(
     Raises:
         ImageError: Nothing says which range is meant.
     """
+    absent = values == missing if choice == "frame" and missing is not None else np.False_
+    if absent.any():
+        low, high, reason = _range(values[~absent], choice, name, said)
+        shown = np.where(absent, np.uint8(0), scale(values, low, high))
+        return shown, Decision("range", f"{low:g}..{high:g}: {reason}; {missing:g} stands for nothing: GDAL_NODATA")
     low, high, reason = _range(values, choice, name, said)
     warning = False
     if values.dtype.kind in "iu" and (low, high) == (0, 65535):
@@ -80,7 +86,7 @@ def _range(values: npt.NDArray[Any], choice: Range, name: str, said: Said | None
     if choice == "frame":
         known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
         if not known.size:
-            raise ImageError(f"{name}: expected numbers, found NaN or infinity alone", hint="leave it out")
+            raise ImageError(f"{name}: expected numbers, found NaN, infinity or nothing alone", hint="leave it out")
         return float(known.min()), float(known.max()), 'the frame\'s own, image.range = "frame"'
     if choice == "file" and said is not None and _holds(values, said):
         return said.low, said.high, said.by

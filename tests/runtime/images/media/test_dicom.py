@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom import Dataset, Sequence, dcmwrite
+from pydicom import Dataset, Sequence, dcmread, dcmwrite
+from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_windowing
 from pydicom.uid import DeflatedExplicitVRLittleEndian, HTJ2KLossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
@@ -391,9 +392,19 @@ def test_slices_of_a_medium_come_in_the_order_of_the_body(tmp_path: Path) -> Non
         header.ImageOrientationPatient, header.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [5, 5, place]
         (tmp_path / f"IM0000{index}").write_bytes(saved(header))
     (tmp_path / "DICOMDIR").write_bytes(dicom(None))
+    (tmp_path / "REPORT").write_bytes(dicom(None))
+    (tmp_path / "plan.dcm").write_bytes(dicom(None))
     (tmp_path / "A.JPG").write_bytes(b"")
     (tmp_path / "README").write_text("text")
     left: list[Path] = []
     found = [path.name for path in expand([tmp_path], left.append)]
     assert found == ["A.JPG", "IM00003", "IM00001", "IM00002", "IM00000"]
-    assert sorted(path.name for path in left) == ["DICOMDIR", "README"]
+    assert sorted(path.name for path in left) == ["DICOMDIR", "README", "REPORT", "plan.dcm"]
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_jpeg.dcm", "GDCMJ2K_TextGBR.dcm"])
+def test_files_that_one_decoder_or_a_stream_cannot_read_are_read_otherwise(name):
+    path = get_testdata_file(name, download=False)
+    (frame,) = frames(Path(path).read_bytes())
+    assert frame.error is None
+    np.testing.assert_array_equal(np.asarray(frame.picture), dcmread(path).pixel_array)

@@ -266,6 +266,18 @@ def test_what_says_nothing_needs_a_range() -> None:
     assert np.array_equal(values, expected(RAMP, 0, 4096)), "no sign in the upper half"
 
 
+@pytest.mark.parametrize(("kind", "nothing"), [("f4", -3.4028234663852886e38), ("i2", -9999), ("u2", 65535)])
+def test_pixels_that_hold_nothing_are_no_part_of_the_range_of_a_frame(kind: str, nothing: float) -> None:
+    values = RAMP.astype(kind)
+    values[:2, :3] = nothing
+    tag = (42113, 2, None, f"{nothing} ", True)  # GDAL's; its text may end with a space
+    seen, _ = shown(written(values, photometric="minisblack", extratags=[tag]), "image.range=frame")
+    hole = np.zeros(values.shape, bool)
+    hole[:2, :3] = True
+    right = expected(RAMP, RAMP[~hole].min(), RAMP[~hole].max())
+    assert np.array_equal(seen, np.where(hole, 0, right))
+
+
 @pytest.mark.parametrize("order", "<>")
 def test_white_may_be_zero_in_sixteen_bits_too(order: str) -> None:
     content = written((RAMP * 16).astype(order + "u2"), photometric="miniswhite", byteorder=order)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from naflex_deploy.core.errors import ImageError, MissingExtraError, needs_extra
@@ -16,6 +15,7 @@ from naflex_deploy.core.profile import ImageSection, VideoSection
 from naflex_deploy.core.profile.values import Window
 from naflex_deploy.runtime.images.media import density
 from naflex_deploy.runtime.images.media.dicom.codestreams import check_codestreams, check_inflated
+from naflex_deploy.runtime.images.media.dicom.pixels import clip_of, stored_values
 from naflex_deploy.runtime.images.media.dicom.values import Limits, limits_of, needs_limits, show
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.video import read_video
@@ -68,9 +68,6 @@ _MPEG = "1.2.840.10008.1.2.4.1"
 
 _CHECKED = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 92, 93))
 """JPEG, JPEG-LS and JPEG 2000."""
-
-_BY_PILLOW = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
-"""JPEG and JPEG 2000, decoded by the same library whatever else is installed."""
 
 
 def is_dicom(start: bytes) -> bool:
@@ -126,7 +123,7 @@ def read_dicom(
             syntax = str(header.file_meta.get("TransferSyntaxUID", "")) if hasattr(header, "file_meta") else ""
             if syntax.startswith(_MPEG) and "00" <= syntax[len(_MPEG) : len(_MPEG) + 2] <= "08":
                 stream.seek(0)
-                yield from read_video(_clip(pydicom.dcmread(stream)), name=name, image=image, video=video, done=done)
+                yield from read_video(clip_of(pydicom.dcmread(stream)), name=name, image=image, video=video, done=done)
                 return
             if syntax in _CHECKED:
                 stream.seek(place)
@@ -173,12 +170,12 @@ def _frames(
     if count > 1 and window == "file" and needs_limits(_describe(header, 0)):
         found = [
             limits_of(pixels, _describe(header, number))
-            for number, pixels in enumerate(_pixels(stream, header, syntax, name, list(range(count))))
+            for number, pixels in enumerate(stored_values(stream, header, syntax, name, list(range(count))))
         ]
         known = [item for item in found if item is not None]
         limits = (min(low for low, _ in known), max(high for _, high in known)) if known else None
     spaced = image.pixel_aspect == "file" and _is_stretched(header, count)
-    for number, pixels in zip(wanted, _pixels(stream, header, syntax, name, wanted), strict=True):
+    for number, pixels in zip(wanted, stored_values(stream, header, syntax, name, wanted), strict=True):
         described, last = _describe(header, number), number == count - 1
         frame_name = name if count == 1 else f"{name}, frame {number + 1}"
         try:
@@ -202,50 +199,6 @@ def _is_stretched(header: Dataset, count: int) -> bool:
         return False
     spacings = (_spacing(_describe(header, number)) for number in range(count))
     return any(spacing is not None and spacing.across != spacing.down for spacing in spacings)
-
-
-def _pixels(stream: Any, header: Dataset, syntax: str, name: str, wanted: list[int]) -> Iterator[npt.NDArray[Any]]:
-    """The stored values of some frames, each [h, w] or [h, w, 3]."""
-    import pydicom
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.pixels.utils import iter_pixels, pixel_array
-    from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    stream.seek(0)
-    whole = not syntax or syntax == DeflatedExplicitVRLittleEndian or int(header.get("BitsAllocated", 0)) == 1
-    if not whole:
-        decoder = get_decoder(syntax)
-        if not decoder.is_available:
-            raise ImageError(
-                f"{name}: no decoder for the transfer syntax {decoder.UID.name} is installed",
-                hint="pip install 'naflex-deploy[dicom]', or save it uncompressed",
-            )
-        plugin = "pillow" if syntax in _BY_PILLOW and int(header.get("BitsStored", 8)) <= 8 else ""
-        try:
-            yield from iter_pixels(stream, indices=wanted, decoding_plugin=plugin)
-        except RuntimeError as error:  # every decoder gave up
-            raise ImageError(
-                f"{name}: no installed decoder reads these pixels of {decoder.UID.name}: "
-                f"they are damaged, or of a kind that the decoders lack ({type(error).__name__})",
-                hint="save it uncompressed, or replace the file",
-            ) from None
-        return
-    # pydicom steps frame by frame neither through deflated files nor through single bits, and wants a transfer syntax.
-    data = pydicom.dcmread(stream, force=True)
-    if not syntax:
-        implicit = data.original_encoding[0]
-        data.file_meta = pydicom.dataset.FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    values = pixel_array(data)
-    several = int(header.get("NumberOfFrames", None) or 1) > 1
-    for number in wanted:
-        yield values[number] if several else values
-
-
-def _clip(data: Dataset) -> bytes:
-    from pydicom.encaps import generate_fragments
-
-    return b"".join(generate_fragments(data.PixelData))
 
 
 def _describe(header: Dataset, number: int) -> Dataset:

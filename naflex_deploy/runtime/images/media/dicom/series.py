@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _ELEMENTS = [
+    "Rows",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "InstanceNumber",
@@ -26,8 +27,8 @@ _ELEMENTS = [
 
 Place = tuple[float, float]
 
-Slice = tuple[tuple[str, str], Place]
-"""The identifiers of study and series, and where it is in them."""
+Slice = tuple[tuple[str, str] | None, Place, bool]
+"""The identifiers of study and series, where it is in them, and whether it has pixels."""
 
 
 def is_dicom_file(path: Path) -> bool:
@@ -41,20 +42,27 @@ def is_dicom_file(path: Path) -> bool:
         return False
 
 
-def in_slice_order(files: Iterable[Path], limits: LimitsSection) -> list[Path]:
+def in_slice_order(
+    files: Iterable[Path], limits: LimitsSection, left_out: Callable[[Path], None] = lambda path: None
+) -> list[Path]:
     """Put the slices of each series into the order of the body, at the place of the first of them.
 
-    Files that are not DICOM stay where they are, and all do where pydicom is not installed, which reading them says.
+    Reports, plans and other DICOM files without pixels are left out. Files that are not DICOM stay where they are, and
+    all do where pydicom is not installed, which reading them says.
 
     Args:
         files: Of a folder.
         limits: Of headers, which are read in another process: a deflated file may inflate to any size.
+        left_out: Called with each file without pixels.
     """
     found = list(files)
     slices = dict(_in_another_process([path for path in found if is_dicom_file(path)], limits))
     series: dict[object, list[tuple[Place, int, Path]]] = {}
     for index, path in enumerate(found):
-        number, place = slices.get(path) or (None, (0.0, 0.0))
+        number, place, shown = slices.get(path) or (None, (0.0, 0.0), True)
+        if not shown:
+            left_out(path)
+            continue
         key: object = index if number is None else (path.parent, *number)
         series.setdefault(key, []).append((place, index, path))
     return [path for members in series.values() for _, _, path in sorted(members)]
@@ -85,8 +93,8 @@ def read_slices(paths: list[Path]) -> Iterator[Slice | None]:
         try:
             header = pydicom.dcmread(path, specific_tags=_ELEMENTS, stop_before_pixels=True, force=True)
             series = header.get("SeriesInstanceUID", None)
-            found = (str(header.get("StudyInstanceUID", "")), str(series)), _place(header)
-            yield found if series else None
+            numbers = (str(header.get("StudyInstanceUID", "")), str(series)) if series else None
+            yield numbers, _place(header), "Rows" in header
         except Exception:
             yield None  # reading it says what is wrong with it
 

@@ -16,8 +16,10 @@ from typing import IO, Any
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 DESCRIPTION, ORIENTATION, SAMPLES, MAX_VALUE, X_RESOLUTION, Y_RESOLUTION = 270, 274, 277, 281, 282, 283
 PLANAR, UNIT, TILE_WIDTH, SUB_DIRECTORIES, EXTRA_SAMPLES, FORMAT = 284, 296, 322, 330, 338, 339
+NODATA = 42113
 _WANTED = {SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, ORIENTATION, SAMPLES}
 _WANTED |= {MAX_VALUE, X_RESOLUTION, Y_RESOLUTION, PLANAR, UNIT, TILE_WIDTH, SUB_DIRECTORIES, EXTRA_SAMPLES, FORMAT}
+_WANTED |= {NODATA}
 MASK, CFA = 4, 32803
 """Photometric interpretations of what is no picture: a transparency mask, raw values of a camera's sensor."""
 
@@ -68,6 +70,15 @@ class Directory:
     def description(self) -> str:
         value = self.tags.get(DESCRIPTION, b"")
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+    @property
+    def missing(self) -> float | None:
+        """The value of pixels that hold nothing, where GDAL states one."""
+        value = self.tags.get(NODATA)
+        try:
+            return float(value.rstrip(b"\0")) if isinstance(value, bytes) else None
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,7 @@ def _by_pillow(
         said=said,
         inverted=wide and directory.number(tags.PHOTOMETRIC, 1) == _INVERTED,
         dtype={(1, 32): "uint32", (2, 16): "int16"}.get((kind, bits)),
+        missing=directory.missing,
     )
     picture, told = to_srgb(opened, image)
     rgb, decisions = to_rgb(picture, name, image, stored)
@@ -266,7 +267,7 @@ def _from_planes(
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     if array.dtype != np.uint8:
-        array, decision = to_eight_bits(array, image.range, name, said)
+        array, decision = to_eight_bits(array, image.range, name, said, directory.missing)
         decisions = (decision,)
     samples = array.shape[2] if array.ndim == 3 else 1
     extra = directory.tags.get(tags.EXTRA_SAMPLES, ())
