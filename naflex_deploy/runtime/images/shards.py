@@ -38,11 +38,13 @@ def read_tar(
 
     Args:
         path: Of the archive.
-        suffixes: Of members that are images; a hard link counts as the member that it names.
+        suffixes: Of members that are images; a hard link counts as the member that it names. Links come last, as the
+            archive is read once more for them.
         left_out: Called with every other file, under its name as above.
         most: Largest size of a member in bytes; a larger one is an error, and is not read.
     """
     empty = True
+    links: dict[str, list[str]] = {}
     try:
         with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
             for member in archive:
@@ -57,9 +59,11 @@ def read_tar(
                     continue
                 empty = False
                 if member.islnk():
-                    yield f"{path}/{member.name}", _linked(path, member, most)
+                    links.setdefault(member.linkname, []).append(member.name)
                 else:
                     yield f"{path}/{member.name}", _content(archive, member, f"{path}/{member.name}", most)
+        if links:
+            yield from _linked(path, links, most)
     except Exception as error:  # the module raises many kinds, TypeError among them
         reason = " ".join(str(error).split())
         yield str(path), ImageError(f"{path}: damaged or truncated tar archive: {reason}", hint="replace the file")
@@ -83,11 +87,23 @@ def too_large(name: str, size: int, most: int) -> ImageError:
     )
 
 
-def _linked(path: Path, link: tarfile.TarInfo, most: int) -> bytes | ImageError:
-    """The content of the member that a hard link names, for which the archive is read once more: links are rare."""
+def _linked(path: Path, links: dict[str, list[str]], most: int) -> Iterator[Entry]:
+    """The contents of the members that hard links name.
+
+    Args:
+        path: Of the archive.
+        links: Names of links by the member that they name.
+        most: Largest size of a member in bytes.
+    """
     with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
         for member in archive:
             archive.members.clear()  # type: ignore[attr-defined]
-            if member.name == link.linkname and member.isfile():
-                return _content(archive, member, f"{path}/{link.name}", most)
-    return ImageError(f"{path}/{link.name}: links to {link.linkname}, which is not there", hint="write it as a file")
+            if member.isfile() and member.name in links:
+                content = b"" if member.size > most else _content(archive, member, "", most)
+                for link in links.pop(member.name):
+                    name = f"{path}/{link}"
+                    yield name, content if member.size <= most else too_large(name, member.size, most)
+    for target, missing in links.items():
+        for name in missing:
+            what = f"{path}/{name}: links to {target}, which is not there"
+            yield f"{path}/{name}", ImageError(what, hint="write it as a file")

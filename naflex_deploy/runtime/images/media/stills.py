@@ -72,10 +72,11 @@ def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Colle
         with damage(name):
             opened = _opener(start, name)(stream)
             stored = Stored(said=_significant(stream, start, name), opaque=isinstance(opened, BmpImageFile))
-            pictures = int(getattr(opened, "n_frames", 1))
-            if isinstance(opened, WebPImageFile) and pictures > 1:
+            several, webp = image.frames == "all" and not _is_jpeg(start), isinstance(opened, WebPImageFile)
+            pictures = int(getattr(opened, "n_frames", 1)) if several or webp else 1  # of a GIF by decoding them all
+            if webp and pictures > 1:
                 check_size(opened.width, opened.height, name, image.max_pixels // _WEBP_CANVASES)
-            count = pictures if image.frames == "all" and not _is_jpeg(start) else 1
+            count = pictures if several else 1
         if count > 1:
             yield from _animation(opened, count, name, image, done)
         elif 0 not in done:
