@@ -65,7 +65,7 @@ def _sentence(summary: Summary, budget: int) -> str:
     for number, what in (
         (len(summary.rejected), "rejected"),
         (summary.skipped, "done by an earlier run"),
-        (summary.left_out, "of no known suffix left out"),
+        (summary.left_out, "of no known suffix or without pixels left out"),
     ):
         if number:
             parts.append(f"{number} {what}")

@@ -122,7 +122,7 @@ def test_the_summary_names_what_is_not_in_the_table(
     monkeypatch.setattr(embed_module, "SHOWN", 2)
     lines = run("embed", bundle, images).stdout.splitlines()
     assert lines[3] == "… and 4 more: -o FILE writes all"
-    assert lines[4].startswith("6 images from 6 files; 1 rejected; 2 of no known suffix left out; ")
+    assert lines[4].startswith("6 images from 6 files; 1 rejected; 2 of no known suffix or without pixels left out; ")
     document = json.loads(run("embed", bundle, images, "--json").stdout)
     assert (document["left_out_files"], document["frames_not_shown"], len(document["rows"])) == (2, 4, 2)
     (line,) = run("embed", bundle, images / "bad.jpg").stdout.splitlines()

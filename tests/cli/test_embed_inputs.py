@@ -105,7 +105,8 @@ def test_outputs_hold_nothing_of_a_patient(run: Run, bundle: Path, tmp_path: Pat
     rng = np.random.default_rng(0)
     (folder / "1.dcm").write_bytes(dicom(rng.integers(0, 4096, (3, 40, 50), np.uint16), WindowCenter=9, WindowWidth=9))
     (folder / "2.dcm").write_bytes(dicom(None))
-    result = run("embed", bundle, folder, "-o", output)
+    assert run("embed", bundle, folder, "-o", output).exit_code == 0  # a folder may hold reports
+    result = run("embed", bundle, folder, folder / "2.dcm", "-o", output, "--force")
     assert result.exit_code == 6
     assert "a DICOM file without any" in result.stderr
     content = output.read_bytes() + result.output.encode()
