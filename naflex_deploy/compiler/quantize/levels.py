@@ -52,12 +52,17 @@ class Levels:
 
     def nearest(self, x: Float32) -> Float32:
         """The nearest level of each value."""
-        scaled = x / np.float32(self.scale)
-        if self.kind == "u8":
-            rounded = np.clip(np.rint(scaled + np.float32(self.zero)), 0, 255) - np.float32(self.zero)
+        found = np.divide(x, np.float32(self.scale), dtype=np.float32)
+        # Large arrays are changed in place, because new memory costs more than the arithmetic.
+        if self.kind == "e4m3":
+            found = round_scaled(found, self.kind).astype(np.float32)
         else:
-            rounded = round_scaled(scaled, self.kind).astype(np.float32)
-        return np.asarray(rounded * np.float32(self.scale), np.float32)
+            zero, least, most = (0, -127, 127) if self.kind == "s8" else (np.float32(self.zero), 0, 255)
+            found += zero
+            np.clip(np.rint(found, out=found), least, most, out=found)
+            found -= zero
+        found *= np.float32(self.scale)
+        return found
 
     @property
     def range(self) -> tuple[float, float]:
@@ -116,8 +121,11 @@ def quantize_weight(weight: Float32, kind: Kind, importance: Float32 | None = No
 
 def _error(weight: Float32, scale: Float32, cost: Float32) -> Float32:
     """The squared error of rounding with a scale, for each output channel, [E]."""
-    rounded = np.clip(np.rint(weight / scale), -127, 127) * scale
-    return np.asarray(cost @ np.square(rounded - weight))
+    rounded = weight / scale
+    np.clip(np.rint(rounded, out=rounded), -127, 127, out=rounded)
+    rounded *= scale
+    rounded -= weight
+    return np.asarray(cost @ np.square(rounded, out=rounded))
 
 
 def round_scaled(scaled: Float32, kind: Kind) -> npt.NDArray[np.generic]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,12 @@ are not among them, because lowerings fold these into other products."""
 
 
 def prepare(
-    portable: Path, spec: QuantSpec, kind: Kind, prefix: int, sites: Collection[str] | None = None
+    portable: Path,
+    spec: QuantSpec,
+    kind: Kind,
+    prefix: int,
+    sites: Collection[str] | None = None,
+    report: Callable[[str], None] = lambda step: None,
 ) -> Quantization:
     """Quantise a model.
 
@@ -38,6 +43,7 @@ def prepare(
         prefix: Prefix tokens of the model.
         sites: Sites to quantise. The default is `default_sites`, or, after a sensitivity analysis, all
             `possible_sites` that it did not find to need float.
+        report: Called with a line at the start of each step, which says how far the work is.
 
     Raises:
         CalibrationError: The calibration has no samples, lacks a site, or leaves every site in float.
@@ -55,8 +61,9 @@ def prepare(
     if not found:
         raise CalibrationError("the calibration leaves nothing to quantise", hint="build in a higher precision")
     rows = min(ROWS, BYTES // (4 * sum(len(next(iter(group.layers.values())).weight) for group in found)))
+    report(f"gathering {len(found)} activations on {len(spec.tuning_samples)} images")
     activations = gather(portable, [group.site for group in found], spec.tuning_samples, prefix, rows)
-    return quantize(model, spec, kind, chosen, activations)
+    return quantize(model, spec, kind, chosen, activations, report)
 
 
 def default_sites(model: graphs.Model) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from naflex_deploy.compiler.passes.linear import Linear
 from naflex_deploy.compiler.quantize.centre import centre
 from naflex_deploy.compiler.quantize.layers import Group, groups, pixels_of
 from naflex_deploy.compiler.quantize.levels import Float32, Kind, Levels, Weight, quantize_weight, weight_kind
-from naflex_deploy.compiler.quantize.rounding import compensated
+from naflex_deploy.compiler.quantize.rounding import compensated, covariance
 from naflex_deploy.compiler.quantize.search import Choice, search
 from naflex_deploy.compiler.quantize.smooth import Smoothing, absorber, fold
 from naflex_deploy.compiler.quantize.spec import QuantSpec
@@ -72,7 +72,12 @@ class Quantization:
 
 
 def quantize(
-    model: Model, spec: QuantSpec, kind: Kind, sites: Collection[str], activations: Mapping[str, Float32]
+    model: Model,
+    spec: QuantSpec,
+    kind: Kind,
+    sites: Collection[str],
+    activations: Mapping[str, Float32],
+    report: Callable[[str], None] = lambda step: None,
 ) -> Quantization:
     """Search for smoothings and ranges, fold the smoothings, and round the weights.
 
@@ -82,6 +87,7 @@ def quantize(
         kind: Kind of levels for activations.
         sites: Sites to quantise, see `default_sites`.
         activations: Rows of each site's activation on calibration images, [N, D].
+        report: Called with a line at the start of each search, and of each rounding.
 
     Raises:
         CalibrationError: A site was not observed.
@@ -92,15 +98,19 @@ def quantize(
             f"the calibration has no observation of {', '.join(missing)}", hint="calibrate again with this version"
         )
     centred = centre(model, [name for group in chosen for name in group.layers])
-    choices = {group.site: _choose(model, group, spec, kind, activations[group.site]) for group in chosen}
+    choices: dict[str, Choice] = {}
+    for number, group in enumerate(chosen, 1):
+        report(f"searching the range of activation {number} of {len(chosen)}: {group.site}")
+        choices[group.site] = _choose(model, group, spec, kind, activations[group.site])
     smoothings = {site: choice.smoothing for site, choice in choices.items() if choice.smoothing is not None}
     fold(model, smoothings)
     layers: dict[str, QuantizedLayer] = {}
-    for group in groups(model):
-        if choice := choices.get(group.site):
-            rows = activations[group.site]
-            x = rows if choice.smoothing is None else choice.smoothing.applied(rows)
-            layers |= {name: _round(layer, x, choice.levels) for name, layer in group.layers.items()}
+    smoothed = [group for group in groups(model) if group.site in choices]
+    for number, group in enumerate(smoothed, 1):
+        report(f"rounding the weights that read activation {number} of {len(smoothed)}: {', '.join(group.layers)}")
+        rows, choice = activations[group.site], choices[group.site]
+        x = rows if choice.smoothing is None else choice.smoothing.applied(rows)
+        layers |= _round(group.layers, x, choice.levels)
     return Quantization(layers, smoothings, centred, choices)
 
 
@@ -131,12 +141,20 @@ def _choose(model: Model, group: Group, spec: QuantSpec, kind: Kind, x: Float32)
     return search(spec.sites[group.site], x, weights, kind, spec.method, free=found is not None, shifts=shifts)
 
 
-def _round(layer: Linear, x: Float32, levels: Levels) -> QuantizedLayer:
-    exact, rounded = _float(layer.weight), levels.nearest(x)
+def _round(layers: Mapping[str, Linear], x: Float32, levels: Levels) -> dict[str, QuantizedLayer]:
+    """Round the layers that read an activation, side by side, since each output channel is rounded on its own."""
+    exact = np.concatenate([_float(layer.weight) for layer in layers.values()], axis=1)
+    rounded = levels.nearest(x)
     weight = quantize_weight(exact, weight_kind(levels.kind), x.var(0))
-    weight = compensated(exact, weight, np.cov(rounded.T.astype(np.float64)))
-    error = x.mean(0) @ exact - rounded.mean(0) @ weight.dequantized
-    return QuantizedLayer(levels, weight, _float(layer.bias) + error)
+    weight = compensated(exact, weight, covariance(rounded))
+    bias = np.concatenate([_float(layer.bias) for layer in layers.values()])
+    bias += x.mean(0) @ exact - rounded.mean(0) @ weight.dequantized
+    ends = np.cumsum([layer.weight.shape[1] for layer in layers.values()])[:-1]
+    parts = zip(np.split(weight.values, ends, axis=1), np.split(weight.scale, ends), np.split(bias, ends), strict=True)
+    return {
+        name: QuantizedLayer(levels, Weight(np.ascontiguousarray(values), scale), own)
+        for name, (values, scale, own) in zip(layers, parts, strict=True)
+    }
 
 
 def _float(values: Array) -> Float32:

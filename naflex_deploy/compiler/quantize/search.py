@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from naflex_deploy.compiler.quantize import ranges
 from naflex_deploy.compiler.quantize.levels import Float32, Kind, Levels, quantize_weight, weight_kind
 from naflex_deploy.compiler.quantize.observation import Float64, SiteObservation
+from naflex_deploy.compiler.quantize.rounding import covariance
 from naflex_deploy.compiler.quantize.smooth import Smoothing
 from naflex_deploy.core.profile import Method
+
+T = TypeVar("T")
 
 ALPHAS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 FOLDS = 4
@@ -37,6 +40,8 @@ PARTS = (0.95, *(2.0 ** -np.arange(0.15, 10, 0.3)))
 PATIENCE = 3
 COLUMNS = 512
 """Largest number of output channels of each layer on which outputs are compared."""
+TRIED = 2048
+"""Largest number of rows on which candidates are compared, taken evenly from all folds."""
 
 Ranges = list[tuple[float, float]]
 """(low, high) for each fold, derived from the other folds, and last the range derived from all images."""
@@ -98,16 +103,22 @@ class _Site:
     def __init__(
         self, seen: SiteObservation, x: Float32, weights: Sequence[Float32], kind: Kind, *, shifts: bool
     ) -> None:
-        self.x, self.kind, self.shifts = x, kind, shifts
+        self.kind, self.shifts = kind, shifts
         self.folds = np.array_split(x, FOLDS)  # Folds hold whole images, except at their edges.
-        self.seen = [*(SiteObservation.of(self.rows(fold)) for fold in range(FOLDS)), seen]
+        step = max(1, len(x) // TRIED)
+        self.tried = [fold[::step] for fold in self.folds]
+        self.whole = step == 1
+        observed = [SiteObservation.of(fold) for fold in self.folds]
+        self.seen = [*(reduce(SiteObservation.merged, _without(observed, fold)) for fold in range(FOLDS)), seen]
         self.read = np.max([np.abs(weight).max(1) for weight in weights], axis=0)
         self.weights = [weight[:, :: -(-weight.shape[1] // COLUMNS)] for weight in weights]
-        self.power = [_spread(x @ weight) for weight in self.weights]
+        self.covariance = covariance(x).astype(np.float32)
+        self.power = [self.variance(weight) for weight in self.weights]
+        self.readout = _readout(self.weights, self.power)
 
-    def rows(self, fold: int) -> Float32:
-        """The rows that decide about a fold, which are those of the other folds; all rows for the final choice."""
-        return self.x if fold == FOLDS else np.concatenate(self.folds[:fold] + self.folds[fold + 1 :])
+    def variance(self, weight: Float32) -> float:
+        """Variance of the activation's product with a weight, summed over output channels, from the covariance."""
+        return max(float(np.vdot(weight, self.covariance @ weight)), 1e-30)
 
 
 class _Trial:
@@ -116,22 +127,32 @@ class _Trial:
     def __init__(self, site: _Site, alpha: float | None) -> None:
         self.site, self.alpha = site, alpha
         self.smoothings = [self._smoothing(seen) for seen in site.seen]
-        self.folds = [smoothing.applied(x) for smoothing, x in zip(self.smoothings, site.folds, strict=False)]
+        self.tried = self._applied(site.tried)
         stored, scale = weight_kind(site.kind), self.smoothings[-1].scale[:, None]
         lost = [quantize_weight(w * scale, stored, clip=False).dequantized / scale - w for w in site.weights]
-        self.of_weights = np.mean([_spread(site.x @ part) / y for part, y in zip(lost, site.power, strict=True)])
+        self.of_weights = np.mean([site.variance(part) / y for part, y in zip(lost, site.power, strict=True)])
 
     def covered(self, method: Method) -> Ranges:
         """The ranges that a method derives."""
         return [self._covered(fold, method) for fold in range(FOLDS + 1)]
 
-    def errors(self, tried: Ranges) -> Float64:
-        """The errors with such ranges, as in `Choice`."""
-        parts = zip(self.folds, self.smoothings, tried, strict=False)
-        lost = np.concatenate([(self._levels(*covered).nearest(x) - x) * by.scale for x, by, covered in parts])
-        outputs = [np.array_split(lost @ weight, FOLDS) for weight in self.site.weights]
-        errors = [[_spread(fold) / p for fold in y] for y, p in zip(outputs, self.site.power, strict=True)]
-        return np.asarray(np.mean(errors, axis=0) + COMPENSATED * self.of_weights)
+    def errors(self, ranges: Ranges, rows: Sequence[Float32] | None = None) -> Float64:
+        """The errors with such ranges, as in `Choice`.
+
+        Args:
+            ranges: The ranges.
+            rows: Smoothed rows of each fold; the default is those on which candidates are compared.
+        """
+        found = []
+        for x, smoothing, (low, high) in zip(rows or self.tried, self.smoothings, ranges, strict=False):
+            lost = self._levels(low, high).nearest(x)
+            lost -= x
+            lost *= smoothing.scale
+            found.append(_spread(lost @ self.site.readout))
+        return np.asarray(np.array(found) + COMPENSATED * self.of_weights, np.float64)
+
+    def _applied(self, folds: Sequence[Float32]) -> list[Float32]:
+        return [smoothing.applied(x) for smoothing, x in zip(self.smoothings, folds, strict=False)]
 
     def narrowed(self, method: Method) -> Choice:
         """Narrow the range only if that does far better, because values cut off may matter in images not yet seen."""
@@ -151,6 +172,11 @@ class _Trial:
                     best, errors, worse = tried, found, 0
                 elif (worse := worse + 1) == PATIENCE:
                     break
+        if not _less(errors, start, NARROWER):
+            return self._choice(full, start)
+        if not self.site.whole:
+            rows = self._applied(self.site.folds)
+            start, errors = self.errors(full, rows), self.errors(best, rows)
         return self._choice(best, errors) if _less(errors, start, NARROWER) else self._choice(full, start)
 
     def _smoothing(self, seen: SiteObservation) -> Smoothing:
@@ -164,7 +190,8 @@ class _Trial:
         if method == "minmax":
             return min(float(low.min()), 0.0), max(float(high.max()), 0.0)
         if self.alpha is not None:  # The histogram is that of the rows, the range that of all images.
-            of_rows = SiteObservation.of(smoothing.applied(self.site.rows(fold)))
+            rows = np.concatenate(_without(self.site.tried, fold))
+            of_rows = SiteObservation.of(smoothing.applied(rows))
             seen = replace(of_rows, channel_low=low, channel_high=high)
         if self.site.kind == "u8":
             return ranges.asymmetric(seen, method)
@@ -183,6 +210,27 @@ def _less(errors: Float64, than: Float64, share: float) -> bool:
     return bool((errors < share * than).all())
 
 
-def _spread(values: npt.NDArray[np.floating[Any]]) -> float:
-    """Variance over rows, summed over channels."""
-    return max(float(values.var(0).sum()), 1e-30)
+def _without(folds: Sequence[T], fold: int) -> list[T]:
+    """The other folds, which decide about a fold; all of them for the final choice, whose number is `FOLDS`."""
+    return [one for number, one in enumerate(folds) if number != fold]
+
+
+def _readout(weights: Sequence[Float32], power: Sequence[float]) -> Float32:
+    """A matrix [D, R] that stands for all layers: the variance of ``x @ readout``, summed over channels, is the mean
+    over layers of the variance of ``x @ weight``, summed and relative to its power.
+
+    It is that of the layers side by side or, where these have more than D columns, the triangular factor of their
+    transpose, since ``QR = Aᵀ`` gives ``A·Aᵀ = Rᵀ·R``.
+    """
+    scaled = [weight / np.float32((y * len(weights)) ** 0.5) for weight, y in zip(weights, power, strict=True)]
+    beside = np.concatenate(scaled, axis=1)
+    if beside.shape[1] <= len(beside):
+        return beside
+    factor: Float32 = np.linalg.qr(beside.T, mode="r")  # type: ignore[assignment]
+    return np.ascontiguousarray(factor.T)
+
+
+def _spread(values: Float32) -> float:
+    """Variance over rows, summed over channels; the values are overwritten."""
+    values -= values.mean(0)
+    return max(float(np.vdot(values, values)) / len(values), 1e-30)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from naflex_deploy.compiler.quantize.levels import Float32, Kind, quantize_weight
-from naflex_deploy.compiler.quantize.rounding import BLOCK, compensated
+from naflex_deploy.compiler.quantize.rounding import BLOCK, CHUNK, _factor_of_inverse, compensated, covariance
 
 
 def correlated(rows: int, width: int, seed: int = 0) -> Float32:
@@ -49,3 +49,21 @@ def test_channels_that_are_always_the_same_do_no_harm() -> None:
     assert np.isfinite(found.dequantized).all()
     silent = np.zeros((32, 32))
     assert np.array_equal(compensated(weight, start, silent).values, start.values)
+
+
+def test_the_covariance_is_that_of_float64_with_large_means_and_outliers_too() -> None:
+    x = correlated(2 * CHUNK + 7, 48)
+    x[:, 3] = 1000 * x[:, 3] + 300
+    x[5] *= 100
+    expected = np.cov(x.T.astype(np.float64), bias=True)
+    deviation = np.sqrt(np.diag(expected))
+    assert np.abs((covariance(x) - expected) / np.outer(deviation, deviation)).max() < 1e-5
+
+
+@pytest.mark.parametrize("width", [1, 5, BLOCK + 3, 3 * BLOCK])
+def test_the_inverse_has_a_triangular_factor(width: int) -> None:
+    matrix = np.cov(correlated(2 * width + 2, max(width, 4)).T.astype(np.float64))[:width, :width].reshape(width, width)
+    matrix = matrix + np.eye(width) * 0.01
+    factor = _factor_of_inverse(matrix)
+    assert np.array_equal(factor, np.triu(factor))
+    assert np.abs(factor.T @ factor @ matrix - np.eye(width)).max() < 1e-8

@@ -7,7 +7,7 @@ import pytest
 
 from naflex_deploy.compiler.quantize.levels import Float32, Kind, Levels
 from naflex_deploy.compiler.quantize.observation import SiteObservation
-from naflex_deploy.compiler.quantize.search import Choice, search
+from naflex_deploy.compiler.quantize.search import TRIED, Choice, _readout, search
 
 ROWS, WIDTH, OUT = 400, 32, 24
 
@@ -112,3 +112,25 @@ def test_fp8_covers_everything() -> None:
     x[0, 0] = 50
     levels = search(SiteObservation.of(x), x, [weight], "e4m3", "percentile", free=False, shifts=False).levels
     assert levels.range[1] >= 50 * 0.999
+
+
+def test_rare_values_that_matter_keep_their_range_though_few_rows_are_tried() -> None:
+    """They lie in rows on which candidates are not compared."""
+    x, weight = drawn(rows=4 * TRIED)
+    x[:, 1] = 0
+    x[2::4, 1] = np.random.default_rng(1).exponential(20, TRIED)
+    choice = found(x, weight, free=False, shifts=False)
+    smooth = choice.smoothing.applied(x) if choice.smoothing else x
+    assert choice.levels.range[1] > 0.9 * smooth.max()
+
+
+@pytest.mark.parametrize("widths", [(5,), (40, 7, 24)])
+def test_the_readout_stands_for_all_layers(widths: tuple[int, ...]) -> None:
+    x, _ = drawn()
+    rng = np.random.default_rng(2)
+    weights = [rng.standard_normal((WIDTH, width)).astype(np.float32) for width in widths]
+    power = [float(place + 2) for place in range(len(widths))]
+    expected = np.mean([(x @ weight).var(0).sum() / y for weight, y in zip(weights, power, strict=True)])
+    readout = _readout(weights, power)
+    assert readout.shape == (WIDTH, min(WIDTH, sum(widths)))
+    assert (x @ readout).var(0).sum() == pytest.approx(expected, rel=1e-4)

@@ -57,7 +57,7 @@ def lower(task: Task) -> Variant:
     before = counts(read(task.portable))
     quantization = None
     if task.precision == "int8":
-        quantization = prepare(task.portable, task.calibrated(), "u8", task.prefix)
+        quantization = prepare(task.portable, task.calibrated(), "u8", task.prefix, report=task.report)
     model, passes = lowered(task.portable, quantization)
     if quantization is not None:
         # Few float weights are left; storing them again spares an edge copy the portable graph's file of all weights.

@@ -57,7 +57,7 @@ def lower(task: Task) -> Variant:
     folder.mkdir(parents=True)
     quantization = None
     if task.precision == "int8":
-        quantization = prepare(task.portable, task.calibrated(), "u8", task.prefix)
+        quantization = prepare(task.portable, task.calibrated(), "u8", task.prefix, report=task.report)
     model = read(task.portable)
     before = counts(model)
     quantized, passes = rewrite(model, quantization)

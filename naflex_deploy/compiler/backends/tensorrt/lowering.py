@@ -87,7 +87,7 @@ def lower(backend: str, task: Task) -> Variant:
     forms = choose_form(backend, number, task.profile.budgets(backend), wanted)
     quantization = None
     if task.precision in KINDS:
-        quantization = prepare(task.portable, task.calibrated(), KINDS[task.precision], task.prefix)
+        quantization = prepare(task.portable, task.calibrated(), KINDS[task.precision], task.prefix, report=task.report)
     refused: list[dict[str, str]] = []
     for form in forms[:-1]:
         try:

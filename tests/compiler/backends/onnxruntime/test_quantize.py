@@ -60,7 +60,7 @@ def test_every_family_stays_close(name: str) -> None:
 def test_every_product_asked_for_runs_in_eight_bits(embed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = portable("siglip2").parent / f"embed-{embed}"
     sites = default_sites(read(portable("siglip2"))) | ({EMBED} if embed else set())
-    monkeypatch.setattr(lowering, "prepare", lambda *_: quantization("siglip2", embed=embed))
+    monkeypatch.setattr(lowering, "prepare", lambda *_, report: quantization("siglip2", embed=embed))
     variant = lowering.lower(task("siglip2", folder, spec("siglip2")))
     asked = 2 * 6 + embed
     assert variant.name == "onnxruntime-cpu-int8"
