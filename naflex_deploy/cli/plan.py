@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import click
 import tomli_w
 
+from naflex_deploy.bench.compare.contenders import TOGETHER
 from naflex_deploy.bench.cost.tuning import Tuning, tune
 from naflex_deploy.bench.report.report import comparison_json, histogram_json
 from naflex_deploy.bench.report.tables import number, spread
@@ -59,7 +61,7 @@ RELIABLE = 0.10
     metavar="S",
     default=20.0,
     show_default=True,
-    help="Seconds to measure packs; measuring the gain takes three times as long.",
+    help="Seconds that tuning may take, including the build of a bundle, which leaves at least half of them.",
 )
 @wait_option
 @json_option
@@ -120,7 +122,10 @@ def _tune(
         build_bundle(Config(profile, config.origins), model_or_demo(model), path, report=step)
         return path
 
-    return tune(config.profile, sizes, bundle or build(config.profile), build, seconds=seconds, report=step)
+    begun = time.perf_counter()
+    subject = bundle or build(config.profile)
+    left = max(seconds - (time.perf_counter() - begun), seconds / 2)
+    return tune(config.profile, sizes, subject, build, seconds=left, report=step)
 
 
 def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
@@ -156,8 +161,11 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
         )
     if found.rejected:
         out.print(f"the profile refuses {found.rejected} of the sizes, which were left out")
-    if found.measured is None:
+    if found.after == found.before:
         out.print("nothing changed: the profile's packing is within 2 % of the fastest")
+    elif found.measured is None:
+        out.print(f"predicted: {found.predicted[TOGETHER]:.2f} times as fast, all images together")
+        err.print("[bold yellow]warning:[/] there was no time to measure the gain: allow more --seconds")
     else:
         speeds = {ratio.workload: ratio.speed for ratio in found.measured.ratios}
         print_table(

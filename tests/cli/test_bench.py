@@ -182,7 +182,7 @@ def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_p
     sizes, output = tmp_path / "sizes.csv", tmp_path / "tuned.toml"
     sizes.write_text("w,h\n" + "".join(f"{8 + 4 * (n % 7)},{8 + 4 * (n % 5)}\n" for n in range(60)) + "9999,9999\n")
     profile = ("--profile", "edge", "--set", "image.tokens=16", "--set", "engine.onnxruntime.budgets=[16]")
-    arguments = (*profile, "--tune", "--sizes", sizes, "--bundle", sums, "--seconds", "0.3", "-o", output)
+    arguments = (*profile, "--tune", "--sizes", sizes, "--bundle", sums, "--seconds", "2", "-o", output)
     result = run("plan", *arguments, "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
@@ -197,7 +197,7 @@ def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_p
     assert tomllib.loads(output.read_text())["image"]["tokens"] == 16
     if document["after"] != document["before"]:
         assert document["predicted_times_as_fast"]["all images together"] >= 1
-        assert len(document["measured"]["ratios"]) == 2
+        assert document["measured"] is None or len(document["measured"]["ratios"]) == 2
     assert "exists already" in run("plan", *arguments).stderr
     printed = run("plan", *arguments, "--force")
     assert printed.exit_code == 0, printed.output

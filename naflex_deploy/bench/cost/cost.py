@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +14,23 @@ import numpy.typing as npt
 
 from naflex_deploy.bench.load.accounting import computed
 from naflex_deploy.bench.load.subject import Subject
+from naflex_deploy.core.errors import UsageError
 from naflex_deploy.core.manifest import InputSpec, Variant
 from naflex_deploy.core.pack import Pack, Patches, Role
 from naflex_deploy.runtime.backends.session import Session, SideBySide
 
 Float = npt.NDArray[np.float64]
+Clock = Callable[[], float]
+Report = Callable[[str], None]
 
 PROBES = 6
 """Number of budgets at which packs are timed."""
+
+FITTING = 0.4
+"""Share of the time of a tuning that goes into timing packs; the rest goes into measuring the gain."""
+
+LEAST_ROUNDS = 3
+"""Fewest rounds through all packs whose medians are used, after an uncounted one."""
 
 STEP = 64
 """Chosen budgets are multiples of this number of tokens."""
@@ -119,8 +129,9 @@ def time_packs(
     outputs: Sequence[str],
     *,
     seconds: float = 20.0,
-    least: int = 5,
-    clock: Callable[[], float] = time.perf_counter,
+    least: int = LEAST_ROUNDS,
+    clock: Clock = time.perf_counter,
+    report: Report = lambda step: None,
 ) -> Float:
     """The [N] seconds that each pack takes, as the median over rounds through all packs.
 
@@ -131,9 +142,10 @@ def time_packs(
         session: Session that runs the packs.
         packs: Packs to time.
         outputs: Names of the outputs to compute.
-        seconds: Time to measure, after an uncounted round.
-        least: Fewest rounds to count.
+        seconds: Time to spend, including an uncounted round; no round begins that would probably end later.
+        least: Fewest rounds to count, whatever the time.
         clock: Clock that measures seconds.
+        report: Called with a line at the start of each round, which says how far the work is.
     """
     workers = session.workers if isinstance(session, SideBySide) else 1
     runner = session.worker() if isinstance(session, SideBySide) and workers > 1 else session
@@ -146,9 +158,12 @@ def time_packs(
                 future.result()
             return clock() - start
 
-        begun = clock()
-        while len(rounds) <= least or clock() - begun < seconds:
+        begun, longest = clock(), 0.0
+        while len(rounds) <= least or clock() - begun + longest <= seconds:
+            started = clock()
+            report(f"timing packs: round {len(rounds) + 1}, {started - begun:.0f} of {seconds:.0f} s")
             rounds.append([run(pack) for pack in packs])
+            longest = max(longest, clock() - started)
     medians: Float = np.median(np.array(rounds[1:]), axis=0)
     return medians
 
@@ -175,26 +190,66 @@ class CostFit:
         return float(np.abs(self.predicted / self.seconds - 1).max())
 
 
-def fit_cost(subject: Subject, most: int, longest: int, max_images: int, *, seconds: float = 20.0) -> CostFit:
+def fit_cost(
+    subject: Subject,
+    most: int,
+    longest: int,
+    max_images: int,
+    *,
+    seconds: float = 20.0,
+    clock: Clock = time.perf_counter,
+    report: Report = lambda step: None,
+) -> CostFit:
     """Time packs of `PROBES` budgets on an engine, and fit a cost model.
 
     Args:
         subject: The engine.
         most: Tokens of the largest packs. The smallest have about a thirty-second of that, though at least `STEP` if
-            that is no more than a quarter.
+            that is no more than a quarter. Where there is no time for that, the largest are halved, as long as they
+            hold the longest image.
         longest: Largest number of patches in an image.
         max_images: Largest number of images in a pack.
-        seconds: See `time_packs`.
+        seconds: Time to spend.
+        clock: Clock that measures seconds.
+        report: Called with a line at the start of each round.
+
+    Raises:
+        UsageError: The least that has to be timed would take longer than `seconds`.
     """
-    prefix = subject.manifest.model.prefix
-    (spec,) = [spec for spec in subject.variant.inputs if spec.role == Role.PATCHES]
-    least = max(min(max(most // 32, STEP), most // 4), prefix + 4)
-    budgets = [int(budget) for budget in np.geomspace(least, most, PROBES)]
-    groups = [probe_packs(budget, longest + prefix, max_images, spec, prefix) for budget in budgets]
+    begun = clock()
+    groups = _groups(subject, most, longest, max_images)
+    # Packs of many images, which cost more than others, at two budgets: enough for an estimate from above.
+    small, usual = (groups[index][-1] for index in (0, PROBES // 2))
+    timed = time_packs(subject.session, [small, usual], subject.outputs, seconds=0, least=1, clock=clock)
+    per_token = max(float(timed[1] - timed[0]) / (usual.tokens - small.tokens), 0.0)
+    per_pack = max(float(timed[0]) - per_token * small.tokens, 0.0)
+    left = seconds - (clock() - begun)
+    while (needed := _estimated(groups, per_pack, per_token)) > left:
+        if most // 2 < longest + subject.manifest.model.prefix:
+            raise UsageError(
+                f"timing packs takes about {needed:.0f} s on this machine, expected at most {max(left, 0):.0f} s",
+                hint=f"pass --seconds {math.ceil((needed + clock() - begun) / FITTING)}",
+            )
+        most //= 2
+        groups = _groups(subject, most, longest, max_images)
     packs = [pack for group in groups for pack in group]
     # Every other budget is held out and predicted from its neighbours.
     held = np.array([index % 2 == 1 and index < PROBES - 1 for index, group in enumerate(groups) for _ in group])
     table = features(packs, subject.variant)
-    times = time_packs(subject.session, packs, subject.outputs, seconds=seconds)
+    times = time_packs(subject.session, packs, subject.outputs, seconds=left, clock=clock, report=report)
     tried = CostModel.fit(table[~held], times[~held])
     return CostFit(CostModel.fit(table, times), table[held, 2], times[held], tried.seconds(table[held]))
+
+
+def _estimated(groups: Sequence[Sequence[Pack]], per_pack: float, per_token: float) -> float:
+    """Seconds of the fewest rounds through packs, one of which is not counted."""
+    return (LEAST_ROUNDS + 1) * sum(per_pack + per_token * pack.tokens for group in groups for pack in group)
+
+
+def _groups(subject: Subject, most: int, longest: int, max_images: int) -> list[list[Pack]]:
+    """The packs to time, those of each budget together; see `fit_cost`."""
+    prefix = subject.manifest.model.prefix
+    (spec,) = [spec for spec in subject.variant.inputs if spec.role == Role.PATCHES]
+    least = max(min(max(most // 32, STEP), most // 4), prefix + 4)
+    budgets = [int(budget) for budget in np.geomspace(least, most, PROBES)]
+    return [probe_packs(budget, longest + prefix, max_images, spec, prefix) for budget in budgets]

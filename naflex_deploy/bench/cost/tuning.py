@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from naflex_deploy.bench.compare.compare import LEAST_SITTINGS
 from naflex_deploy.bench.compare.contenders import (
     ONE_BY_ONE,
     TOGETHER,
@@ -18,7 +20,7 @@ from naflex_deploy.bench.compare.contenders import (
     compare_engines,
     engine_of,
 )
-from naflex_deploy.bench.cost.cost import CostFit, fit_cost
+from naflex_deploy.bench.cost.cost import FITTING, Clock, CostFit, Report, fit_cost
 from naflex_deploy.bench.cost.predict import Packing, Predictor, choose_packing, tuned_profile
 from naflex_deploy.bench.load.accounting import attention_form
 from naflex_deploy.bench.load.mixes import Size, choose_mix, read_sizes
@@ -30,6 +32,7 @@ from naflex_deploy.runtime.backends.session import Session
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.images.decode import read_header
 from naflex_deploy.runtime.images.inputs import expand
+from naflex_deploy.runtime.images.source import Source
 from naflex_deploy.runtime.images.tiles import plan_layout
 
 Int64 = npt.NDArray[np.int64]
@@ -38,7 +41,18 @@ SAMPLE = 512
 """Number of images on which a packing is predicted."""
 
 MEASURED = 32
-"""Number of images on which a packing is measured."""
+"""Largest number of images on which a packing is measured."""
+
+FEWEST = 2
+"""Smallest number of images on which a packing is measured; where there is no time for them, it is not."""
+
+LOADS = 2 * LEAST_SITTINGS + 2
+"""Number of engines that are loaded for a measurement: two for each sitting, and two for their results."""
+
+PASSES = 14 * LEAST_SITTINGS + 2
+"""Largest number of times that each image is run for the shortest measurement: in every sitting by two engines, for
+two workloads, in three rounds and in a request that is not counted before every turn; and once by each engine before.
+"""
 
 WORKLOADS = {ONE_BY_ONE: (1,), TOGETHER: (0,)}
 """The groups of the prediction that correspond to each measured workload."""
@@ -53,7 +67,7 @@ class Tuning:
         before, after: Packing of the original and of the tuned profile.
         cost: The cost model.
         predicted: Predicted speedup, by workload.
-        measured: Measured comparison of both profiles; ``None`` if nothing changed.
+        measured: Measured comparison of both profiles; ``None`` if nothing changed or there was no time.
         lengths: Tokens of each image, [N].
         rejected: Number of sizes that the profile refuses, plus that of damaged images.
     """
@@ -76,7 +90,8 @@ def tune(
     *,
     seconds: float = 20.0,
     seed: int = 0,
-    report: Callable[[str], None] = lambda step: None,
+    clock: Clock = time.perf_counter,
+    report: Report = lambda step: None,
 ) -> Tuning:
     """Tune a profile for a distribution of sizes.
 
@@ -85,20 +100,27 @@ def tune(
         sizes: A file of ``w,h`` lines, or a directory of images.
         bundle: A bundle of the model, built under the profile or, for ONNX Runtime, under any.
         rebuild: Builds a bundle under another profile, for engines with fixed shapes.
-        seconds: Time to spend on timing packs; measuring the gain takes three times as long.
+        seconds: Time to spend, of which `FITTING` goes into timing packs and the rest into measuring the gain. Engines
+            with fixed shapes are built in addition.
         seed: Seed for the choice of images.
+        clock: Clock that measures seconds.
         report: Called with a line at the start of each step.
 
     Raises:
-        UsageError: The sizes cannot be read, or the profile refuses all of them.
+        UsageError: The sizes cannot be read, the profile refuses all of them, or the time does not suffice.
     """
+    begun = clock()
     subject = open_subject(bundle)
+    loading = clock() - begun
     listed, damaged = _sizes(sizes)
     lengths, rejected = image_tokens(profile, subject, listed)
     most = subject.variant.budgets[-1] if subject.variant.profiles else 2 * profile.budgets(subject.variant.backend)[-1]
-    report("timing packs")
+    fitting = FITTING * seconds
+    report(f"timing packs for {fitting:.0f} s, then measuring the gain for up to {seconds - fitting:.0f} s")
     longest = profile.image_tokens(subject.variant.backend, subject.manifest.model.prefix)
-    fit = fit_cost(subject, most, longest, profile.max_images(subject.variant.backend), seconds=seconds)
+    images = profile.max_images(subject.variant.backend)
+    left = fitting - (clock() - begun)
+    fit = fit_cost(subject, most, longest, images, seconds=left, clock=clock, report=report)
     predictor = Predictor(fit.model, _sample(lengths, seed), attention_form(subject.variant))
     before = current_packing(profile, subject.variant)
     least = _least(profile, subject, lengths)
@@ -109,18 +131,45 @@ def tune(
     tuned = tuned_profile(profile, subject.variant.backend, after)
     measured = None
     if after != before:
+        started = clock()
         path = rebuild(tuned) if subject.variant.profiles else bundle
+        begun += clock() - started
         mix = choose_mix(None, sizes, MEASURED, seed=seed, max_pixels=profile.image.max_pixels)
         sources, _, _ = sound(subject, mix)
-        measured = compare_engines(
-            (tuned.name, engine_of(path, subject.variant.name, under(tuned))),
-            (profile.name, engine_of(bundle, subject.variant.name, under(profile))),
-            sources,
-            width=0.02,
-            seconds=3 * seconds,
-            report=report,
-        )
+        each = _seconds_of(subject, sources[:FEWEST], clock)
+        left = seconds - (clock() - begun) - LOADS * loading
+        if count := images_in(left, each, len(sources)):
+            report(f"measuring the gain on {count} images for up to {left:.0f} s")
+            measured = compare_engines(
+                (tuned.name, engine_of(path, subject.variant.name, under(tuned))),
+                (profile.name, engine_of(bundle, subject.variant.name, under(profile))),
+                sources[:count],
+                width=0.02,
+                seconds=left * 2 / 3,  # Rounds that are not counted add up to a half.
+                report=report,
+            )
     return Tuning(tuned, before, after, fit, predicted, measured, tuple(lengths.tolist()), damaged + rejected)
+
+
+def images_in(seconds: float, each: float, most: int) -> int:
+    """Number of images, of which each takes so long, whose measurement takes no longer than the time; 0 if none does.
+
+    Args:
+        seconds: Time for the measurement, without the loading of engines.
+        each: Seconds of an image.
+        most: Number of images that there are.
+    """
+    count = min(int(seconds / (PASSES * each)), most)
+    return count if count >= min(FEWEST, most) else 0
+
+
+def _seconds_of(subject: Subject, sources: Sequence[Source], clock: Clock) -> float:
+    """Seconds that an image takes by itself, from file to result."""
+    begun = clock()
+    for source in sources:
+        for _ in subject.engine.stream([source], subject.outputs):
+            pass
+    return max((clock() - begun) / len(sources), 1e-9)
 
 
 def under(profile: Profile) -> Build:

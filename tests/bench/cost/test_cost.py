@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naflex_deploy.bench.cost.cost import CostModel, features, probe_packs, time_packs
+from naflex_deploy.bench.cost.cost import CostModel, features, fit_cost, probe_packs, time_packs
+from naflex_deploy.bench.load.subject import Subject
+from naflex_deploy.core.errors import UsageError
+from naflex_deploy.runtime.engine import Engine
 from tests.bench.support import Clock, CostedSession, variant
+from tests.support.bundles import summing_manifest
 
 TERMS = {"call": 0.003, "image": 0.0004, "token": 3e-5, "score": 2e-8}
 BUDGETS = (64, 128, 256, 512, 1024)
@@ -90,6 +96,34 @@ def test_features_count_what_an_engine_of_fixed_shape_computes():
     table = features(probes(), fixed)
     assert set(table[:, 2]) == {1024}
     assert set(table[:, 3]) == {1024**2}
+
+
+def timed(clock, factor, seconds, *, most=4096, longest=256, report=lambda step: None):
+    """Fit an engine that is so many times as slow as `TERMS`."""
+    session = CostedSession(clock, **{name: factor * value for name, value in TERMS.items()})
+    subject = Subject(Path(), Engine(session, summing_manifest(), variant()), session)
+    return fit_cost(subject, most, longest, 64, seconds=seconds, clock=clock, report=report)
+
+
+@pytest.mark.parametrize("factor", [0.01, 1, 3, 6])
+def test_timing_packs_takes_the_time_that_it_is_given_on_any_machine(factor):
+    clock, lines = Clock(), []
+    found = timed(clock, factor, 8, report=lines.append)
+    assert 4 < clock.now < 8 * 1.2
+    assert found.model.token == pytest.approx(factor * TERMS["token"], rel=1e-3)
+    assert found.error < 1e-3
+    assert lines[0].startswith("timing packs: round 1, 0 of ")
+    assert len(lines) >= 4
+
+
+def test_it_says_at_once_how_long_timing_would_take():
+    clock = Clock()
+    with pytest.raises(UsageError, match="timing packs takes about") as found:
+        timed(clock, 30, 8)
+    assert clock.now < 6
+    (seconds,) = re.findall(r"--seconds (\d+)", found.value.hint)
+    timed(clock := Clock(), 30, 0.4 * int(seconds))
+    assert clock.now < 0.4 * int(seconds) * 1.2
 
 
 def test_workers_run_packs_side_by_side():
