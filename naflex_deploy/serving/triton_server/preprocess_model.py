@@ -30,5 +30,7 @@ class TritonPythonModel:
         try:
             tensors = self._preprocess([bytes(image) for image in images])
         except ImageError as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            # Without a code it would be an internal error, which HTTP clients see as status 500 instead of 400.
+            refused = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=refused)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(*tensor) for tensor in tensors.items()])

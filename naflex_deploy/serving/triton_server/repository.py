@@ -145,7 +145,8 @@ def _warm_up(folder: Path, manifest: Manifest, variant: Variant, budget: int) ->
             f'  inputs {{ key: "{spec.role.value}" '
             f'value {{ data_type: {_TYPES[spec.dtype]} dims: [{dims}] input_data_file: "{file}" }} }}'
         )
-    return "\n".join([f'model_warmup {{\n  name: "{budget} tokens"', *inputs, "}"])
+    # Triton Server passes over a warm-up without a batch size, which is 1 for models that take no batches.
+    return "\n".join([f'model_warmup {{\n  name: "{budget} tokens"\n  batch_size: 1', *inputs, "}"])
 
 
 def _write_preprocess(folder: Path, manifest: Manifest, variant: Variant) -> None:

@@ -91,6 +91,7 @@ def test_the_engine_is_what_its_configuration_says(repository, configs, schema):
         }
     assert [warm_up.name for warm_up in config.model_warmup] == ["16 tokens", "64 tokens"]
     for warm_up in config.model_warmup:
+        assert warm_up.batch_size == 1
         feeds = {}
         for name, tensor in warm_up.inputs.items():
             content = (repository / "sums_engine" / "warmup" / tensor.input_data_file).read_bytes()
@@ -118,6 +119,15 @@ class _Tensor:
         return self.values
 
 
+class _Error(str):
+    INVALID_ARG = 3
+
+    def __new__(cls, message, code=None):
+        found = super().__new__(cls, message)
+        found.code = code
+        return found
+
+
 class _Response:
     def __init__(self, output_tensors=(), error=None):
         self.tensors, self.error = {t.name: t.values for t in output_tensors}, error
@@ -128,7 +138,7 @@ def preprocess(repository, monkeypatch):
     server = types.SimpleNamespace(
         Tensor=_Tensor,
         InferenceResponse=_Response,
-        TritonError=str,
+        TritonError=_Error,
         get_input_tensor_by_name=lambda request, name: _Tensor(name, request[name]),
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", server)
@@ -150,6 +160,7 @@ def test_the_python_model_and_the_engine_give_the_bundles_results(repository, co
     np.testing.assert_allclose(pooled, np.stack([vector(image) for image in IMAGES]), rtol=1e-5, atol=1e-6)
     assert found.tensors["image_grid_hw"].tolist() == [[2, 3], [4, 1], [1, 1]]
     assert "image 1" in refused.error
+    assert refused.error.code == too_many.error.code == _Error.INVALID_ARG
     assert "at most 64 tokens" in too_many.error
 
 
