@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
-from naflex_deploy.core.profile.values import ascending
+from naflex_deploy.core.profile.values import ascending, matching
 
 MOST_TOKENS = 2**22
 """Tokens of a pack: 64 times as many as the largest budget of any profile that comes with the tool."""
@@ -20,9 +20,9 @@ LONGEST_PATH = 1024
 LONGEST_NAME = 255
 """Bytes that file systems allow in one component of a path."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}"
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_+*/() -]{0,63}")
-_OUTPUT = re.compile(r"[a-z][a-z0-9_]*(:-?[a-z0-9]+)*")
+_OUTPUT = r"[a-z][a-z0-9_]*(:-?[a-z0-9]+)*"
 
 
 def _inside(path: str) -> str:
@@ -41,15 +41,6 @@ def _dimension(value: int | str) -> int | str:
     elif not 0 < value < 2**31:
         raise ValueError(f"expected a positive size below 2**31, found {value!r}")
     return value
-
-
-def _matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not pattern.fullmatch(value):
-            raise ValueError(f"expected {expected}, found {value[:80]!r}")
-        return value
-
-    return AfterValidator(check)
 
 
 def graph(path: str) -> str:
@@ -72,9 +63,9 @@ def unique(kind: str, names: list[str]) -> None:
 
 BundlePath = Annotated[str, AfterValidator(_inside)]
 GraphPath = Annotated[BundlePath, AfterValidator(graph)]
-VariantName = Annotated[str, _matching(_NAME, "letters, digits, '.', '_', '+' and '-'")]
-OutputName = Annotated[str, _matching(_OUTPUT, "the name of an output such as 'pooled' or 'tokens:-2'")]
-Digest = Annotated[str, _matching(re.compile(r"[0-9a-f]{64}"), "a SHA-256 digest in 64 hexadecimal digits")]
+VariantName = Annotated[str, matching(_NAME, "letters, digits, '.', '_', '+' and '-'", quoting=True)]
+OutputName = Annotated[str, matching(_OUTPUT, "the name of an output such as 'pooled' or 'tokens:-2'", quoting=True)]
+Digest = Annotated[str, matching(r"[0-9a-f]{64}", "a SHA-256 digest in 64 hexadecimal digits", quoting=True)]
 Dimension = Annotated[StrictInt | StrictStr, AfterValidator(_dimension)]
 Shape = Annotated[list[Dimension], Field(min_length=1, max_length=8)]
 Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]

@@ -71,10 +71,18 @@ def _window(value: object) -> object:
     return value
 
 
-def _named(pattern: str, expected: str) -> AfterValidator:
+def matching(pattern: str, expected: str, *, quoting: bool = False) -> AfterValidator:
+    """A validator of texts.
+
+    Args:
+        pattern: Regular expression that the whole text must match.
+        expected: What is expected, for the error.
+        quoting: Whether the error says what was found. Errors of profiles say that for values of every kind.
+    """
+
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
-            raise ValueError(f"expected {expected}")
+            raise ValueError(f"expected {expected}" + (f", found {value[:80]!r}" if quoting else ""))
         return value
 
     return AfterValidator(check)
@@ -89,8 +97,8 @@ _BYTES = {
 
 ByteCount = Annotated[int, BeforeValidator(_byte_count), Field(gt=0), WithJsonSchema(_BYTES)]
 Output = Annotated[str, AfterValidator(_output)]
-ProfileName = Annotated[str, _named(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")]
-Target = Annotated[str, _named(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]
+ProfileName = Annotated[str, matching(r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")]
+Target = Annotated[str, matching(r"sm\d{2,3}", "a GPU architecture such as 'sm89'")]
 Range = Annotated[Literal["file", "full", "frame"] | tuple[float, float], BeforeValidator(_interval)]
 Window = Annotated[Literal["file", "lung", "soft", "bone"] | tuple[float, float], BeforeValidator(_window)]
 Budgets = Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(ascending)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -100,18 +101,24 @@ class Bundle:
                 names the first such file.
         """
         names = list(names)
-        for name in names:
-            try:
-                self._check(name)
-            except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
-                path = self.path / name
-                raise BundleError(f"{path} cannot be read: {error}", hint="copy or build the bundle again") from None
         text = self.manifest.text.model if self.manifest.text else None
         for name in names:
-            if name.endswith(GRAPH):
+            path = self.path / name
+            try:
+                self._check(name)
+                content = path.read_bytes() if name.endswith(GRAPH) else None
+                found = sha256(path) if content is None else hashlib.sha256(content).hexdigest()
+            except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links, before Python 3.13
+                raise BundleError(f"{path} cannot be read: {error}", hint="copy or build the bundle again") from None
+            if found != (expected := self.manifest.files[name].sha256):
+                raise BundleError(
+                    f"{path} was changed: expected sha256 {expected[:12]}…, found {found[:12]}…",
+                    hint="copy or build the bundle again",
+                )
+            if content is not None:
                 # Engines are loaded with the bundle as their folder; the text tower by its path.
                 folder = Path(name).parent.as_posix() if name == text else "."
-                refuse_unnamed_data(self.path, name, set(names), folder)
+                refuse_unnamed_data(path, content, set(names), folder)
 
     def _check(self, name: str) -> None:
         expected, path = self.manifest.files.get(name), self.path / name
@@ -125,12 +132,6 @@ class Bundle:
         if size != expected.size:
             raise BundleError(
                 f"{path}: expected {expected.size} bytes, found {size}", hint="copy or build the bundle again"
-            )
-        found = sha256(path)
-        if found != expected.sha256:
-            raise BundleError(
-                f"{path} was changed: expected sha256 {expected.sha256[:12]}…, found {found[:12]}…",
-                hint="copy or build the bundle again",
             )
 
     def files_of(self, variant: Variant) -> list[str]:

@@ -35,12 +35,12 @@ _DEEPEST = 100
 """Levels of messages, as Protocol Buffers themselves allow."""
 
 
-def refuse_unnamed_data(bundle: Path, graph: str, named: set[str], folder: str = ".") -> None:
+def refuse_unnamed_data(graph: Path, content: bytes, named: set[str], folder: str = ".") -> None:
     """Refuse a graph that reads other files than those that were checked.
 
     Args:
-        bundle: Directory of the bundle.
-        graph: Path of the graph, relative to the bundle.
+        graph: Path of the graph, for errors.
+        content: The graph.
         named: Paths of the files that were checked, relative to the bundle.
         folder: Path that the paths in the graph are relative to, relative to the bundle.
 
@@ -48,14 +48,12 @@ def refuse_unnamed_data(bundle: Path, graph: str, named: set[str], folder: str =
         BundleError: The graph reads another file, or is damaged.
     """
     try:
-        found = set(locations(memoryview((bundle / graph).read_bytes())))
+        found = set(locations(memoryview(content)))
     except (ValueError, IndexError) as error:
-        raise BundleError(
-            f"{bundle / graph} is not an ONNX graph: {error}", hint="copy or build the bundle again"
-        ) from None
+        raise BundleError(f"{graph} is not an ONNX graph: {error}", hint="copy or build the bundle again") from None
     for name in sorted(name for name in found if str(PurePosixPath(folder, name)) not in named):
         raise BundleError(
-            f"{bundle / graph} reads {name[:200]!r}, which the manifest does not list for it",
+            f"{graph} reads {name[:200]!r}, which the manifest does not list for it",
             hint="do not use the bundle; get it again from whoever made it",
         )
 
