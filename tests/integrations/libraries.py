@@ -62,6 +62,12 @@ LIBRARIES = (
         "`naflex-deploy serve --grpc-port` answers its client, its asyncio client and its streams as the engine does; "
         "each refusal has its status",
     ),
+    Library(
+        "triton-server",
+        ("nvidia-pytriton==0.7.0", "tritonclient[grpc,http]==2.73.0", "numpy==1.26.4"),
+        "Triton Server loads the repositories of `triton-server-repo`, with and without `--python`, and runs every "
+        "warm-up; its clients get the engine's vectors over HTTP and gRPC, and status 400 for a bad image",
+    ),
     Library("duckdb", ("duckdb==2.0.1",), "its recipe, on `.parquet`", ("recipes", "DuckDB", "parquet")),
     Library(
         "lancedb",

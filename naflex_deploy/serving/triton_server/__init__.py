@@ -1,9 +1,10 @@
 """Write a model repository for NVIDIA Triton Server.
 
-The names here are public, because the Python model in a repository imports them and nothing else of this package.
+The names here are public, because the Python models in a repository import them and nothing else of this package.
 """
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.serving.triton_server.bundle_runner import BundleRunner
 from naflex_deploy.serving.triton_server.preprocessing import Preprocessor
 
-__all__ = ["ImageError", "Preprocessor"]
+__all__ = ["BundleRunner", "ImageError", "Preprocessor"]

@@ -4,6 +4,10 @@
     NAME_preprocess/  Python model: decodes, fits, cuts and packs images
     NAME_engine/      the ONNX graph or the TensorRT plan, warmed up with a pack of each budget
 
+Or, where the server has no backend for the engine, one Python model that runs the bundle:
+
+    NAME/             Python model: images [N] BYTES in; the bundle's outputs and image_grid_hw [N, 2] out
+
 Each request becomes one pack. An ensemble cannot form packs across requests; `naflex-deploy serve` can.
 """
 
@@ -44,15 +48,23 @@ class _Tensor:
 
 
 def write_repository(
-    bundle: Path, output: Path, *, variant: str | None = None, settings: Sequence[str] = (), force: bool = False
+    bundle: Path,
+    output: Path,
+    *,
+    variant: str | None = None,
+    settings: Sequence[str] = (),
+    python: bool = False,
+    force: bool = False,
 ) -> list[str]:
     """Write a model repository for a bundle. It appears only when it is complete.
 
     Args:
         bundle: Directory of the bundle, whose files are checked against its manifest.
         output: Directory of the repository.
-        variant: Name of a variant, which need not run here. Default: the first one for ONNX Runtime or TensorRT.
+        variant: Name of a variant, which need not run here. Default: the first one for ONNX Runtime or TensorRT or,
+            in Python, the first one.
         settings: How inputs are read; see `adjust`.
+        python: Run the bundle in the server's Python backend.
         force: Replace what exists at ``output``.
 
     Returns:
@@ -66,7 +78,7 @@ def write_repository(
     """
     opened = Bundle.open(bundle)
     manifest = opened.manifest.model_copy(update={"config": adjust(opened.manifest.config, settings)})
-    chosen = _choose(manifest, variant)
+    chosen = _choose(manifest, variant, python=python)
     image = manifest.config.image
     if image.tiled:
         shrunk = ["--set image.fit=shrink-only"] * (image.fit == "tiles")
@@ -78,6 +90,10 @@ def write_repository(
     opened.check(opened.files_of(chosen))
     name = bundle.resolve().name
     with new_directory(output, force=force, made="*/config.pbtxt") as folder:
+        if python:
+            _write_bundle(folder / name, opened, manifest, chosen)
+            opened.refuse_changed(opened.files_of(chosen))
+            return [name]
         _write_engine(folder / f"{name}_engine", opened, chosen)
         _write_preprocess(folder / f"{name}_preprocess", manifest, chosen)
         _write_ensemble(folder / name, name, manifest, chosen)
@@ -85,16 +101,16 @@ def write_repository(
     return [name, f"{name}_preprocess", f"{name}_engine"]
 
 
-def _choose(manifest: Manifest, name: str | None) -> Variant:
+def _choose(manifest: Manifest, name: str | None, *, python: bool) -> Variant:
     named = [variant for variant in manifest.variants if name in (None, variant.name)]
     if not named:
         known = [variant.name for variant in manifest.variants]
         raise UsageError(f"the bundle has no variant '{name}', expected one of {known}")
     for variant in named:
-        if variant.backend in _PLATFORMS and variant.gate.status != "failed":
+        if (python or variant.backend in _PLATFORMS) and variant.gate.status != "failed":
             return variant
     raise IncompatibleError(
-        f"expected a variant for one of {sorted(_PLATFORMS)} that did not fail its gate, found "
+        f"expected a variant{'' if python else f' for one of {sorted(_PLATFORMS)}'} that did not fail its gate, found "
         f"{[f'{variant.name} ({variant.gate.status})' for variant in named]}",
         hint="build one with --backend onnxruntime or --backend tensorrt",
     )
@@ -117,10 +133,7 @@ def _write_engine(folder: Path, bundle: Bundle, variant: Variant) -> None:
     version = folder / "1"
     version.mkdir(parents=True)
     shutil.copy2(bundle.path / variant.model, version / file_name)
-    for name in bundle.files_of(variant)[1:]:
-        # The graph refers to its weights by their path in the bundle.
-        (version / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(bundle.path / name, version / name)
+    _copy(bundle, bundle.files_of(variant)[1:], version)  # The graph refers to its weights by their path in the bundle.
     warm_up = [_warm_up(folder, bundle.manifest, variant, budget) for budget in variant.budgets]
     content = [f'name: "{folder.name}"', f'backend: "{backend}"', "max_batch_size: 0"]
     content += [_tensors("input", _inputs(variant)), _tensors("output", _outputs(variant)), *warm_up]
@@ -149,11 +162,35 @@ def _warm_up(folder: Path, manifest: Manifest, variant: Variant, budget: int) ->
     return "\n".join([f'model_warmup {{\n  name: "{budget} tokens"\n  batch_size: 1', *inputs, "}"])
 
 
+def _copy(bundle: Bundle, names: Iterable[str], folder: Path) -> None:
+    """Copy files of a bundle, which keep their paths."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(bundle.path / name, folder / name)
+
+
+def _write_bundle(folder: Path, bundle: Bundle, manifest: Manifest, variant: Variant) -> None:
+    inside = folder / "1" / "bundle"
+    names = bundle.files_of(variant)
+    _copy(bundle, names, inside)
+    listed = {name: manifest.files[name] for name in names}
+    own = manifest.model_copy(update={"variants": [variant], "files": listed, "text": None})
+    (inside / FILE_NAME).write_text(own.to_json(), encoding="utf-8")
+    _write_model(folder, "bundle_model.py")
+    content = [f'name: "{folder.name}"', 'backend: "python"', "max_batch_size: 0"]
+    content += [_tensors("input", [_IMAGES]), _tensors("output", [*_outputs(variant), _GRID])]
+    _write_config(folder, [*content, "instance_group { kind: KIND_CPU count: 1 }"])
+
+
+def _write_model(folder: Path, source: str) -> None:
+    text = files("naflex_deploy.serving.triton_server").joinpath(source).read_text(encoding="utf-8")
+    (folder / "1" / "model.py").write_text(text, encoding="utf-8")
+
+
 def _write_preprocess(folder: Path, manifest: Manifest, variant: Variant) -> None:
     version = folder / "1"
     version.mkdir(parents=True)
-    source = files("naflex_deploy.serving.triton_server").joinpath("preprocess_model.py").read_text(encoding="utf-8")
-    (version / "model.py").write_text(source, encoding="utf-8")
+    _write_model(folder, "preprocess_model.py")
     (version / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
     (version / VARIANT).write_text(f"{variant.name}\n", encoding="utf-8")
     content = [f'name: "{folder.name}"', 'backend: "python"', "max_batch_size: 0"]

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import sys
 import types
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,8 @@ class _Response:
 
 
 @pytest.fixture
-def preprocess(repository, monkeypatch):
+def backend(monkeypatch):
+    """The module that the server's Python backend gives to models."""
     server = types.SimpleNamespace(
         Tensor=_Tensor,
         InferenceResponse=_Response,
@@ -142,10 +144,17 @@ def preprocess(repository, monkeypatch):
         get_input_tensor_by_name=lambda request, name: _Tensor(name, request[name]),
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", server)
-    folder = repository / "sums_preprocess"
+
+
+def started(folder):
     model = imported("triton_model", folder / "1" / "model.py").TritonPythonModel()
     model.initialize({"model_repository": str(folder), "model_version": "1"})
     return model
+
+
+@pytest.fixture
+def preprocess(repository, backend):
+    return started(repository / "sums_preprocess")
 
 
 def test_the_python_model_and_the_engine_give_the_bundles_results(repository, configs, preprocess):
@@ -164,9 +173,32 @@ def test_the_python_model_and_the_engine_give_the_bundles_results(repository, co
     assert "at most 64 tokens" in too_many.error
 
 
-def test_the_copied_model_depends_on_one_public_module(repository):
+def test_a_bundle_runs_in_the_python_backend_alone(tmp_path, configs, schema, backend):
+    bundle = write_summing_bundle(tmp_path / "sums")
+    arguments = ["triton-server-repo", str(bundle), "-o", str(tmp_path / "repo"), "--python"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    (folder,) = (tmp_path / "repo").iterdir()
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), schema.ModelConfig())
+    assert (config.name, config.backend, config.max_batch_size) == ("sums", "python", 0)
+    assert config.input == configs["sums"].input
+    assert config.output == configs["sums"].output
+    images = [*IMAGES, *[pixels(5, 16, 16)] * 5]  # More than fit into a pack.
+    good = {"images": np.array([png(image) for image in images], object)}
+    bad = {"images": np.array([png(images[0]), b"no image"], object)}
+    found, refused, none = started(folder).execute([good, bad, {"images": np.array([], object)}])
+    assert set(found.tensors) == {tensor.name for tensor in config.output}
+    np.testing.assert_allclose(found.tensors["pooled"], np.stack(list(map(vector, images))), rtol=1e-5, atol=1e-6)
+    assert found.tensors["image_grid_hw"].tolist() == [[2, 3], [4, 1], [1, 1], *[[4, 4]] * 5]
+    assert found.tensors["tokens"].shape == (6 + 4 + 1 + 5 * 16, configs["sums"].output[2].dims[1])
+    assert refused.error.startswith("image 1: ")
+    assert none.error == "expected an image, found none"
+    assert refused.error.code == none.error.code == _Error.INVALID_ARG
+
+
+@pytest.mark.parametrize("model", ["preprocess_model.py", "bundle_model.py"])
+def test_the_copied_model_depends_on_one_public_module(model):
     """What was copied out must go on running while modules inside the package move."""
-    source = ast.parse((repository / "sums_preprocess" / "1" / "model.py").read_text())
+    source = ast.parse(files("naflex_deploy.serving.triton_server").joinpath(model).read_text())
     nodes = [node for node in ast.walk(source) if isinstance(node, ast.Import | ast.ImportFrom)]
     modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes}
     assert {name for name in modules if name.startswith("naflex_deploy")} == {"naflex_deploy.serving.triton_server"}
