@@ -200,7 +200,7 @@ def embed_to_parquet(
                 WriteShards,
                 fn_constructor_args=(str(Path(bundle).resolve()), str(target.resolve()), max(1, int(cpus))),
                 batch_size=1,
-                concurrency=min(workers, len(missing)),
+                compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing))),
                 num_cpus=cpus,
                 num_gpus=gpus,
             )
