@@ -59,7 +59,7 @@ def _slots_and_rows(
     b: Builder, node: gs.Node, lengths: gs.Tensor, index: gs.Tensor, unpad: gs.Tensor, held: gs.Tensor
 ) -> gs.Variable:
     heads, width = int(node.attrs["heads"]), int(node.inputs[0].shape[-1])
-    # Right behind the product of queries, which then multiplies on its own; at the scores it took 3 % of a pack.
+    # Right behind the product of queries, whose weight then takes the factor.
     query = b("Mul", node.inputs[0], b.constant(float(node.attrs["scale"]), FLOAT))
     slots = [_split(b, tensor, lengths) for tensor in (query, *node.inputs[1:3])]
     levels = _levels(node)

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from naflex_deploy.compiler.backends.openvino.places import cut_places
 from naflex_deploy.compiler.export import input_specs, output_specs
 from naflex_deploy.compiler.passes.functions import DOMAIN, FUNCTIONS
-from naflex_deploy.compiler.passes.graphs import Model
+from naflex_deploy.compiler.passes.graphs import Model, producer, scalar
 from naflex_deploy.core.manifest import InputSpec, OutputSpec
 from naflex_deploy.core.pack import Role
 from naflex_deploy.runtime.backends.openvino.executed import MARK
@@ -42,9 +42,12 @@ def write(model: Model, folder: Path, root: Path) -> tuple[list[InputSpec], list
     Returns:
         What the two graphs take of a pack, and what they return.
     """
+    factors = _fold_factors(model)
     constants = [tensor for tensor in model.graph.tensors().values() if isinstance(tensor, gs.Constant)]
     weights = [tensor for tensor in constants if tensor.values.nbytes >= OUTSIDE_BYTES]
     table = _store(model, weights, folder / WEIGHTS, root)
+    for name, factor in factors.items():
+        table[name]["factor"] = factor
     (folder / TABLE).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     for weight in weights:
         entry = gs.Variable(weight.name, weight.values.dtype, list(weight.values.shape))
@@ -76,6 +79,30 @@ def products(folder: Path) -> int:
     """How many products a written graph has."""
     nodes = onnx.load(str(folder / GRAPH), load_external_data=False).graph.node
     return sum(node.op_type in PRODUCTS for node in nodes)
+
+
+def _fold_factors(model: Model) -> dict[str, float]:
+    """Take multiplications right behind a product out of the graph, in place; returns the factor of each weight.
+
+    OpenVINO would multiply such weights itself: once where they are float32, and with every pack where they are bf16.
+    """
+    found: dict[str, float] = {}
+    for node in [node for node in model.graph.nodes if node.op == "Mul"]:
+        product, factor = producer(node.inputs[0]), scalar(node.inputs[1])
+        alone = len(node.inputs[0].outputs) == 1 and node.inputs[0] not in model.graph.outputs
+        if product is None or product.op != "Gemm" or factor is None or not alone:
+            continue
+        weight, *biases = product.inputs[1:]
+        if not isinstance(weight, gs.Constant) or weight.values.nbytes < OUTSIDE_BYTES or len(weight.outputs) > 1:
+            continue
+        found[weight.name] = factor
+        scaled = [model.constant(f"{bias.name}.scaled", bias.values * np.float32(factor)) for bias in biases]
+        product.inputs = [product.inputs[0], weight, *scaled]
+        (y,) = node.outputs
+        node.outputs.clear()
+        product.outputs = [y]
+    model.tidy()
+    return found
 
 
 def _store(model: Model, weights: list[gs.Constant], path: Path, root: Path) -> dict[str, dict[str, object]]:

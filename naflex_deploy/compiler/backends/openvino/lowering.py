@@ -27,6 +27,10 @@ from naflex_deploy.runtime.backends.openvino.executed import NAMES, RECORD, exec
 
 PASSES = ("split_gemm", "centre_pixels", "split_qkv", "fuse_positions", "fuse_attention", "fold_probe")
 
+FLOAT = (EMBEDDING, "blocks.0.query", "blocks.0.key", "blocks.0.out")
+"""Layers that stay float. Positions share the product of patches. Rounding around the first attention costs most:
+a quarter of the loss of cosine on random weights, for 1.5 % of the time."""
+
 
 class OpenVinoLowering(Lowering):
     def lower(self, task: Task) -> Variant:
@@ -63,11 +67,12 @@ def lower(task: Task) -> Variant:
     quantized, passes = rewrite(model, quantization)
     after = counts(model)
     inputs, outputs = write(model, folder, root)
+    hint = runtime.hint(task.precision)
     compiled = runtime.core().compile_model(
-        runtime.read(folder / GRAPH, root), "CPU", {"INFERENCE_PRECISION_HINT": runtime.hint(task.precision)}
+        runtime.read(folder / GRAPH, root, hint), "CPU", {"INFERENCE_PRECISION_HINT": hint}
     )
     found, every = executed(compiled), products(folder)
-    rest = NAMES[runtime.hint(task.precision)] if task.precision == "int8" else task.precision
+    rest = NAMES[hint] if task.precision == "int8" else task.precision
     asked = {"int8": quantized, rest: every - quantized} if quantized else {rest: every}
     if missing := shortfall(found, asked):
         raise IncompatibleError(
@@ -101,8 +106,7 @@ def rewrite(model: Model, quantization: Quantization | None = None) -> tuple[int
     record.append({"pass": "merge_positions", "changed": int(not refused), "refused": {"": refused} if refused else {}})
     quantized = 0
     if quantization is not None:
-        # Patches stay float: positions share their product.
-        layers = {name: layer for name, layer in quantization.layers.items() if name != EMBEDDING}
+        layers = {name: layer for name, layer in quantization.layers.items() if name not in FLOAT}
         quantized = quantize(model, layers)
         record.append({"pass": "quantize", "changed": quantized, "refused": {}})
     return quantized, [*record, {"pass": "lower_attention", "changed": lower_attention(model), "refused": {}}]

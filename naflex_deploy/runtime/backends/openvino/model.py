@@ -1,4 +1,4 @@
-"""A bundle's graphs in OpenVINO's memory, their weights where they lie on disk."""
+"""A bundle's graphs in OpenVINO's memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from naflex_deploy.core.errors import BundleError, needs_extra
+from naflex_deploy.core.errors import needs_extra
+from naflex_deploy.runtime.backends.openvino.weights import weight
 
 if TYPE_CHECKING:
     import openvino
@@ -56,39 +54,28 @@ def hint(precision: str) -> str:
     return HINTS[precision]
 
 
-def read(path: Path, root: Path) -> openvino.Model:
-    """A graph with its weights, which are mapped and copied only by compiling.
+def read(path: Path, root: Path, hint: str) -> openvino.Model:
+    """A graph with its weights.
 
     Args:
         path: Of the graph.
         root: Of the bundle, which the table of weights names files relative to.
+        hint: Precision hint that it will be compiled with.
 
     Raises:
         BundleError: The table names what is not there.
     """
-    from openvino import op
-
     model = core().read_model(path.read_bytes())
     table: dict[str, dict[str, Any]] = json.loads((path.parent / TABLE).read_text(encoding="utf-8"))
     for parameter in model.get_parameters():
         name = parameter.output(0).get_any_name()
         if name not in table:
             continue
-        values = _mapped(root, table[name], path.parent / TABLE)
-        constant = op.Constant(np.asarray(values), shared_memory=True)
-        for target in parameter.output(0).get_target_inputs():
-            target.replace_source_output(constant.output(0))
+        readers = parameter.output(0).get_target_inputs()
+        low = hint == "bf16" and all(reader.get_node().get_type_name() == "MatMul" for reader in readers)
+        found = weight(root, table[name], path.parent / TABLE, low=low)
+        for reader in readers:
+            reader.replace_source_output(found)
         model.remove_parameter(parameter)
     model.validate_nodes_and_infer_types()
     return model
-
-
-def _mapped(root: Path, entry: dict[str, Any], table: Path) -> npt.NDArray[Any]:
-    """The values of one entry of the table. Copy on write, as OpenVINO takes no array that cannot be written to."""
-    try:
-        file = root / entry["file"]
-        if not file.resolve().is_relative_to(root.resolve()):
-            raise ValueError("it lies outside the bundle")
-        return np.memmap(file, entry["dtype"], "c", entry["offset"], tuple(entry["shape"]))
-    except (KeyError, OSError, OverflowError, TypeError, ValueError) as error:
-        raise BundleError(f"{table}: cannot read weights: {error}", hint="build the bundle again") from None

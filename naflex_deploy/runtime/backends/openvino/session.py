@@ -92,7 +92,7 @@ class OpenVinoSession:
         }
         try:
             with detached(self._files.paths()):
-                return model.core().compile_model(model.read(path, self._bundle), "CPU", settings)
+                return model.core().compile_model(model.read(path, self._bundle, hint), "CPU", settings)
         except RuntimeError as error:  # OpenVINO raises these alone
             raise IncompatibleError(
                 f"{model.library()} cannot load variant '{self._variant.name}': {str(error).strip().splitlines()[-1]}",
