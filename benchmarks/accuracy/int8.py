@@ -2,8 +2,9 @@
 
     python -m benchmarks.accuracy.int8 [--pages 1000] [--samples 256] [--tokens 256] [-o DIR]
 
-Each model is calibrated on drawn pages of one stream and measured on pages of another with ONNX Runtime: in float32,
-in int8 with plain min-max ranges, and in int8 as `build --precision int8` makes it.
+Each model is calibrated on drawn pages of one stream and measured on pages of another: with ONNX Runtime in float32, in
+int8 with plain min-max ranges, and in int8 as `build --precision int8` makes it; with OpenVINO, where it is installed,
+in that int8 and in bf16.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +23,22 @@ import numpy as np
 from benchmarks.accuracy.outliers import KINDS, inject
 from naflex_deploy.compiler import checkpoints
 from naflex_deploy.compiler.backends.onnxruntime.lowering import runner
+from naflex_deploy.compiler.backends.registry import lowering_of
+from naflex_deploy.compiler.backends.task import Task
 from naflex_deploy.compiler.export import export
 from naflex_deploy.compiler.golden_packs import image_packs
 from naflex_deploy.compiler.passes.graphs import read
 from naflex_deploy.compiler.quantize.calibration import calibrate
 from naflex_deploy.compiler.quantize.prepare import default_sites, prepare
-from naflex_deploy.compiler.quantize.quantization import Quantization, plain
-from naflex_deploy.compiler.quantize.spec import QuantSpec
+from naflex_deploy.compiler.quantize.quantization import plain
 from naflex_deploy.core.config import Config, resolve
+from naflex_deploy.core.pack import Pack
 from naflex_deploy.demo.draw import KINDS as CLASSES
 from naflex_deploy.demo.draw import draw_pages
+from naflex_deploy.runtime.backends import open_session
 from naflex_deploy.runtime.bundle.golden import GoldenPack
 from naflex_deploy.runtime.packing.prepare import Preparer
-from naflex_deploy.runtime.results.figures import Figures
+from naflex_deploy.runtime.results.figures import Figures, Float
 from tests.support.calibrations import observed
 
 CALIBRATED, MEASURED = 5101, 5102
@@ -42,6 +47,7 @@ HELD_OUT = 32
 """Number of files, in addition to `--samples`, that a calibration holds out for its gate."""
 
 Row = dict[str, Any]
+Run = Callable[[Pack], Mapping[str, Float]]
 
 
 def main() -> None:
@@ -81,34 +87,43 @@ def measure(config: Config, folder: Path, count: int) -> list[Row]:
     pages = [(preparer.pixels(np.asarray(page.image)), page.kind) for page in draw_pages(MEASURED, count)]
     seen, labels = [patches for patches, _ in pages], [CLASSES.index(kind) for _, kind in pages]
     packs = image_packs(runner(portable), seen, labels, prefix=prefix, budget=1024, max_images=64)
-    rows = judged("demo", portable, spec, packs, prefix)
+    task = Task(portable, portable.parent / "variants", config.profile, "int8", prefix, calibration=spec)
+    rows = judged("demo", task, packs)
     for kind, change in KINDS.items():
         copy = inject(portable, folder / kind.replace(" ", "-"), change)
-        float32 = figures(copy, None, packs)
+        float32 = figures(runner(copy), packs)
         if float32["pooled_cosine"] < 0.9999:
             raise AssertionError(f"the copy with outliers at {kind} differs from the original: cosine {float32}")
         own = dataclasses.replace(spec, sites=observed(copy, drawn, prefix).sites)
-        rows += judged(kind, copy, own, packs, prefix)
+        task = dataclasses.replace(task, portable=copy, directory=copy.parent / "variants", calibration=own)
+        rows += judged(kind, task, packs)
     return rows
 
 
-def judged(name: str, portable: Path, spec: QuantSpec, packs: Sequence[GoldenPack], prefix: int) -> list[Row]:
-    """Measure a model with plain min-max ranges, and with our quantisation."""
-    model = read(portable)
+def judged(name: str, task: Task, packs: Sequence[GoldenPack]) -> list[Row]:
+    """Measure a model in every engine."""
+    return [{"model": name, "engine": engine, **figures(run, packs)} for engine, run in engines(task)]
+
+
+def engines(task: Task) -> Iterator[tuple[str, Run]]:
+    """Names of engines, and what runs a pack in each: in int8 with plain min-max ranges, then as builds make them."""
+    model, spec = read(task.portable), task.calibrated()
     seen = {site: spec.sites[site] for site in default_sites(model)}
     ranges = {site: (min(one.low, 0), max(one.high, 0)) for site, one in seen.items()}
-    ways = {
-        "plain min-max": plain(model, ranges, "u8"),
-        "naflex-deploy": prepare(portable, spec, "u8", prefix),
-    }
-    return [
-        {"model": name, "int8": way, **figures(portable, quantization, packs)} for way, quantization in ways.items()
-    ]
+    yield "ONNX Runtime int8, plain min-max", runner(task.portable, plain(model, ranges, "u8"))
+    yield "ONNX Runtime int8", runner(task.portable, prepare(task.portable, spec, "u8", task.prefix))
+    lowering = lowering_of("openvino")
+    if lowering.backend.cannot_run():
+        return
+    for precision in ("int8", "bf16"):
+        variant = lowering.lower(dataclasses.replace(task, precision=precision))
+        session, outputs = open_session(task.portable.parent, variant), [output.name for output in variant.outputs]
+        yield f"OpenVINO {precision}", partial(session.run, outputs=outputs)
 
 
-def figures(portable: Path, quantization: Quantization | None, packs: Sequence[GoldenPack]) -> dict[str, float]:
-    """Figures of a graph on packs whose float32 outputs are known."""
-    run, found = runner(portable, quantization), Figures()
+def figures(run: Run, packs: Sequence[GoldenPack]) -> dict[str, float]:
+    """Figures of an engine on packs whose float32 outputs are known."""
+    found = Figures()
     for item in packs:
         found.add(run(item.pack), item.reference, item.labels)
     return found.summary()
@@ -119,13 +134,13 @@ def render(report: dict[str, Any]) -> str:
     lines = [
         f"{report['pages']} pages of {report['tokens']} tokens at most, calibrated on {report['samples']} others.",
         "",
-        "| model | int8 | top-1 in float32 | top-1 in int8 | lost, points | margin error | least pooled cosine |",
+        "| model | engine | top-1 in float32 | top-1 | lost, points | margin error | least pooled cosine |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
         before, after = row["reference_accuracy"], row["accuracy"]
         lines.append(
-            f"| {row['model']} | {row['int8']} | {before:.1%} | {after:.1%} | {(before - after) * 100:.1f} "
+            f"| {row['model']} | {row['engine']} | {before:.1%} | {after:.1%} | {(before - after) * 100:.1f} "
             f"| {row['margin_error']:.1%} | {row['pooled_cosine']:.4f} |"
         )
     return "\n".join([*lines, ""])

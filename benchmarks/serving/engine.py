@@ -1,4 +1,4 @@
-"""A fake engine in a process of its own, which can be killed; its results identify the images."""
+"""Engines that fail: a fake one in a process of its own, whose results identify the images, and one of a bundle."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,14 @@ class ChildSession:
         self.process: subprocess.Popen[bytes] | None = None
         self.runs = 0
 
+    def kill(self) -> bool:
+        """Kill the process if it has run a pack."""
+        process = self.process
+        if process is None or not self.runs:
+            return False
+        process.kill()
+        return True
+
     def run(self, pack: Any, outputs: Sequence[str]) -> dict[str, np.ndarray]:
         if self.process is None:
             self.runs = 0
@@ -46,6 +55,41 @@ class ChildSession:
             raise
         self.runs += 1
         return {"pooled": found}
+
+
+class FaultySession:
+    """An engine of a bundle, with its workers and streams, that fails once whenever it is killed.
+
+    Packs with a poisoned image give NaN.
+
+    Args:
+        session: The loaded engine.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._killed = Event()
+        self.workers = getattr(session, "workers", 1)
+        self.worker_is_loaded = False
+
+    def kill(self) -> bool:
+        """Make the next pack fail."""
+        self._killed.set()
+        return True
+
+    def worker(self) -> FaultySession:
+        found = FaultySession(self._session.worker())
+        found._killed = self._killed
+        return found
+
+    def run(self, pack: Any, outputs: Sequence[str]) -> dict[str, np.ndarray]:
+        found = self._session.run(pack, outputs)
+        if self._killed.is_set():
+            self._killed.clear()
+            raise OSError("the engine was killed")
+        if (pack.patches[:, 0] == POISON).any():
+            return {name: np.full_like(values, np.nan) for name, values in found.items()}
+        return found  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":
