@@ -172,11 +172,12 @@ def _feeds(image: Patches, names: Sequence[str]) -> dict[str, npt.NDArray[np.gen
 
 def _quantized(graphs: Graphs) -> ov.Model:
     """The graph of one image, quantised by NNCF once for all processes."""
-    import nncf
     import openvino as ov
 
     path = graphs.folder / "single-int8.xml"
     if not path.exists():
+        import nncf
+
         graph = ov.Core().read_model(str(graphs.single))
         names = [port.get_any_name() for port in graph.inputs]
         samples = nncf.Dataset([_feeds(image, names) for image in graphs.samples])
