@@ -149,7 +149,10 @@ def _directory(graphs: Graphs) -> Path:
 def _theirs(graphs: Graphs, name: str, size: str, threads: int) -> Contender:
     """The class of transformers, fed with pixels in its order and type."""
     import torch
-    import transformers
+
+    import tests.conftest  # noqa: F401  makes transformers importable beside any build of torch
+
+    import transformers  # isort: skip
 
     from tests.support.vlms import LAYOUTS, block_order
 
