@@ -54,6 +54,21 @@ def test_peers(run: Run, tmp_path: Path) -> None:
     assert "**naflex-deploy bf16 in openvino, packed**" in (tmp_path / "peers.md").read_text()
 
 
+@pytest.mark.exhaustive
+def test_peers_of_a_tower(run: Run, tmp_path: Path) -> None:
+    """The class of transformers image by image and in one sequence, and packs of ours."""
+    only = ("sdpa", "fp32 in onnxruntime, packed", "bf16 in openvino, packed")
+    options = ("--model", "qwen3-vl-4b", "--rounds", "1", "--threads", "1", "--mix", "mixed", "--only", *only)
+    report = run(peers.main, tmp_path, tmp_path / "peers.json", *options)
+    (mix,) = report["runs"][0]["mixes"]
+    assert not mix["left_out"]
+    assert {row["name"] for row in mix["rows"] if row["ours"]} == {
+        "naflex-deploy fp32 in onnxruntime, packed",
+        "naflex-deploy bf16 in openvino, packed",
+    }
+    assert len(mix["rows"]) == 6
+
+
 def test_no_contender_outruns_the_products_it_is_made_of() -> None:
     row = {"name": "fast", "share": 1.01}
     report = {"runs": [{"mixes": [{"mix": "mixed", "rows": [{"name": "slow", "share": 1.0}, row]}]}]}
