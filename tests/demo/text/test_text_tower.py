@@ -15,8 +15,9 @@ from naflex_deploy.compiler.checkpoints.text_checkpoint import Text, read_text
 from naflex_deploy.core.pack import Pack
 from naflex_deploy.demo.draw import KINDS, draw_page
 from naflex_deploy.demo.text.evaluate import ranked, wrong
-from naflex_deploy.demo.text.phrases import WORDS, draw_text
+from naflex_deploy.demo.text.phrases import draw_text
 from naflex_deploy.demo.text.queries import QUERIES
+from naflex_deploy.demo.text.words import WORDS
 from naflex_deploy.demo.training_set import page_patches
 from naflex_deploy.runtime.results.embeddings import unit
 from tests.demo.test_checkpoint import DEMO
