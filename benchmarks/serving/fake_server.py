@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -58,7 +59,7 @@ def manifest(budget: int, tokens: int) -> Manifest:
     )  # fmt: skip
 
 
-def serve_fake(budget: int, seconds: float, goal: float = 0.0) -> None:
+def serve_fake(session: Any, budget: int, goal: float = 0.0) -> None:
     """The process of the server."""
     from naflex_deploy.serving.http.limits import Limits
     from naflex_deploy.serving.http.metrics import Metrics
@@ -68,9 +69,7 @@ def serve_fake(budget: int, seconds: float, goal: float = 0.0) -> None:
     metrics, bundle = Metrics(), manifest(budget, min(budget, 256))
 
     def load(name: str, path: Path) -> Model:
-        scheduler = Scheduler(
-            SleepingSession(seconds), budget=budget, max_images=64, on_pack=metrics.pack_observer(name)
-        )
+        scheduler = Scheduler(session, budget=budget, max_images=64, on_pack=metrics.pack_observer(name))
         return Model(name, bundle, bundle.variants[0], scheduler, Preparer.of(bundle, bundle.variants[0]))
 
     limits = Limits(goal_seconds=goal)
@@ -137,4 +136,4 @@ def jpeg(height: int, width: int, seed: int = 0) -> bytes:
 
 
 if __name__ == "__main__":
-    serve_fake(int(sys.argv[1]), *map(float, sys.argv[2:]))
+    serve_fake(SleepingSession(float(sys.argv[2])), int(sys.argv[1]), *map(float, sys.argv[3:]))
