@@ -1,70 +1,57 @@
-"""Attack the server, readers and bundles for so many minutes, and print what was found as a table.
+"""Attack the server, readers, bundles and outputs for so many minutes, and print what was found as tables.
 
-    python -m benchmarks.attack --minutes 30
+    python -m benchmarks.attack --minutes 60                       everything in turn, at least once
     python -m benchmarks.attack --minutes 2 --only json slow
-    python -m benchmarks.attack --minutes 10 --only readers --seed 7
+    python -m benchmarks.attack --minutes 30 --only readers --seed 100 --record mutants.jsonl
+    python -m benchmarks.attack --minutes 0 --only --record *.jsonl --write    the tables of earlier runs, in the docs
 
-Kills, full disks, power cuts and concurrent writers: ``python -m benchmarks.reliability``.
+Kills and power cuts need strace, and full disks the right to mount file systems; each says where it is left out. The
+soak is a command of its own: ``python -m benchmarks.attack.soak``. The OpenAPI document is attacked by Schemathesis in
+``make integrations``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
+from pathlib import Path
 
-from benchmarks.attack.bundles import damage_manifests
-from benchmarks.attack.server import ATTACKS, attack
-from tests.support.fuzzing.worker import fuzz
-
-SECONDS = 12.0
-"""Of one attack on the server."""
-
-MUTANTS = 500
-"""That are read at a time."""
+from benchmarks.attack.parts import MUTANTS, PARTS, SECONDS
+from benchmarks.attack.result import keep, kept
+from benchmarks.attack.tables import tables, write
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="Of attacks, and number of the first mutant.")
-    parser.add_argument("--only", nargs="*", choices=[*ATTACKS, "readers", "manifests"], default=[])
+    parser.add_argument("--seed", type=int, default=0, help="Of the first turn; each turn has the next.")
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="Default: everything.")
+    parser.add_argument("--record", type=Path, nargs="*", default=[], help="Results are kept in the first.")
+    parser.add_argument("--write", action="store_true", help="Write the tables into docs/reliability.md.")
     options = parser.parse_args()
-    chosen = options.only or [*ATTACKS, "readers", "manifests"]
+    chosen = list(PARTS) if options.only is None else options.only
+    results = kept(path for path in options.record if path.exists())
     end, turn, failures = time.monotonic() + 60 * options.minutes, 0, []
-    print(f"seed {options.seed}; attacks of {SECONDS:g} s\n")
-    print("| Attack | Health p50, p99, max (ms) | Good requests, p99 (ms) | Attackers got | Peak MB |")
-    print("|---|---|---|---|---|")
-    while turn == 0 or time.monotonic() < end:
-        seed = options.seed + turn
-        for name in chosen:
-            if turn and time.monotonic() >= end:
-                break
-            if name == "readers":
-                report = fuzz(MUTANTS, options.seed + turn * MUTANTS)
-                found, wrong = dict(report.outcomes), report.failures
-            elif name == "manifests":
-                found, wrong = damage_manifests(MUTANTS, options.seed + turn * MUTANTS)
-            else:
-                wrong = _server(name, seed)
-            if name not in ATTACKS:
-                print(f"| {name}, {MUTANTS} mutants from {options.seed + turn * MUTANTS} | | | {found} | |", flush=True)
-            failures += [f"{name}, seed {seed}: {what}" for what in wrong]
-        turn += 1
-    print("\n" + ("\n".join(failures) or "no failures"))
+    print(f"attacks of {SECONDS:g} s on the server; {MUTANTS:,} mutants a seed", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        while chosen and (turn == 0 or time.monotonic() < end):
+            for name in chosen:
+                if turn and time.monotonic() >= end:
+                    break
+                result = PARTS[name](options.seed + turn, Path(folder))
+                results.append(result)
+                if options.record:
+                    keep(options.record[0], result)
+                print(f"{name}, seed {result.seed}: {len(result.failures)} failures", flush=True)
+                failures += [f"{name}, seed {result.seed}: {what}" for what in result.failures]
+            turn += 1
+    found = tables(results)
+    print(f"\n{found}\n\n" + ("\n".join(failures) or "no failures"))
+    if options.write:
+        write(found)
     sys.exit(bool(failures))
-
-
-def _server(name: str, seed: int) -> list[str]:
-    found = attack(name, SECONDS, seed)
-    asked = found.probe
-    print(
-        f"| {name} | {asked['health_p50']}, {asked['health_p99']}, {asked['health_max']} of {asked['health']} "
-        f"| {asked['good']} asked, {asked['good_failed']} unanswered, {asked['good_p99']} "
-        f"| {dict(found.seen)} | {found.peak:.0f} |",
-        flush=True,
-    )
-    return found.failures
 
 
 if __name__ == "__main__":

@@ -12,59 +12,49 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.attack import senders
+from benchmarks.attack.result import Result
 from benchmarks.serving.fake_server import memory, server
 
-ATTACKS: dict[str, Callable[..., senders.Seen]] = {
-    "none": lambda port, seconds, seed: time.sleep(seconds) or senders.Seen(),
-    "json": senders.hostile_json,
-    "shapes": senders.hostile_shapes,
-    "frames": senders.many_frames,
-    "slow": senders.slow_senders,
-    "flood": senders.flood,
-    "closing": senders.closing_senders,
-    "reloads": senders.reloads,
+
+@dataclass(frozen=True)
+class Attack:
+    """What a server is sent, and its name in tables."""
+
+    title: str
+    send: Callable[..., senders.Seen]
+
+
+ATTACKS: dict[str, Attack] = {
+    "none": Attack("none", lambda port, seconds, seed: time.sleep(seconds) or senders.Seen()),
+    "json": Attack("32 MiB of JSON made to be expensive, 4 connections", senders.hostile_json),
+    "shapes": Attack("shapes of huge or many dimensions, 4 connections", senders.hostile_shapes),
+    "frames": Attack("files of many pages, slow formats, 8 connections", senders.many_frames),
+    "slow": Attack("64 slow senders of 32 MiB each", senders.slow_senders),
+    "flood": Attack("five times the engine's capacity", senders.flood),
+    "closing": Attack("the same, and 16 senders of 1 MiB with `Connection: close`", senders.closing_senders),
+    "reloads": Attack("20 reloads a second", senders.reloads),
 }
 RESETS = ("ConnectionResetError", "BrokenPipeError", "RemoteDisconnected")
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a server did under an attack.
-
-    Attributes:
-        seen: Answers that the attackers got.
-        probe: See `benchmarks.attack.probe`.
-        peak: Largest memory of the server in MB.
-        descriptors: Open descriptors before and after.
-    """
-
-    seen: senders.Seen
-    probe: dict[str, float]
-    peak: float
-    descriptors: tuple[int, int]
-
-    @property
-    def resets(self) -> int:
-        return sum(self.seen[name] for name in RESETS)
-
-    @property
-    def failures(self) -> list[str]:
-        """What must not happen, whatever the machine: how fast it is, is said in figures."""
-        failures = []
-        if self.probe["good_failed"]:
-            failures.append(f"{self.probe['good_failed']:.0f} of {self.probe['good']:.0f} good requests unanswered")
-        if self.resets:
-            failures.append(f"{self.resets} resets")
-        if self.seen["500"]:
-            failures.append(f"{self.seen['500']} internal errors")
-        if self.peak > 1000:
-            failures.append(f"{self.peak:.0f} MB of memory")
-        return failures
+def _failures(seen: senders.Seen, probe: dict[str, Any], peak: float) -> list[str]:
+    """What must not happen, whatever the machine: how fast it is, is said in figures."""
+    failures = []
+    if probe["unanswered"]:
+        failures.append(f"{probe['unanswered']} of {len(probe['good'])} good requests unanswered")
+    if resets := sum(seen[name] for name in RESETS):
+        failures.append(f"{resets} resets")
+    if seen["500"]:
+        failures.append(f"{seen['500']} internal errors")
+    if peak > 1000:
+        failures.append(f"{peak:.0f} MB of memory")
+    return failures
 
 
-def attack(name: str, seconds: float, seed: int) -> Found:
+def attack(name: str, seconds: float, seed: int) -> Result:
     """Run one attack on a server of its own."""
     others = sorted(os.sched_getaffinity(0))
     pinned = ["taskset", "-c", str(others[0])] if len(others) > 1 and shutil.which("taskset") else []
@@ -72,18 +62,16 @@ def attack(name: str, seconds: float, seed: int) -> Found:
     with server(*command) as (port, pid):
         os.sched_setaffinity(0, others[1:] or others)
         try:
-            before = len(os.listdir(f"/proc/{pid}/fd"))
             asking = [sys.executable, "-m", "benchmarks.attack.probe", str(port), str(seconds)]
-            send = partial(ATTACKS[name], pid=pid) if name == "reloads" else ATTACKS[name]
+            send = partial(ATTACKS[name].send, pid=pid) if name == "reloads" else ATTACKS[name].send
             with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as prober:
                 seen = send(port, seconds, seed)
                 content, _ = prober.communicate(timeout=seconds + 60)
             peak = max(_peak(pid), memory(pid))
-            time.sleep(0.5)
-            after = len(os.listdir(f"/proc/{pid}/fd"))
         finally:
             os.sched_setaffinity(0, others)
-    return Found(seen, json.loads(content), peak, (before, after))
+    probe = json.loads(content)
+    return Result(name, seed, {"answers": dict(seen)}, _failures(seen, probe, peak), **probe, peak=peak)
 
 
 def _peak(pid: int) -> float:

@@ -26,18 +26,19 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="Where to work; kept. Default: a temporary folder.")
     parser.add_argument("--before", type=Path, help="Checkout to compare the cost with.")
     parser.add_argument("--only", nargs="*", default=[], help="Names of commands, for kills and disks.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the points, sizes and pauses that are drawn.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         if options.what == "concurrent":
-            found = concurrent.measure(folder, options.trials)
+            found = concurrent.measure(folder, options.trials, options.seed)
         elif options.what == "kills":
-            found = kills.measure(folder, options.trials, options.only)
+            found = kills.measure(folder, options.trials, options.only, options.seed)
         elif options.what == "disks":
-            found = disks.measure(folder, options.trials, options.only)
+            found = disks.measure(folder, options.trials, options.only, options.seed)
         elif options.what == "power":
-            found = power.measure(folder, options.trials)
+            found = power.measure(folder, options.trials, options.seed)
         elif options.what == "sample":
             found = sample(folder, options.trials)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -19,13 +20,14 @@ JOURNALS = (".out.npz.journal", ".out.jsonl.journal", ".out.parquet.journal", ".
 """What stays, for --resume."""
 
 
-def measure(folder: Path, sizes: int, only: list[str]) -> dict[str, Any]:
+def measure(folder: Path, sizes: int, only: list[str], seed: int = 0) -> dict[str, Any]:
     """Run each command on file systems from nearly nothing up to nearly what it needs.
 
     Needs root, to mount them.
     """
     place = folder / "disk"
     place.mkdir(exist_ok=True)
+    shift = random.Random(seed).random() if seed else 0.0
     faults: list[str] = []
     counts: dict[str, Counter[str]] = {}
     for name, command in commands(folder, place).items():
@@ -34,7 +36,7 @@ def measure(folder: Path, sizes: int, only: list[str]) -> dict[str, Any]:
         counts[name] = Counter()
         prepared, peak = _needs(place, command)
         for number in range(sizes):
-            free = round((peak - prepared) * number / sizes)
+            free = round((peak - prepared) * (number + shift) / sizes)
             with _mounted(place, 4 * prepared + 65536):
                 command.prepare()
                 before = left(place)

@@ -77,11 +77,11 @@ def commands(folder: Path, place: Path) -> dict[str, Command]:
     }
 
 
-def measure(folder: Path, kills: int, only: list[str]) -> dict[str, Any]:
+def measure(folder: Path, kills: int, only: list[str], seed: int = 0) -> dict[str, Any]:
     """Kill each command at points spread over all that it has; the shares of the commands follow their points."""
     place = folder / "kills"
     chosen = {name: one for name, one in commands(folder, place).items() if not only or name in only}
-    rng = random.Random(0)
+    rng = random.Random(seed)
     found: dict[str, list[tuple[str, int]]] = {}
     whole: dict[str, list[str]] = {}
     faults: list[str] = []

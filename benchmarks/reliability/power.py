@@ -196,17 +196,17 @@ class Disk:
         return True
 
 
-def measure(folder: Path, cuts: int) -> dict[str, Any]:
+def measure(folder: Path, cuts: int, seed: int = 0) -> dict[str, Any]:
     """Cut at moments spread over a run of ``embed`` and one of ``bundle strip --force``, and at their very end."""
     bundle, images = built(folder), drawn(folder / "images", 60)[:IMAGES]
     expected = truth(bundle, images)
     place, kept = folder / "power", folder / "trace"
-    rng = random.Random(0)
+    rng = random.Random(seed)
     counts: Counter[str] = Counter()
     faults: list[str] = []
     output = place / "out.npz"
     embed = ["embed", bundle, *images, "-o", output]
-    for lines, disk in _replays(place, kept, embed, cuts // 2, faults):
+    for lines, disk in _replays(place, kept, embed, cuts // 2, seed, faults):
         for chance in (None, rng):
             disk.write(place, chance)
             counts["cuts"] += 1
@@ -228,7 +228,7 @@ def measure(folder: Path, cuts: int) -> dict[str, Any]:
     strip = ["bundle", "strip", bundle, "--variant", VARIANT, "-o", edge, "--force"]
     shutil.rmtree(place, ignore_errors=True)
     run(*strip)
-    for lines, disk in _replays(place, kept, strip, cuts - cuts // 2, faults, keep=True):
+    for lines, disk in _replays(place, kept, strip, cuts - cuts // 2, seed, faults, keep=True):
         for chance in (None, rng):
             disk.write(place, chance)
             counts["cuts"] += 1
@@ -241,7 +241,7 @@ def measure(folder: Path, cuts: int) -> dict[str, Any]:
 
 
 def _replays(
-    place: Path, kept: Path, command: list[object], cuts: int, faults: list[str], *, keep: bool = False
+    place: Path, kept: Path, command: list[object], cuts: int, seed: int, faults: list[str], *, keep: bool = False
 ) -> Iterator[tuple[int, Disk]]:
     """(calls before the cut, the disk then); -1 calls stands for a cut after the run has reported that it is done."""
     if not keep:
@@ -262,7 +262,7 @@ def _replays(
         faults.append(f"calls that the replay does not know: {dict(disk.unknown)}")
     # Two states are looked at in each cut.
     step = max(1, len(changes) // max(1, cuts // 2))
-    for last in [*changes[::step], -1]:
+    for last in [*changes[seed % step :: step], -1]:
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(before, place)
         disk = Disk(place)

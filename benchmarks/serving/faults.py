@@ -21,6 +21,7 @@ import json
 import multiprocessing
 import os
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -214,8 +215,10 @@ def serve(pipe: Any, tick: float, path: Path | None) -> None:
     serve_models(models, Settings(port=int(os.environ["PORT"]), limits=LIMITS, notice_seconds=0), metrics)
 
 
-def run(requests: int, tick: float, bundle: Path | None = None, clients: int = 24) -> list[str]:
-    """Run the server under load and faults; returns a description of every problem found."""
+def run(
+    requests: int, tick: float, bundle: Path | None = None, clients: int = 24, seed: int = 0
+) -> tuple[Counter[str], list[str]]:
+    """Run the server under load and faults; returns what was seen, and a description of every problem."""
     import socket
 
     with socket.socket() as free:
@@ -236,7 +239,9 @@ def run(requests: int, tick: float, bundle: Path | None = None, clients: int = 2
 
     async def all_clients() -> None:
         share = requests // clients
-        await asyncio.gather(*(client(port, share, seed, expected_of, seen, problems) for seed in range(clients)))
+        await asyncio.gather(
+            *(client(port, share, seed + number, expected_of, seen, problems) for number in range(clients))
+        )
 
     started = time.perf_counter()
     asyncio.run(all_clients())
@@ -249,11 +254,9 @@ def run(requests: int, tick: float, bundle: Path | None = None, clients: int = 2
     server.join(60)
     if admitted:
         problems.append(f"{admitted} tokens stayed admitted")
-    print(f"{sum(seen.values())} requests in {seconds:.0f} s; engine killed {counts.get('killed', 0)} times, "
-          f"reloaded {counts.get('reloaded', 0)} times; server {size:.0f} MB, {threads} threads")  # fmt: skip
-    print(", ".join(f"{name}: {count}" for name, count in sorted(seen.items())))
-    print(f"{len(problems)} problems {problems[:5]}")
-    return problems
+    print(f"{sum(seen.values())} requests in {seconds:.0f} s; server {size:.0f} MB, {threads} threads", file=sys.stderr)
+    seen.update({f"engine {what}": count for what, count in counts.items()})
+    return seen, problems
 
 
 if __name__ == "__main__":
@@ -262,4 +265,7 @@ if __name__ == "__main__":
     parser.add_argument("--tick", type=float, default=1.0, help="seconds")
     parser.add_argument("--bundle", type=Path, help="run its engine instead of the fake one")
     options = parser.parse_args()
-    raise SystemExit(bool(run(options.requests, options.tick, options.bundle)))
+    seen, problems = run(options.requests, options.tick, options.bundle)
+    print(", ".join(f"{name}: {count}" for name, count in sorted(seen.items())))
+    print(f"{len(problems)} problems {problems[:5]}")
+    raise SystemExit(bool(problems))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 import zlib
 
@@ -11,13 +12,15 @@ EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000
 
 
 def mutate(content: bytes, other: bytes, number: int) -> bytes:
-    """One to three damages, most of them near the beginning, where headers are.
+    """One to three damages, most of them near the beginning, where headers are; inside of most files that gzip packed.
 
     Args:
         content: Of a sound file.
         other: From which a part may be put into it.
         number: Of the mutant.
     """
+    if content.startswith(b"\x1f\x8b") and number % 4:
+        return gzip.compress(mutate(gzip.decompress(content), other, number), 1, mtime=0)
     rng = np.random.default_rng(number)
     found = bytearray(content)
     for _ in range(int(rng.integers(1, 4))):

@@ -35,6 +35,29 @@ from tests.support.dicoms import dataset, saved
 from tests.support.pdfs import pdf, text
 from tests.support.recordings import ros1, ros2
 
+READERS = {
+    "jpeg": ("jpg",),
+    "png": ("png",),
+    "webp": ("webp",),
+    "gif": ("gif",),
+    "bmp": ("bmp",),
+    "avif": ("avif",),
+    "heif": ("heic",),
+    "jpeg 2000": ("jp2",),
+    "netpbm": ("ppm", "pgm", "pbm"),
+    "tiff": ("tif",),
+    "slides": ("svs", "ome.tif"),
+    "pdf": ("pdf",),
+    "dicom": ("dcm",),
+    "clips": ("mp4", "mkv", "ts", "avi", "h264", "mjpeg", "webm"),
+    "volumes": ("nii", "nii.gz"),
+    "ros 1": ("bag",),
+    "ros 2": ("mcap", "db3", "yaml"),
+    "shards": ("tar", "tgz"),
+    "tables": ("parquet",),
+}
+"""The suffixes of each reader's seeds."""
+
 HEIC = Path(__file__).parents[2] / "runtime/images/recorded/tiny.heic"
 
 
@@ -53,6 +76,11 @@ class Seed:
     content: bytes = field(repr=False)
     beside: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
     folder: bool = False
+
+    @property
+    def reader(self) -> str:
+        suffix = self.name.partition(".")[2]
+        return next(reader for reader, suffixes in READERS.items() if suffix in suffixes)
 
 
 def seeds(work: Path) -> list[Seed]:

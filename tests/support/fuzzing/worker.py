@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,11 +41,15 @@ class Report:
 
     Attributes:
         outcomes: How many there were of each kind.
+        readers: The same of each reader.
+        peak: Largest memory of a process that read them, in MiB.
         failures: What must not happen, each with the number of its mutant.
         unforeseen: Exceptions that no reader names, which the boundary turned into errors of their inputs.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
+    readers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    peak: int = 0
     failures: list[str] = field(default_factory=list)
     unforeseen: list[str] = field(default_factory=list)
 
@@ -60,6 +64,8 @@ def fuzz(count: int, first: int = 0) -> Report:
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b'{"mutant"')]
         for line in lines:
             report.outcomes[line["outcome"]] += 1
+            report.readers[line["reader"]][line["outcome"]] += 1
+            report.peak = max(report.peak, line["peak"])
             if line["outcome"] == "failure":
                 report.failures.append(f"{line['mutant']}, {line['name']}: {line['what']}")
             elif line["outcome"] == "unforeseen":
@@ -82,7 +88,7 @@ def _main(first: int, count: int) -> None:
     from naflex_deploy.core.preprocessing import Preprocessing
     from naflex_deploy.runtime.packing.prepare import Preparer
     from tests.support.fuzzing.mutations import mutate
-    from tests.support.fuzzing.seeds import seeds
+    from tests.support.fuzzing.seeds import READERS, seeds
 
     changes = ["image.tokens=16", "image.frames=all", "image.icc=true", "image.range=frame", "video.rate=1000"]
     profiles = [resolve("photo", settings=settings, environment={}).profile for settings in ([], changes)]
@@ -90,22 +96,25 @@ def _main(first: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as work:
         (folder := Path(work) / "seeds").mkdir()
         sound = seeds(folder)
+        of_readers = [[seed for seed in sound if seed.reader == reader] for reader in READERS]
         for number in range(first, first + count):
-            seed = sound[number % len(sound)]
-            other = sound[(number // len(sound)) % len(sound)].content
+            turn, reader = divmod(number, len(of_readers))  # every reader gets as many
+            turn, kind = divmod(turn, len(of_readers[reader]))
+            seed, other = of_readers[reader][kind], sound[turn // 2 % len(sound)].content
             path = Path(work) / f"mutant-{number}"
             path.mkdir()
             for name, content in ((seed.name, mutate(seed.content, other, number)), *seed.beside):
                 (path / name).write_bytes(content)
             signal.setitimer(signal.ITIMER_PROF, LONGEST)  # of the processor, as others may keep the machine busy
             signal.alarm(6 * LONGEST)
-            outcome, what = _read(path if seed.folder else path / seed.name, readers[number // len(sound) % 2])
+            outcome, what = _read(path if seed.folder else path / seed.name, readers[turn % 2])
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             peak = peak_memory()
             if peak > MOST:
                 outcome, what = "failure", f"{peak >> 20} MiB of memory"
-            print(json.dumps({"mutant": number, "name": seed.name, "outcome": outcome, "what": what}), flush=True)
+            line = {"mutant": number, "name": seed.name, "reader": seed.reader, "outcome": outcome, "what": what}
+            print(json.dumps({**line, "peak": peak >> 20}), flush=True)
             if peak > MOST:
                 sys.exit(_TOO_LARGE)
             for file in path.iterdir():
