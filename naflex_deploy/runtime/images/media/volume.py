@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Collection, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -117,7 +118,8 @@ def _stored(
             f"{name}: expected an affine that says what lies where, found none", hint="write it with sform or qform"
         )
     shape = loaded.shape
-    if int(np.prod(shape)) * loaded.header.get_data_dtype().itemsize > _MOST_BYTES or len(shape) < 3:
+    size = math.prod(shape) * loaded.header.get_data_dtype().itemsize  # NumPy's product of so many would wrap round
+    if not 0 <= size <= _MOST_BYTES or len(shape) < 3 or min(shape) < 0:
         raise ImageError(
             f"{name}: expected three dimensions of at most {_MOST_BYTES} bytes, found {shape}", hint="cut it into parts"
         )
@@ -125,6 +127,12 @@ def _stored(
         raise ImageError(
             f"{name}: expected one number a voxel, found {loaded.header.get_value_label('datatype')}",
             hint="save its channels as volumes of their own",
+        )
+    there = max(len(content) - int(loaded.dataobj.offset), 0)
+    if size > there:  # before room is made for them
+        raise ImageError(
+            f"{name}: damaged or truncated image: expected {size} bytes of values, found {there}",
+            hint="replace the file",
         )
     values = np.asarray(loaded.dataobj.get_unscaled())
     first = values if values.ndim == 3 else values.reshape(*values.shape[:3], -1)[..., 0]

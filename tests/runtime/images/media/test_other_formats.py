@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -134,6 +135,22 @@ def test_a_volume_without_an_affine_is_refused(tmp_path: Path) -> None:
     (found,) = frames(tmp_path / "a.nii")
     assert found.error is not None
     assert "affine" in found.error.message
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [((900, 900, 600), "expected 972000000 bytes of values, found 128"), ((16384,) * 5, "at most 1073741824 bytes")],
+)
+def test_a_volume_with_fewer_values_than_it_states_is_refused_before_room_is_made(
+    sides: tuple[int, ...], said: str
+) -> None:
+    """The product of the second sides is 0 in 64 bits."""
+    nibabel = pytest.importorskip("nibabel", reason="the extra nifti is not installed")
+    content = bytearray(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)).to_bytes())
+    content[40 : 42 + 2 * len(sides)] = struct.pack(f"<{1 + len(sides)}h", len(sides), *sides)
+    (found,) = frames(bytes(content), name="a.nii")
+    assert found.error is not None
+    assert said in found.error.message
 
 
 def bag(folder: Path) -> Path:
