@@ -37,9 +37,9 @@ def _readers(seed: int, folder: Path) -> Result:
     return Result("readers", seed, counts, report.failures, peak=1.048576 * report.peak)
 
 
-def _manifests(seed: int, folder: Path) -> Result:
+def _bundles(seed: int, folder: Path) -> Result:
     outcomes, failures = damage_manifests(MUTANTS, seed * MUTANTS)
-    return Result("manifests", seed, {"manifests": outcomes}, failures)
+    return Result("bundles", seed, {kind: dict(found) for kind, found in outcomes.items()}, failures)
 
 
 def _faults(seed: int, folder: Path) -> Result:
@@ -75,7 +75,7 @@ def _reliability(what: str, trials: int, seed: int, folder: Path) -> Result:
 PARTS: dict[str, Part] = {
     **{name: partial(_server, name) for name in ATTACKS},
     "readers": _readers,
-    "manifests": _manifests,
+    "bundles": _bundles,
     "faults": _faults,
     "concurrent": partial(_reliability, "concurrent", 5),
     "kills": partial(_reliability, "kills", 10),
