@@ -207,7 +207,9 @@ def serve(pipe: Any, tick: float, path: Path | None) -> None:
 
     def report() -> None:
         pipe.recv()
-        scheduler = models.get().scheduler
+        scheduler, until = models.get().scheduler, time.monotonic() + 30
+        while scheduler.admitted_tokens and time.monotonic() < until:  # whose senders left, while an engine starts
+            time.sleep(0.05)
         pipe.send((dict(counts), scheduler.admitted_tokens, threading.active_count()))
 
     threading.Thread(target=report, daemon=True).start()
@@ -247,7 +249,6 @@ def run(
     asyncio.run(all_clients())
     seconds = time.perf_counter() - started
     size = memory(server.pid or 0)
-    time.sleep(0.5)
     pipe.send(None)
     counts, admitted, threads = pipe.recv()
     server.terminate()

@@ -57,6 +57,7 @@ class Metrics:
         self.stage = self._histogram(
             "naflex_stage_seconds", "Seconds in the stages decode, lay_out and run", ["model", "stage"]
         )
+        self._decode: dict[str, Histogram] = {}
 
     def _histogram(self, name: str, text: str, labels: list[str]) -> Histogram:
         return Histogram(name, text, labels, buckets=_SECONDS, registry=self.registry)
@@ -80,7 +81,7 @@ class Metrics:
         return observe
 
     def decoded(self, model: str, served: list[ImageOutcome]) -> None:
-        stage = self.stage.labels(model, "decode")
+        stage = self._decode.get(model) or self._decode.setdefault(model, self.stage.labels(model, "decode"))
         for item in served:
             stage.observe(item.decoded)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +53,12 @@ class Model:
     without_texts: str = "its bundle has no text tower, so that it embeds images only"
     """Why it embeds no texts, where it does not."""
 
-    @property
+    @cached_property
     def image_tokens(self) -> int:
         """Maximum number of patches of one image."""
         return self.manifest.config.image_tokens(self.variant.backend, self.manifest.model.prefix)
 
-    @property
+    @cached_property
     def outputs(self) -> dict[str, OutputSpec]:
         return {spec.name: spec for spec in self.variant.outputs}
 
@@ -67,7 +67,7 @@ class Model:
         """Name of each class; empty where the model has neither a classifier nor labels."""
         return self.manifest.head.labels if self.manifest.head else []
 
-    @property
+    @cached_property
     def tiled(self) -> bool:
         """Whether an image may be cut into tiles, so that `frame` has to prepare it instead of `work`."""
         image, sizing = self.manifest.config.image, self.manifest.preprocessing.sizing

@@ -6,7 +6,6 @@ one image may also be [H, W, 3]. `oip_outputs` says which outputs there are.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from naflex_deploy.runtime.scheduling.outcome import ImageOutcome
 from naflex_deploy.serving.http import oip_outputs
@@ -106,7 +106,7 @@ def metadata(model: Model) -> dict[str, Any]:
     }
 
 
-def parse(body: bytes, header_length: str | None, model: Model, limits: Limits) -> Inference:
+def parse(body: bytes | bytearray, header_length: str | None, model: Model, limits: Limits) -> Inference:
     """Parse a request.
 
     Args:
@@ -181,7 +181,7 @@ def answer(inference: Inference, model: Model, served: Sequence[ImageOutcome]) -
             entry["data"] = values.reshape(-1).tolist()
         outputs.append(entry)
     content = {"id": inference.id} if inference.id else {}
-    header = json.dumps({**content, "model_name": model.name, "model_version": VERSION, "outputs": outputs}).encode()
+    header = to_json({**content, "model_name": model.name, "model_version": VERSION, "outputs": outputs})
     if not chunks:
         return header, {"content-type": "application/json"}
     headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(header))}

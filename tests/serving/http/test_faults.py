@@ -15,6 +15,6 @@ def test_every_accepted_request_is_answered_once_with_its_own_result():
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stdout + found.stderr
     assert "0 problems" in found.stdout
-    killed, reloaded = map(int, re.findall(r"(?:killed|reloaded) (\d+) times", found.stdout))
+    killed, reloaded = map(int, re.findall(r"engine (?:killed|reloaded): (\d+)", found.stdout))
     assert killed
     assert reloaded

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from functools import lru_cache
 from typing import Any, Literal
 
 Format = Literal["json", "text"]
@@ -32,7 +33,12 @@ class TextLines(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
+    return f"{_second(int(record.created))}.{int(record.msecs):03}Z"
+
+
+@lru_cache(2)
+def _second(number: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(number))
 
 
 def _fields(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, Any]:

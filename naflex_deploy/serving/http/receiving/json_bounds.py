@@ -42,7 +42,7 @@ _ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 M = TypeVar("M", bound=BaseModel)
 
 
-def parse_json(kind: type[M], body: bytes) -> M:
+def parse_json(kind: type[M], body: bytes | bytearray) -> M:
     """Check the cost of a JSON body, and parse it.
 
     Raises:
@@ -54,14 +54,14 @@ def parse_json(kind: type[M], body: bytes) -> M:
     return kind.model_validate_json(body)
 
 
-def check_json(body: bytes) -> None:
+def check_json(body: bytes | bytearray) -> None:
     """Check what parsing a JSON body would cost. It need not be valid.
 
     Raises:
         Problem: It has more of something than is allowed.
     """
     escapes = 0
-    for piece in _pieces(body):
+    for piece in pieces(body):
         escapes += piece.count(b"\\")
         _check(escapes, ESCAPES, "backslashes")
     if not body.isascii():
@@ -76,7 +76,7 @@ def check_json(body: bytes) -> None:
         between += body[at:end]
         at = end if quote < 0 else _end_of_text(body, quote + 1)
         if len(between) >= _PIECE or at == len(body):
-            for piece in _pieces(between):
+            for piece in pieces(between):
                 _count(piece, counts)
             between.clear()
 
@@ -105,12 +105,12 @@ def decode_base64(text: str) -> bytes:
     return b"".join([*parts, base64.b64decode(text[head:], validate=True)])
 
 
-def _pieces(content: bytes | bytearray) -> Iterator[bytes]:
-    """Small enough that counting in one of them keeps no other thread waiting."""
+def pieces(content: bytes | bytearray) -> Iterator[bytes]:
+    """Small enough that work on one of them keeps no other thread waiting."""
     return (bytes(content[at : at + _PIECE]) for at in range(0, len(content), _PIECE))
 
 
-def _end_of_text(body: bytes, at: int) -> int:
+def _end_of_text(body: bytes | bytearray, at: int) -> int:
     """The place after the quote that ends a text, which begins at ``at``."""
     while (quote := body.find(b'"', at)) >= 0:
         slashes = quote

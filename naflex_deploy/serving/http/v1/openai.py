@@ -118,7 +118,7 @@ class ClassifyRequest(Request):
 T = TypeVar("T", bound=Request)
 
 
-def parse_json(body: bytes, kind: type[T], limits: Limits) -> tuple[T, list[Item]]:
+def parse_json(body: bytes | bytearray, kind: type[T], limits: Limits) -> tuple[T, list[Item]]:
     """Parse a JSON body into a request and its inputs.
 
     Raises:
@@ -133,13 +133,17 @@ def parse_json(body: bytes, kind: type[T], limits: Limits) -> tuple[T, list[Item
     return request, items
 
 
-async def read_multipart(body: bytes, headers: Headers, kind: type[T], limits: Limits) -> tuple[T, list[Item]]:
+async def read_multipart(
+    body: bytes | bytearray, headers: Headers, kind: type[T], limits: Limits
+) -> tuple[T, list[Item]]:
     """Like `parse_multipart`, for a large body in another thread."""
     parsing = parse_multipart(body, headers, kind, limits)
     return await parsing if len(body) <= INLINE else await asyncio.to_thread(asyncio.run, parsing)
 
 
-async def parse_multipart(body: bytes, headers: Headers, kind: type[T], limits: Limits) -> tuple[T, list[Item]]:
+async def parse_multipart(
+    body: bytes | bytearray, headers: Headers, kind: type[T], limits: Limits
+) -> tuple[T, list[Item]]:
     """Parse a multipart body into a request and its images.
 
     Raises:
@@ -147,7 +151,8 @@ async def parse_multipart(body: bytes, headers: Headers, kind: type[T], limits: 
     """
 
     async def stream() -> AsyncIterator[bytes]:
-        yield body
+        for piece in json_bounds.pieces(body):
+            yield piece
 
     parser = MultiPartParser(headers, stream(), max_files=limits.items, max_fields=16)  # type: ignore[arg-type]
     parser.spool_max_size = len(body) + 1  # the body is in memory already, so spool nothing to disk
