@@ -25,7 +25,27 @@ from tests.support.bundles import write_summing_bundle
 from tests.support.fuzzing.mutations import mutate
 
 ODD = [
-    *(None, True, -1, 0, 1, 2**31, 2**63, 2**64, 10**30, -0.5, 1e308, "", " ", "..", "/", "../x", "a\0b", "\ud800"),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2**31,
+        2**63,
+        2**64,
+        10**30,
+        10**400,
+        -0.5,
+        1e308,
+        "",
+        " ",
+        "..",
+        "/",
+        "../x",
+        "a\0b",
+        "\ud800",
+    ),
     *("é" * 3000, "9" * 5000, [], [[]], [None], ["a"] * 5000, {}, {"": 0}, {"a": {"a": {"a": []}}}),
 ]
 

@@ -119,7 +119,13 @@ def test_byte_counts(text: str, count: int) -> None:
     assert parse({"name": "x", "engine": {"memory_limit": text}}).engine.memory_limit == count
 
 
-@pytest.mark.parametrize("text", ["", "8 gib", "GiB", "-1GiB", "8TiB", "8,5GiB", "1e3MB"])
+@pytest.mark.parametrize("text", ["", "8 gib", "GiB", "-1GiB", "8TiB", "8,5GiB", "1e3MB", "9" * 400])
 def test_what_is_no_byte_count_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"engine.memory_limit: expected a number of bytes such as '8GiB'"):
         parse({"name": "x", "engine": {"memory_limit": text}})
+
+
+@pytest.mark.parametrize("setting", [{"image": {"range": [0, 10**400]}}, {"dicom": {"window": [10**400, 400]}}])
+def test_numbers_without_a_float_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="expected \\["):
+        parse({"name": "x", **setting})

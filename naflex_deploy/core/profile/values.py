@@ -22,7 +22,7 @@ def _byte_count(value: object) -> object:
     """'8GiB' → 8589934592; numbers pass through."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B|)\s*", value)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]i?B|B|)\s*", value)
     if match is None:
         raise ValueError("expected a number of bytes such as '8GiB' or '512MB'")
     return int(float(match[1]) * _UNITS[match[2]])
@@ -51,10 +51,15 @@ def once(values: list[str]) -> list[str]:
     return values
 
 
+def _float(number: int | float) -> float:
+    """A number, or infinity where it is too large for one, however many digits it has."""
+    return float(number) if abs(number) < 1e300 else math.inf
+
+
 def _interval(value: object) -> object:
     """[low, high] of TOML as a tuple of floats; names pass through."""
     if isinstance(value, list | tuple) and len(value) == 2 and all(type(side) in (int, float) for side in value):
-        low, high = float(value[0]), float(value[1])
+        low, high = map(_float, value)
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError("expected [low, high] with low below high")
         return low, high
@@ -64,7 +69,7 @@ def _interval(value: object) -> object:
 def _window(value: object) -> object:
     """[centre, width] of TOML as a tuple of floats; names pass through."""
     if isinstance(value, list | tuple) and len(value) == 2 and all(type(side) in (int, float) for side in value):
-        centre, width = float(value[0]), float(value[1])
+        centre, width = map(_float, value)
         if not (math.isfinite(centre) and math.isfinite(width) and width >= 1):
             raise ValueError("expected [centre, width] with a width of at least 1")
         return centre, width

@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL import Image
 from PIL.Image import Resampling
 
-MOST_BETWEEN = 100_000_000
-"""Pixels of the picture between the two passes of a resize, 400 MB."""
+MOST_BETWEEN = 50_000_000
+"""Pixels of the picture between the two passes of a resize, 200 MB beside the 480 MB of the largest picture."""
 
 
 def resized(image: Image.Image, size: tuple[int, int], resample: Resampling) -> Image.Image:
