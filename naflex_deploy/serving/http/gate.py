@@ -110,9 +110,10 @@ class Gate:
             self._metrics.rejections.labels(fields["reason"]).inc()
         if log.isEnabledFor(logging.INFO) and fields["path"] not in HEALTH:
             level = logging.ERROR if status == 500 else logging.INFO
-            said = {"fields": {**fields, "status": status, "ms": round(1000 * seconds, 2)}}
-            # As `log.log` does, which also looks up the line of code that calls it.
-            log.handle(log.makeRecord(log.name, level, __file__, 0, "request", (), None, extra=said))
+            # What `log.log` does, without looking up the line of code that calls it.
+            record = logging.LogRecord(log.name, level, "", 0, "request", None, None)
+            record.fields = {**fields, "status": status, "ms": round(1000 * seconds, 2)}
+            log.handle(record)
 
 
 def answer(problem: Problem, scope: Scope) -> JSONResponse:

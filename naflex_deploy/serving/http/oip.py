@@ -42,7 +42,7 @@ class _Tensor(_Part):
     """`BYTES` for `images`, `UINT8` for `pixels`."""
     shape: list[int] = Field(max_length=8, fail_fast=True)
     """[N] for `images`; [N, H, W, 3] or [H, W, 3] for `pixels`."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """`binary_data_size`, where the content follows the JSON as bytes."""
     data: list[Any] | None = None
     """The content, where it does not follow as bytes: base64 texts for `images`, integers for `pixels`."""
@@ -51,7 +51,7 @@ class _Tensor(_Part):
 class _Output(_Part):
     name: str
     """Name of an output of the bundle; `grid_hw`; of a vision-language model also `image_embeds`, `image_grid_thw`."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """`binary_data`, to get this output as bytes after the JSON; `datatype`, `FP16` or `FP32`, of tokens for language
     models, which are FP16 by default."""
 
@@ -63,9 +63,9 @@ class InferRequest(_Part):
     """Id of the request, which the answer repeats."""
     inputs: list[_Tensor] = Field(min_length=1, max_length=8, fail_fast=True)
     """One tensor, `images` or `pixels`."""
-    outputs: list[_Output] = Field([], max_length=64, fail_fast=True)
+    outputs: list[_Output] = Field(default_factory=list, max_length=64, fail_fast=True)
     """Outputs to return. Default: all of them."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """`timeout` in microseconds; `priority` from -1 to 1, where 1 goes first; `binary_data_output`, a boolean."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope
@@ -23,7 +25,12 @@ from naflex_deploy.serving.http.receiving.body import Buffers
 INLINE = 64 << 10
 """Largest body, in bytes, that is parsed or written on the event loop instead of in another thread."""
 
+LARGE = 1 << 20
+"""Bytes from which on they are processed one after another: threads that compute keep the event loop waiting in turn."""
+
 R = TypeVar("R")
+
+_one_at_a_time = ThreadPoolExecutor(1, "large")
 
 
 class Service:
@@ -116,4 +123,5 @@ async def work(size: int, function: Callable[..., R], *args: Any) -> R:
     """Call a function, in another thread where ``size``, the number of bytes that it processes, is large."""
     if size <= INLINE:
         return function(*args)
-    return await asyncio.to_thread(function, *args)
+    pool = _one_at_a_time if size > LARGE else None
+    return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *args))

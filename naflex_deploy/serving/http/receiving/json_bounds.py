@@ -107,7 +107,8 @@ def decode_base64(text: str) -> bytes:
 
 def pieces(content: bytes | bytearray) -> Iterator[bytes]:
     """Small enough that work on one of them keeps no other thread waiting."""
-    return (bytes(content[at : at + _PIECE]) for at in range(0, len(content), _PIECE))
+    whole = memoryview(content)
+    return (bytes(whole[at : at + _PIECE]) for at in range(0, len(content), _PIECE))
 
 
 def _end_of_text(body: bytes | bytearray, at: int) -> int:
