@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naflex_deploy.serving.http.limits import Limits
+from naflex_deploy.serving.http.receiving.connections import JOINED, _Gentle
 from naflex_deploy.serving.http.receiving.room import Room
 from tests.serving.support import running, wait_until
 
@@ -114,3 +116,44 @@ def test_one_client_leaves_connections_to_others():
                 return False
 
         wait_until(taken_again)
+
+
+def test_headers_leave_with_the_start_of_the_body():
+    written: list[bytes] = []
+    transport, connection = SimpleNamespace(write=written.append), SimpleNamespace(cycle=None, closing=False)
+    connection.close = lambda: written.append(b"closed")
+    gentle = _Gentle(transport, connection)
+
+    def begin(head: bytes) -> None:
+        connection.cycle = SimpleNamespace(response_started=False)
+        gentle.write(b"continue")
+        connection.cycle.response_started = True
+        gentle.write(head)
+
+    gentle.write(b"a refusal")
+    begin(b"head ")
+    assert written == [b"a refusal", b"continue"]
+    gentle.write(b"body")
+    gentle.write(b"more")
+    assert written[2:] == [b"head body", b"more"]
+    begin(b"large ")
+    gentle.write(bytes(JOINED))
+    assert written[4:] == [b"continue", b"large ", bytes(JOINED)]
+    begin(b"no body")
+    gentle.close()
+    assert written[7:] == [b"continue", b"no body", b"closed"]
+
+
+def test_answers_without_a_body_and_of_pipelined_requests_arrive():
+    """In order, over one connection; the last one is not pipelined, and its headers wait for no body."""
+    with running() as server, connected(server) as connection:
+        one = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+        connection.sendall(2 * one + one.replace(b"GET", b"HEAD"))
+        found = b""
+        while found.count(b"\r\n\r\n") < 3:
+            found += connection.recv(65536)
+        assert [line[9:12] for line in found.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")] == [
+            b"200",
+            b"200",
+            b"405",
+        ]
