@@ -1,7 +1,7 @@
 """Attack the server, readers, bundles and outputs for so many minutes, and print what was found as tables.
 
     python -m benchmarks.attack --minutes 60                       everything in turn, at least once
-    python -m benchmarks.attack --minutes 2 --only json slow
+    python -m benchmarks.attack --minutes 2 --only json slow --bundle build/photo
     python -m benchmarks.attack --minutes 30 --only readers --seed 100 --record mutants.jsonl
     python -m benchmarks.attack --minutes 0 --only --record *.jsonl --write    the tables of earlier runs, in the docs
 
@@ -16,10 +16,12 @@ import argparse
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
-from benchmarks.attack.parts import MUTANTS, PARTS, SECONDS
+from benchmarks.attack.parts import MUTANTS, PARTS, SECONDS, on_server
 from benchmarks.attack.result import keep, kept
+from benchmarks.attack.server import ATTACKS
 from benchmarks.attack.tables import tables, write
 
 
@@ -28,6 +30,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0, help="Of the first turn; each turn has the next.")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="Default: everything.")
+    parser.add_argument(
+        "--bundle", type=Path, help="Whose engine a server has that is attacked. Default: one that sleeps."
+    )
     parser.add_argument("--record", type=Path, nargs="*", default=[], help="Results are kept in the first.")
     parser.add_argument("--write", action="store_true", help="Write the tables into docs/reliability.md.")
     options = parser.parse_args()
@@ -40,7 +45,8 @@ def main() -> None:
             for name in chosen:
                 if turn and time.monotonic() >= end:
                     break
-                result = PARTS[name](options.seed + turn, Path(folder))
+                part = partial(on_server, name, options.bundle) if name in ATTACKS else PARTS[name]
+                result = part(options.seed + turn, Path(folder))
                 results.append(result)
                 if options.record:
                     keep(options.record[0], result)

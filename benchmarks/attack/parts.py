@@ -27,8 +27,9 @@ Part = Callable[[int, Path], Result]
 """Takes a seed, and a folder that all of them may use."""
 
 
-def _server(name: str, seed: int, folder: Path) -> Result:
-    return attack(name, SECONDS, seed)
+def on_server(name: str, bundle: Path | None, seed: int, folder: Path) -> Result:
+    """An attack on the server; see `attack`."""
+    return attack(name, SECONDS, seed, bundle)
 
 
 def _readers(seed: int, folder: Path) -> Result:
@@ -73,7 +74,7 @@ def _reliability(what: str, trials: int, seed: int, folder: Path) -> Result:
 
 
 PARTS: dict[str, Part] = {
-    **{name: partial(_server, name) for name in ATTACKS},
+    **{name: partial(on_server, name, None) for name in ATTACKS},
     "readers": _readers,
     "bundles": _bundles,
     "faults": _faults,

@@ -54,11 +54,14 @@ def _failures(seen: senders.Seen, probe: dict[str, Any], peak: float) -> list[st
     return failures
 
 
-def attack(name: str, seconds: float, seed: int) -> Result:
-    """Run one attack on a server of its own."""
+def attack(name: str, seconds: float, seed: int, bundle: Path | None = None) -> Result:
+    """Run one attack on a server of its own, with an engine that sleeps or that of a bundle."""
     others = sorted(os.sched_getaffinity(0))
     pinned = ["taskset", "-c", str(others[0])] if len(others) > 1 and shutil.which("taskset") else []
     command = [*pinned, sys.executable, "-m", "benchmarks.serving.fake_server", "64", "0.02", "2"]
+    if bundle is not None:
+        command = [*pinned, sys.executable, "-m", "naflex_deploy", "serve", f"fake={bundle}", "--port", "0"]
+        command += ["--notice", "0", "--slo", "2000"]
     with server(*command) as (port, pid):
         os.sched_setaffinity(0, others[1:] or others)
         try:
@@ -71,7 +74,8 @@ def attack(name: str, seconds: float, seed: int) -> Result:
         finally:
             os.sched_setaffinity(0, others)
     probe = json.loads(content)
-    return Result(name, seed, {"answers": dict(seen)}, _failures(seen, probe, peak), **probe, peak=peak)
+    part = name if bundle is None else f"{name}, with an engine"
+    return Result(part, seed, {"answers": dict(seen)}, _failures(seen, probe, peak), **probe, peak=peak)
 
 
 def _peak(pid: int) -> float:

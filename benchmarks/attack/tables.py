@@ -24,11 +24,13 @@ def tables(results: Sequence[Result]) -> str:
         "| Attack | Health p50, p99, max (ms) | Good requests, p99 (ms) | Attackers got | Peak MB |",
         "|---" * 5 + "|",
     ]
-    lines += [_server(name, parts[name]) for name in ATTACKS if name in parts]
+    for name, one in ATTACKS.items():
+        for part, title in ((name, one.title), (f"{name}, with an engine", f"{one.title}; the demo's engine")):
+            if part in parts:
+                lines.append(_server(title, parts.pop(part)))
     lines += ["", "| What | Tried | What became of it | Peak MB | Against the promises |", "|---" * 5 + "|"]
     for name, found in parts.items():
-        if name not in ATTACKS:
-            lines += _rows(name, found)
+        lines += _rows(name, found)
     return "\n".join(lines)
 
 
@@ -39,7 +41,7 @@ def write(text: str, page: Path = PAGE) -> None:
     page.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
-def _server(name: str, results: Sequence[Result]) -> str:
+def _server(title: str, results: Sequence[Result]) -> str:
     health = [value for result in results for value in result.health]
     good = [value for result in results for value in result.good]
     quantiles = ", ".join(f"{np.quantile(health, q):.1f}" for q in (0.5, 0.99, 1)) if health else ""
@@ -47,7 +49,7 @@ def _server(name: str, results: Sequence[Result]) -> str:
     seconds = f"{np.quantile(good, 0.99):,.1f}" if good else ""
     answers = ", ".join(f"{count:,} × {what}" for what, count in sorted(seen["answers"].items()))
     return (
-        f"| {ATTACKS[name].title} | {quantiles} of {len(health):,} "
+        f"| {title} | {quantiles} of {len(health):,} "
         f"| {len(good)} asked, {sum(result.unanswered for result in results)} unanswered, {seconds} "
         f"| {answers} | {max(result.peak for result in results):.0f} |"
     )

@@ -251,11 +251,8 @@ class Scheduler:
                 self._packs += 1
                 self._changed.notify()  # another thread takes care of the remaining images
             number = self._packs - 1
-        self._expire(expired)
+        self._answer([(ticket, DeadlineError.of(ticket, now)) for ticket in expired])
         return Batch.of(number, tickets) if tickets else None
-
-    def _expire(self, tickets: Sequence[Ticket]) -> None:
-        self._answer([(ticket, DeadlineError.of(ticket, self._clock())) for ticket in tickets])
 
     def _run(self, batch: Batch) -> None:
         started = finished = self._clock()

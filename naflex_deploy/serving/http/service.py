@@ -26,7 +26,7 @@ INLINE = 64 << 10
 """Largest body, in bytes, that is parsed or written on the event loop instead of in another thread."""
 
 LARGE = 1 << 20
-"""Bytes from which on they are processed one after another: threads that compute keep the event loop waiting in turn."""
+"""Bytes above which one body is processed after another, as each thread that computes keeps the event loop waiting."""
 
 R = TypeVar("R")
 
