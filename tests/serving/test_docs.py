@@ -47,7 +47,7 @@ def test_curl_examples(command, url, folder):
         "/v1/embeddings": '"embedding":',
         "/v1/classify": '"label":"',
         "/v1/models": '"id":"doc-ocr"',
-        "/infer": '"model_name": "doc-ocr"',
+        "/infer": '"model_name":"doc-ocr"',
         "/metrics": "naflex_queue_tokens",
     }.items():
         if path in command:

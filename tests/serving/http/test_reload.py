@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -154,22 +153,28 @@ def read_until(stream, events: list[dict], event: str) -> None:
 
 
 def test_reloads_that_are_asked_for_while_one_runs_are_one_more():
-    loads, go = [], threading.Event()
+    loads, asked, go = [], [], threading.Event()
 
     def load(name, path):
         loads.append(name)
         if len(loads) > 1:
-            assert go.wait(20)
+            assert go.wait(60)
         return summing_model(name)
 
     with running(load=load, keys=("key",)) as server, ThreadPoolExecutor(8) as pool:
         url = f"{server.url}/v2/repository/models/sums/load"
-        post = partial(httpx.post, url, headers={"x-api-key": "key"}, timeout=30)
+        post = partial(httpx.post, url, headers={"x-api-key": "key"}, timeout=60)
+        reload = server.service.reload
+
+        async def counted(name):
+            asked.append(name)
+            await reload(name)
+
+        server.service.reload = counted
         first = pool.submit(post)
         wait_until(lambda: len(loads) == 2)
         others = [pool.submit(post) for _ in range(5)]
-        wait_until(lambda: server.service._reloads)
-        time.sleep(0.1)  # the others arrive
+        wait_until(lambda: len(asked) == 6)
         go.set()
         assert [answer.result().status_code for answer in (first, *others)] == [200] * 6
         assert len(loads) == 3
