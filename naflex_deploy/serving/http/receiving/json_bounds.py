@@ -96,6 +96,8 @@ def decode_base64(text: str) -> bytes:
         ValueError: It is not base64: ``binascii.Error`` for what is wrong in ASCII.
     """
     step = 4 * _PIECE
+    if len(text) % 4:  # Python takes a padding character behind whole groups
+        raise ValueError("expected groups of four characters")
     if len(text) <= step:
         return base64.b64decode(text, validate=True)
     head = (len(text) - 1) // step * step
