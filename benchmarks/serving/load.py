@@ -71,9 +71,16 @@ async def closed_loop(port: int, requests: Sequence[bytes], connections: int, se
 
 
 async def open_loop(
-    port: int, requests: Sequence[bytes], rate: float, seconds: float, *, connections: int = 1000, seed: int = 0
+    port: int,
+    requests: Sequence[bytes],
+    rate: float,
+    seconds: float,
+    *,
+    connections: int = 1000,
+    seed: int = 0,
+    patience: float = 10,
 ) -> Outcome:
-    """Send requests at random times of a given rate, whatever the server does."""
+    """Send requests at random times of a given rate, whatever the server does; wait ``patience`` seconds at the end."""
     outcome = Outcome(seconds)
     times = arrivals(rate, seconds, seed)
     opened: list[Connection] = []
@@ -106,7 +113,7 @@ async def open_loop(
             send(idle.popleft(), request, start + offset)
         else:
             late.append((request, start + offset))
-    until = time.perf_counter() + 10
+    until = time.perf_counter() + patience
     while sum(outcome.statuses.values()) < len(times) and time.perf_counter() < until:
         await asyncio.sleep(0.02)
     close(opened)

@@ -3,7 +3,7 @@
     python -m benchmarks.serving.overhead http       small raw tensors, an engine of 0.3 ms: requests/s, CPU per request
     python -m benchmarks.serving.overhead decode     JPEG decoding on one and on two threads
     python -m benchmarks.serving.overhead load       open loop at 0.9x, 1x and 3x of the peak, against a simulation
-    python -m benchmarks.serving.overhead goal       open loop at 0.9x to 3x of the peak, with and without --slo
+    python -m benchmarks.serving.overhead goal [B]   open loop at 0.9x to 3x of the peak, with and without --slo
     python -m benchmarks.serving.overhead soak       memory over bounded requests, after warm-up
     python -m benchmarks.serving.overhead bundle B   a real bundle with and without HTTP; health under its full load
 
@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -37,6 +38,7 @@ from benchmarks.serving.fake_server import (
     server,
 )
 from benchmarks.serving.load import Outcome, arrivals, closed_loop, open_loop
+from naflex_deploy.bench.load.http import embedding_request
 from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.scheduling.admission import MARGIN
@@ -138,24 +140,44 @@ def load() -> None:
     print(f"goodput at 3x over the peak goodput: {found[3.0][0].goodput(SLO) / best:.1%}")
 
 
-def goal() -> None:
-    """The same engine as `load`, and requests without a timeout of their own, from another process than the server."""
-    budget, cost, tokens, seconds = 64, 0.02, 16, 10.0
-    peak = budget / tokens / cost
-    for known in (0.0, SLO):
+def goal(path: Path | None = None) -> None:
+    """The same engine as `load`, or that of a bundle, and requests without a timeout, from another process."""
+    budget, cost, tokens, seconds, slo = 64, 0.02, 16, 10.0, SLO
+    peak, requests = budget / tokens / cost, [raw_request(64)]
+    if path is not None:
+        seconds, slo = 20.0, 2 * SLO
+        requests = [image_request(jpeg(600, 800, seed)) for seed in range(16)]
+        with served(path) as (port, _):
+            asyncio.run(closed_loop(port, requests, 16, 4))
+            outcome = asyncio.run(closed_loop(port, requests, 16, seconds))
+        peak = outcome.statuses[200] / outcome.seconds
+    for known in (0.0, slo):
         best = 0.0
-        print(f"without a goal, {1e3 * SLO:.0f} ms are wanted:" if not known else f"--slo {1e3 * known:.0f}:")
+        print(f"without a goal, {1e3 * slo:.0f} ms are wanted:" if not known else f"--slo {1e3 * known:.0f}:")
         for factor in (0.9, 1.0, 2.0, 3.0):
-            with fake_server(budget, cost, known) as (port, _):
-                asyncio.run(closed_loop(port, [raw_request(64)], 16, 1))
-                outcome = asyncio.run(open_loop(port, [raw_request(64)], factor * peak, seconds))
-            goodput = outcome.goodput(SLO)
+            with fake_server(budget, cost, known) if path is None else served(path, known) as (port, _):
+                asyncio.run(closed_loop(port, requests, 16, 1 if path is None else 4))
+                outcome = asyncio.run(open_loop(port, requests, factor * peak, seconds, patience=40))
+            goodput = outcome.goodput(slo)
             best = max(best, goodput)
             print(
-                f"  {factor}x of {peak:.0f}/s: goodput {goodput:.1f}/s, {goodput / best:.1%} of best; p50, p99, max "
+                f"  {factor}x of {peak:.1f}/s: goodput {goodput:.1f}/s, {goodput / best:.1%} of best; p50, p99, max "
                 f"of 200 {1e3 * outcome.quantile(200, 0.5):.0f}, {1e3 * outcome.quantile(200, 0.99):.0f}, "
-                f"{1e3 * outcome.quantile(200, 1):.0f} ms; statuses {dict(outcome.statuses)}"
+                f"{1e3 * outcome.quantile(200, 1):.0f} ms; statuses {dict(outcome.statuses)}",
+                flush=True,
             )
+
+
+def served(path: Path, goal: float = 0.0) -> AbstractContextManager[tuple[int, int]]:
+    """A server of a bundle, under the name of the fake one."""
+    options = ["--slo", str(round(1e3 * goal))] if goal else []
+    arguments = [sys.executable, "-m", "naflex_deploy", "serve", f"fake={path}", "--port", "0", "--notice", "0"]
+    return server(*arguments, *options)
+
+
+def image_request(image: bytes) -> bytes:
+    """A request for the vector of an encoded image."""
+    return embedding_request(image, url="http://127.0.0.1", model="fake")
 
 
 def soak() -> None:
