@@ -145,7 +145,7 @@ def goal(path: Path | None = None) -> None:
     budget, cost, tokens, seconds, slo = 64, 0.02, 16, 10.0, SLO
     peak, requests = budget / tokens / cost, [raw_request(64)]
     if path is not None:
-        seconds, slo = 20.0, 2 * SLO
+        seconds, slo = 12.0, 2 * SLO
         requests = [image_request(jpeg(600, 800, seed)) for seed in range(16)]
         with served(path) as (port, _):
             asyncio.run(closed_loop(port, requests, 16, 4))
