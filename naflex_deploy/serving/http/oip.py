@@ -208,9 +208,12 @@ def _encoded(tensor: _Tensor, content: memoryview | None, limits: Limits) -> lis
     if content is None:
         for text in _flat(tensor):
             try:
-                images.append(decode_base64(text))
+                image = decode_base64(text)
             except (TypeError, ValueError):
-                raise _wrong("expected base64 text", f"inputs[0].data[{len(images)}]") from None
+                image = b""
+            if not image:
+                raise _wrong("expected base64 text", f"inputs[0].data[{len(images)}]")
+            images.append(image)
     else:
         start = 0
         while start < len(content) and len(images) < count:
