@@ -131,17 +131,17 @@ def slow_senders(port: int, seconds: float, seed: int) -> Seen:
     return seen
 
 
-def flood(port: int, seconds: float, seed: int) -> Seen:
+def flood(port: int, seconds: float, seed: int, capacity: float = CAPACITY) -> Seen:
     """Five times what the engine takes."""
-    found = asyncio.run(open_loop(port, [raw_request(64)], 5 * CAPACITY, seconds, connections=200, seed=seed))
+    found = asyncio.run(open_loop(port, [raw_request(64)], 5 * capacity, seconds, connections=200, seed=seed))
     return Counter({str(status): count for status, count in found.statuses.items()})
 
 
-def closing_senders(port: int, seconds: float, seed: int) -> Seen:
+def closing_senders(port: int, seconds: float, seed: int, capacity: float = CAPACITY) -> Seen:
     """As an HTTP/1.0 proxy: every body of 1 MiB comes over a connection of its own, while the queue is full."""
     image = base64.b64encode(random.Random(seed).randbytes(1 << 20)).decode()
     body = json.dumps({"input": image}).encode()
-    waiting = multiprocessing.get_context("spawn").Process(target=flood, args=(port, seconds, seed))
+    waiting = multiprocessing.get_context("spawn").Process(target=flood, args=(port, seconds, seed, capacity))
     waiting.start()
     seen = post_all(port, seconds, [(EMBED, body)], 16, {**JSON, "connection": "close"})
     waiting.join()

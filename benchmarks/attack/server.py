@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ from typing import Any
 
 from benchmarks.attack import senders
 from benchmarks.attack.result import Result
-from benchmarks.serving.fake_server import memory, server
+from benchmarks.serving.fake_server import memory, raw_request, server
+from benchmarks.serving.load import closed_loop
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ ATTACKS: dict[str, Attack] = {
     "closing": Attack("the same, and 16 senders of 1 MiB with `Connection: close`", senders.closing_senders),
     "reloads": Attack("20 reloads a second", senders.reloads),
 }
+CALIBRATION = 4.0
+"""Seconds in which the capacity of a bundle's engine is measured."""
+
 RESETS = ("ConnectionResetError", "BrokenPipeError", "RemoteDisconnected")
 
 
@@ -65,8 +70,12 @@ def attack(name: str, seconds: float, seed: int, bundle: Path | None = None) -> 
     with server(*command) as (port, pid):
         os.sched_setaffinity(0, others[1:] or others)
         try:
+            capacity = {}
+            if bundle is not None and name in ("flood", "closing"):
+                done = asyncio.run(closed_loop(port, [raw_request(64)], 16, CALIBRATION))
+                capacity = {"capacity": done.statuses[200] / CALIBRATION}
             asking = [sys.executable, "-m", "benchmarks.attack.probe", str(port), str(seconds)]
-            send = partial(ATTACKS[name].send, pid=pid) if name == "reloads" else ATTACKS[name].send
+            send = partial(ATTACKS[name].send, **({"pid": pid} if name == "reloads" else capacity))
             with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as prober:
                 seen = send(port, seconds, seed)
                 content, _ = prober.communicate(timeout=seconds + 60)

@@ -28,7 +28,7 @@ PATIENCE = 0.02
 """Seconds after which a request starts to check whether its sender has left; most are answered earlier."""
 
 INLINE = 64 << 10
-"""Largest raw tensor, in bytes, that is cut into patches on the event loop instead of in another thread."""
+"""Bytes of raw tensors of one request that are cut into patches on the event loop instead of in another thread."""
 
 
 async def infer(
@@ -64,7 +64,7 @@ async def infer(
         sent = [image for image in images if not isinstance(image, list)]
         whole = len(sent) == len(images) and not model.tiled
         frames = None if whole else await _frames(model, images, limits, deadline, places)
-        works = [_work(model, image, limits, deadline) for image in sent] if frames is None else _patches(frames)
+        works = _works(model, sent, limits, deadline) if frames is None else _patches(frames)
         futures = model.scheduler.submit(
             works, outputs, tokens=model.image_tokens, deadline=deadline, goal=now + goal, priority=priority
         )
@@ -80,14 +80,14 @@ async def infer(
     return served if frames is None else _joined(frames, served)
 
 
-def _work(model: Model, image: Sent, limits: Limits, deadline: float) -> Work:
-    """Cut a small tensor into patches at once, because handing it to another thread would cost more."""
-    work = model.work(image, limits, deadline)
-    if isinstance(image, np.ndarray) and image.nbytes <= INLINE:
-        patches = work()
-        assert isinstance(patches, Patches)
-        return patches
-    return work
+def _works(model: Model, images: Sequence[Sent], limits: Limits, deadline: float) -> list[Work]:
+    """Cut small tensors into patches at once, because handing them to another thread would cost more."""
+    works = [model.work(image, limits, deadline) for image in images]
+    sizes = [image.nbytes for image in images if isinstance(image, np.ndarray)]
+    if model.enlarges or len(sizes) < len(images) or sum(sizes) > INLINE:
+        return [*works]
+    found = [work() for work in works]
+    return [patches for patches in found if isinstance(patches, Patches)]
 
 
 def _place(places: Sequence[str], index: int) -> str:

@@ -73,6 +73,11 @@ class Model:
         image, sizing = self.manifest.config.image, self.manifest.preprocessing.sizing
         return image.tiled or (image.fit == "model" and isinstance(sizing, SmartTiles))
 
+    @cached_property
+    def enlarges(self) -> bool:
+        """Whether a small tensor may become many patches, which takes milliseconds."""
+        return self.manifest.config.image.fit not in ("shrink-only", "pad-to-patch")
+
     def work(self, image: Sent, limits: Limits, deadline: float = math.inf) -> Callable[[], Patches | Apart]:
         """A function that checks the header of an image and decodes it.
 

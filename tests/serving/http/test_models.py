@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import time
+from dataclasses import replace
 from io import BytesIO
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.pack import Patches
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.loading import load_engine
 from naflex_deploy.runtime.packing.prepare import Preparer
@@ -20,6 +22,7 @@ from naflex_deploy.runtime.scheduling.decoders import Apart
 from naflex_deploy.runtime.scheduling.queue import DeadlineError
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
 from naflex_deploy.serving.client import Client
+from naflex_deploy.serving.http.infer import _works
 from naflex_deploy.serving.http.limits import Limits
 from naflex_deploy.serving.http.models import Model, open_model
 from tests.serving.support import SummingSession, pixels, png, running, summing_model, vector
@@ -130,3 +133,19 @@ def pages(count: int) -> bytes:
     first, *others = (Image.fromarray(pixels(seed, 16, 16)) for seed in range(count))
     first.save(stream, "TIFF", save_all=True, append_images=others)
     return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("fit", "sides", "at_once"),
+    [("shrink-only", [64], True), ("shrink-only", [128, 128], False), ("fill", [64], False), ("tiles", [64], False)],
+)
+def test_only_what_stays_small_is_cut_on_the_event_loop(fit, sides, at_once):
+    """A tensor that is enlarged takes milliseconds, during which the server would answer nobody."""
+    model = summing_model("sums")
+    image = model.manifest.config.image.model_copy(update={"fit": fit})
+    config = model.manifest.config.model_copy(update={"image": image})
+    model = replace(model, manifest=model.manifest.model_copy(update={"config": config}))
+    images = [np.zeros((side, side, 3), np.uint8) for side in sides]
+    works = _works(model, images, Limits(), float("inf"))
+    assert len(works) == len(images)
+    assert all(isinstance(work, Patches) == at_once for work in works)
