@@ -208,12 +208,9 @@ def _encoded(tensor: _Tensor, content: memoryview | None, limits: Limits) -> lis
     if content is None:
         for text in _flat(tensor):
             try:
-                image = decode_base64(text)
+                images.append(decode_base64(text))
             except (TypeError, ValueError):
-                image = b""
-            if not image:
-                raise _wrong("expected base64 text", f"inputs[0].data[{len(images)}]")
-            images.append(image)
+                raise _wrong("expected base64 text", f"inputs[0].data[{len(images)}]") from None
     else:
         start = 0
         while start < len(content) and len(images) < count:

@@ -93,10 +93,10 @@ def decode_base64(text: str) -> bytes:
     """The bytes that a base64 text stands for, decoded in pieces, between which other threads may run.
 
     Raises:
-        ValueError: It is not base64: ``binascii.Error`` for what is wrong in ASCII.
+        ValueError: It is empty or not base64: ``binascii.Error`` for what is wrong in ASCII.
     """
     step = 4 * _PIECE
-    if len(text) % 4:  # Python takes a padding character behind whole groups
+    if not text or len(text) % 4:  # Python takes a padding character behind whole groups
         raise ValueError("expected groups of four characters")
     if len(text) <= step:
         return base64.b64decode(text, validate=True)
