@@ -102,13 +102,13 @@ def test_a_file_of_two_kinds_is_refused_by_the_kind_that_its_reader_would_take()
     Image.fromarray(pixels(0, 16, 16)).save(photo, "JPEG")
     both = photo.getvalue()[:2] + b"\xff\xfe\0\x0b%PDF-1.7\n" + photo.getvalue()[2:]
     with running() as server:
-        answer = httpx.post(f"{server.url}/v1/embeddings", files={"image": both})
+        answer = httpx.post(f"{server.url}/v1/embeddings", files={"image": both}, timeout=60)
         assert (answer.status_code, answer.json()["error"]["type"]) == (422, "bad_image")
         assert "damaged PDF" in answer.json()["error"]["message"]
         for image, message in ((both, "found a PDF document"), (pages(3), "found 2 frames")):
             data = [base64.b64encode(image).decode()]
             tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "data": data}
-            answer = httpx.post(f"{server.url}/v2/models/sums/infer", json={"inputs": [tensor]})
+            answer = httpx.post(f"{server.url}/v2/models/sums/infer", json={"inputs": [tensor]}, timeout=60)
             assert (answer.status_code, answer.json()["type"]) == (422, "bad_image")
             assert message in answer.json()["message"]
 
