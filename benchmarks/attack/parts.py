@@ -67,9 +67,10 @@ def _reliability(what: str, trials: int, seed: int, folder: Path) -> Result:
     if done.returncode:
         return Result(what, seed, {what: {"not run": 1}}, [done.stderr[-500:]])
     found = json.loads(done.stdout)
-    counts = found.get("commands") or {
-        what: {name: value for name, value in found.items() if isinstance(value, int) and name != "trials"}
-    }
+    counts = found.get("commands") or {what: {name: value for name, value in found.items() if isinstance(value, int)}}
+    for outcomes in counts.values():
+        for name in ("trials", "points"):  # which say how many there could be
+            outcomes.pop(name, None)
     return Result(what, seed, counts, found["faults"])
 
 

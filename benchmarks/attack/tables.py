@@ -61,9 +61,9 @@ def _rows(name: str, results: Sequence[Result]) -> list[str]:
     rows = []
     for number, (kind, outcomes) in enumerate(counts.items()):
         what = ", ".join(f"{outcome} {count:,}" for outcome, count in outcomes.items() if count)
-        against = failures if number == 0 else ""
+        against, most = (failures, f"{peak:.0f}" if peak else "") if number == 0 else ("", "")
         title = name if kind == name else f"{name}: {kind}"
-        rows.append(f"| {title} | {outcomes.total():,} | {what} | {f'{peak:.0f}' if peak else ''} | {against} |")
+        rows.append(f"| {title} | {outcomes.total():,} | {what} | {most} | {against} |")
     return rows
 
 
