@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from naflex_deploy.core import worker
 from naflex_deploy.core.errors import MissingExtraError
 from naflex_deploy.core.worker import WorkerError, fork_server, stream
-from tests.support.worker_calls import allocating, crashing, failing, imported, odd, squares
+from tests.support.worker_calls import allocating, arrays, crashing, failing, imported, odd, squares
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,16 @@ def test_a_process_is_used_again_until_its_time_is_up():
         found += stream(squares, 4, 2, seconds=0.2, memory=1 << 30)
     assert time.monotonic() - started < 10
     assert called(squares, 1)[0][0] != first[0][0]
+
+
+def test_arrays_come_back_as_they_were_and_can_be_written_to():
+    (found,) = called(arrays, 700)
+    expected = next(arrays(700))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    found[0] += 1
+    assert found[0] is found[-1]
 
 
 def test_a_process_whose_answer_nobody_waits_for_is_ended():

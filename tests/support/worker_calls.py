@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
 from naflex_deploy.core.errors import ImageError
 
 
@@ -52,3 +54,9 @@ def accepts(image: bytes) -> None:
 
 def refuses(image: bytes) -> None:
     raise ImageError("refused")
+
+
+def arrays(side: int) -> Iterator[list[np.ndarray]]:
+    """Large and empty ones, without dimensions, of bytes in no order, by columns, and one twice."""
+    large = np.arange(side * side, dtype=np.float32).reshape(side, side)
+    yield [large, large[::2, ::3], large.T, np.array(1.5), np.empty((0, 3)), large.astype(">i2"), large]

@@ -1,21 +1,43 @@
-"""Messages between two processes: pickled objects over a socket."""
+"""Messages between two processes: pickled objects over a socket. Arrays travel apart, so that nothing copies them."""
 
 from __future__ import annotations
 
 import pickle
 import socket
 import time
+from dataclasses import dataclass
+from typing import Any
 
 _SIZE = 8
-"""Bytes before a message that say how long it is."""
+"""Bytes of a number: how many parts a message has, and how long each is."""
+
+_MOST = 10_000
+"""Parts of a message; more is something else than a message."""
 
 
 class WorkerError(Exception):
     """The process ended while it computed: it crashed, or was killed for its memory."""
 
 
-def pickled(value: object) -> bytes:
-    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+@dataclass(frozen=True)
+class Message:
+    """A pickled object.
+
+    Attributes:
+        parts: The object without its arrays, and the content of each array (PEP 574).
+    """
+
+    parts: list[bytes | bytearray | memoryview]
+
+    def value(self) -> Any:
+        """The object. Its arrays use the memory of the message."""
+        return pickle.loads(self.parts[0], buffers=self.parts[1:])
+
+
+def pickled(value: object) -> Message:
+    arrays: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL, buffer_callback=arrays.append)
+    return Message([content, *(array.raw() for array in arrays)])
 
 
 class Channel:
@@ -28,22 +50,26 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def send(self, content: bytes, seconds: float | None = None) -> None:
+    def send(self, message: Message, seconds: float | None = None) -> None:
         """Send an object that is pickled already.
 
         Args:
-            content: The object.
-            seconds: Time for it.
+            message: The object.
+            seconds: Time for each of its parts.
 
         Raises:
             TimeoutError: The other end did not read it in time.
             OSError: The other end is closed.
         """
         self._connection.settimeout(seconds)
-        self._connection.sendall(len(content).to_bytes(_SIZE, "little") + content)
+        first, *arrays = message.parts
+        numbers = (len(message.parts), *map(len, message.parts))
+        self._connection.sendall(b"".join((*(number.to_bytes(_SIZE, "little") for number in numbers), first)))
+        for array in arrays:
+            self._connection.sendall(array)
 
-    def receive(self, seconds: float | None = None) -> bytearray:
-        """The next object, pickled.
+    def receive(self, seconds: float | None = None) -> Message:
+        """The next object.
 
         Args:
             seconds: Time for all of it.
@@ -52,10 +78,17 @@ class Channel:
             TimeoutError: It did not come in time.
             EOFError: The other end is closed.
             OSError: It was closed in the middle of something.
+            ValueError: What came is no message.
         """
         end = None if seconds is None else time.monotonic() + seconds
-        size = int.from_bytes(self._exactly(_SIZE, end), "little")
-        return self._exactly(size, end)
+        (count,) = self._numbers(1, end)
+        if not 0 < count <= _MOST:
+            raise ValueError(f"expected a message of up to {_MOST} parts, found {count}")
+        return Message([self._exactly(size, end) for size in self._numbers(count, end)])
+
+    def _numbers(self, count: int, end: float | None) -> list[int]:
+        found = self._exactly(count * _SIZE, end)
+        return [int.from_bytes(found[place : place + _SIZE], "little") for place in range(0, len(found), _SIZE)]
 
     def _exactly(self, size: int, end: float | None) -> bytearray:
         content = bytearray(size)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from naflex_deploy.core.worker.channel import WorkerError, pickled
+from naflex_deploy.core.worker.channel import Message, WorkerError, pickled
 from naflex_deploy.core.worker.fork_server import start
 
 T = TypeVar("T")
@@ -50,10 +50,10 @@ class Worker:
             # What the function imports does not count.
             kind, value = self._asked(pickled((function, arguments)), START)
             if kind == "begun":
-                kind, value = self._asked(b"", seconds)
+                kind, value = self._asked(None, seconds)
             while kind == "item":
                 yield value
-                kind, value = self._asked(b"", seconds)
+                kind, value = self._asked(None, seconds)
             finished = True
             if kind == "error":
                 raise value
@@ -78,12 +78,12 @@ class Worker:
         self._channel.close()
         return code
 
-    def _asked(self, request: bytes, seconds: float) -> tuple[str, Any]:
+    def _asked(self, request: Message | None, seconds: float) -> tuple[str, Any]:
         """Send a request, where there is one, and wait for the next answer."""
         try:
-            if request:
+            if request is not None:
                 self._channel.send(request, seconds)
-            kind, value = pickle.loads(self._channel.receive(seconds))
+            kind, value = self._channel.receive(seconds).value()
         except TimeoutError:
             raise TimeoutError(f"it took more than {seconds:g} s") from None
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:

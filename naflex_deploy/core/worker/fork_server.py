@@ -13,7 +13,6 @@ import errno
 import gc
 import importlib
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -96,7 +95,7 @@ class _Server:
             self._channel.send(pickled(request), PATIENCE)
             if sockets:
                 socket.send_fds(self._connection, [b"s"], [each.fileno() for each in sockets])
-            return int(pickle.loads(self._channel.receive(PATIENCE)))
+            return int(self._channel.receive(PATIENCE).value())
 
     def close(self) -> None:
         """Let it end with its processes."""
@@ -202,7 +201,7 @@ def serve(connection: socket.socket) -> None:
     children: set[int] = set()
     with contextlib.suppress(OSError, EOFError):
         while True:
-            match pickle.loads(channel.receive()):
+            match channel.receive().value():
                 case ("fork", int(memory), int(nice), tuple(modules)):
                     _, (descriptor, *_), *_ = socket.recv_fds(connection, 1, 1)
                     _import(modules)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import socket
 import sys
 import threading
 import time
 
-from naflex_deploy.core.worker.channel import Channel, WorkerError, pickled
+from naflex_deploy.core.worker.channel import Channel, Message, WorkerError, pickled
 
 _PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
@@ -36,9 +35,9 @@ def serve_requests(connection: socket.socket, memory: int, nice: int) -> None:
             _call(channel, channel.receive())
 
 
-def _call(channel: Channel, request: bytearray) -> None:
+def _call(channel: Channel, request: Message) -> None:
     try:
-        function, arguments = pickle.loads(request)
+        function, arguments = request.value()
         del request
         channel.send(pickled(("begun", None)))
         for item in function(*arguments):
@@ -49,11 +48,11 @@ def _call(channel: Channel, request: bytearray) -> None:
     channel.send(last)
 
 
-def _as_answer(error: Exception) -> bytes:
+def _as_answer(error: Exception) -> Message:
     """An error as an answer; as text where its class cannot be pickled."""
     try:
         content = pickled(("error", error))
-        pickle.loads(content)
+        content.value()
     except Exception:
         return pickled(("error", WorkerError(f"{type(error).__name__}: {error}")))
     return content
