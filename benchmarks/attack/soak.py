@@ -29,6 +29,7 @@ from PIL import Image
 from benchmarks.serving.engine import formula
 from benchmarks.serving.fake_server import cpu_seconds, memory, serve_fake, server
 from benchmarks.serving.faults import infer_body
+from benchmarks.serving.load import closed_loop
 from naflex_deploy.bench.load.http import Connection, post
 from naflex_deploy.bench.load.load import poisson
 from naflex_deploy.runtime.images.patchify import patchify
@@ -99,7 +100,7 @@ def _request(kind: str, number: int) -> Request:
     file = stream.getvalue()
     if kind == "damaged":
         file = file[:60] + bytes(20) + file[80:-30]
-    if kind == "oip":
+    if kind in ("oip", "frames"):
         content = post(INFER, *infer_body("images", "BYTES", [1], len(file).to_bytes(4, "little") + file))
     else:
         content = post(EMBED, json.dumps({"input": base64.b64encode(file).decode()}).encode(), JSON)
@@ -230,6 +231,16 @@ async def ask(port: int, rate: float, seconds: float, seen: Seen, seed: int) -> 
             connection.transport.close()
 
 
+def many_threads() -> list[bytes]:
+    """Requests that keep every thread and process busy, which start when they are needed, and stay."""
+    large, pages = BytesIO(), BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(large, "PNG")
+    Image.fromarray(noise).save(pages, "GIF")
+    bodies = [json.dumps({"input": base64.b64encode(one.getvalue()).decode()}) for one in (large, pages)]
+    return [post(EMBED, body.encode(), JSON) for body in bodies]
+
+
 @dataclass(frozen=True)
 class State:
     """Of the server: MB of memory, and of the processes in which it reads; descriptors; threads."""
@@ -261,7 +272,8 @@ def soak(minutes: float, rate: float, seed: int = 0) -> dict[str, object]:
     """Run the server for so long. Prints a line a minute, and returns what was found."""
     seen = Seen()
     with server(sys.executable, "-m", "benchmarks.attack.soak", "--serve") as (port, pid):
-        asyncio.run(ask(port, rate, min(20.0, 15 * minutes), Seen(), seed))  # starts every thread and reader
+        asyncio.run(ask(port, rate, min(20.0, 15 * minutes), Seen(), seed))
+        asyncio.run(closed_loop(port, many_threads(), 64, 5))
         time.sleep(2)
         first, used, started = State.of(pid), cpu_seconds(pid), time.perf_counter()
         print(f"before: {first}", flush=True)
