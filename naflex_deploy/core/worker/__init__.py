@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -23,7 +24,12 @@ T = TypeVar("T")
 
 _idle: list[Worker] = []
 _busy: set[Worker] = set()
-_lock = threading.Lock()
+_calls: Counter[tuple[int, int]] = Counter()
+"""How many calls have, or start, a process of these bounds."""
+_lock = threading.Condition()
+
+SOON = 0.02
+"""Seconds that a call waits for a process that is busy before it starts another: most calls take less."""
 
 
 def stream(
@@ -42,29 +48,37 @@ def stream(
     """
     if seconds <= 0:
         raise TimeoutError("no time is left")
-    worker = _free(memory, nice, modules) or Worker(memory, nice, (function.__module__, *modules))
-    with _lock:
-        _busy.add(worker)
+    bounds = memory, nice
+    worker = _free(bounds, modules)
     try:
+        worker = worker or Worker(memory, nice, (function.__module__, *modules))
+        with _lock:
+            _busy.add(worker)
         yield from worker.stream(function, *arguments, seconds=seconds)
     finally:
-        alive = worker.alive
+        alive = worker is not None and worker.alive
         with _lock:
-            _busy.discard(worker)
-            if alive:
-                _idle.append(worker)
-        if not alive:
+            _calls[bounds] -= 1
+            if worker is not None:
+                _busy.discard(worker)
+                if alive:
+                    _idle.append(worker)
+            _lock.notify_all()
+        if worker is not None and not alive:
             worker.end()
 
 
-def _free(memory: int, nice: int, modules: tuple[str, ...]) -> Worker | None:
-    """A process of these bounds that waits for a call.
+def _free(bounds: tuple[int, int], modules: tuple[str, ...]) -> Worker | None:
+    """A process of these bounds that waits for a call, or soon will; ``None`` where the call is to start one.
 
     One that has not imported what the call needs is ended: the fork server imports it once for all, and a fork costs
     less than another import.
     """
     with _lock:
-        same = [worker for worker in _idle if worker.bounds == (memory, nice)]
+        if _calls[bounds]:
+            _lock.wait_for(lambda: any(worker.bounds == bounds for worker in _idle), SOON)
+        _calls[bounds] += 1
+        same = [worker for worker in _idle if worker.bounds == bounds]
         found = next((worker for worker in same if worker.modules.issuperset(modules)), None)
         taken = found or next(iter(same), None)
         if taken is not None:
@@ -92,7 +106,8 @@ def end_all() -> None:
 def _forget() -> None:
     """In a fork of this process: their sockets belong to the parent."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.Condition()
+    _calls.clear()
     _idle.clear()
     _busy.clear()
 
