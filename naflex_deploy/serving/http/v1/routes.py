@@ -159,6 +159,7 @@ def _described(model: Model) -> dict[str, Any]:
         "object": "model",
         "owned_by": model.manifest.model.source,
         "variant": model.variant.name,
+        "precision": model.variant.precision,
         "outputs": list(model.outputs),
         "classes": len(model.labels),
         "texts": model.texts is not None,
