@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from naflex_deploy.bench.load.stopping import Stopping
 from naflex_deploy.bench.load.subject import Subject, open_subject, sound
 from naflex_deploy.bench.report import report
 from naflex_deploy.bench.report.provenance import provenance
+from naflex_deploy.bench.steps import Show, Steps
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.runtime.bundle.footprint import run_peak
 from naflex_deploy.runtime.packing.prepared import Prepared
@@ -112,27 +113,29 @@ class Outcome:
     rejected: tuple[Result, ...]
 
 
-def run(options: Options, step: Callable[[str], None] = lambda text: None) -> Outcome:
+def run(options: Options, show: Show = lambda what, counts: None) -> Outcome:
     """Run a benchmark.
 
     Args:
         options: What to measure.
-        step: Called with a line at the start of each step.
+        show: See `Steps`.
 
     Raises:
         NaflexError: Options exclude each other, a bundle cannot be loaded, no image can be measured, or no server
             answers.
     """
     options.check()
-    step(f"loading {options.bundle}")
+    steps = Steps(show)
+    steps.part(f"loading {options.bundle}")
     subject = open_subject(options.bundle, options.variant)
     origin = provenance(subject.manifest, subject.variant, _arguments(options))
-    step("preparing images")
+    steps.total = _number_of_steps(options, len(subject.variant.budgets))
+    steps.begin("preparing images")
     limit = subject.manifest.config.image.max_pixels
     mix = choose_mix(options.mix, options.sizes, options.count, seed=options.seed, max_pixels=limit)
     stopping = Stopping(options.width, min(1.0, options.seconds / 4), options.seconds)
     sources, prepared, rejected = sound(subject, mix)
-    work = _Work(options, subject, stopping, sources, prepared, step)
+    work = _Work(options, subject, stopping, sources, prepared, steps)
     figures: Json = {}
     if options.url:
         figures = work.ask_server(options.url, options.modes or measure.MODES)
@@ -159,7 +162,7 @@ class _Work:
     stopping: Stopping
     sources: Sequence[bytes]
     prepared: list[Prepared]
-    step: Callable[[str], None]
+    steps: Steps
 
     def measure(self, modes: Sequence[str]) -> Json:
         """Measure the bundle in this process."""
@@ -167,25 +170,26 @@ class _Work:
         found: Json = {}
         slo, rates = self.options.slo, self.options.rates
         if "single" in modes or ("open-loop" in modes and slo is None):
-            self.step("single stream")
+            self.steps.begin("single stream")
             single = measure.measure_single(subject, sources, prepared, stopping, self.options.seed)
             found["single"] = report.single_json(single)
             slo = slo or measure.SLO * single.typical
         if "offline" in modes or ("open-loop" in modes and not rates):
-            self.step("offline")
+            self.steps.begin("offline")
             throughput, allocation = measure.measure_offline(subject, sources, prepared, stopping)
             found["offline"] = report.offline_json(throughput)
+            self.steps.measured(throughput.images_estimate, throughput.tokens)
             found["accounting"] = report.allocation_json(allocation)
             rates = rates or measure.sweep(throughput.images_estimate)
-            self.step("packs of each budget")
+            self.steps.begin("packs of each budget")
             budgets = measure.measure_budgets(subject, prepared, stopping)
             found["budgets"] = [report.budget_json(figures) for figures in budgets]
         if "open-loop" in modes and slo:
-            steps = measure_in_process(subject, sources, rates, slo, stopping, self.options.seed, self.step)
+            steps = measure_in_process(subject, sources, rates, slo, stopping, self.options.seed, self.steps.begin)
             found |= {"open_loop": [report.step_json(one) for one in steps], "slo_ms": 1e3 * slo}
-        self.step("stages")
+        self.steps.begin("stages")
         found["stages"] = report.stages_json(time_stages(subject, sources, seconds=stopping.cap / 2))
-        self.step("peak memory")
+        self.steps.begin("peak memory")
         found["peak_memory_bytes"] = run_peak(subject.path, subject.variant, subject.manifest.model.prefix)
         return found
 
@@ -198,20 +202,21 @@ class _Work:
         slo, rates = options.slo, options.rates
         with Server(url, requests) as server:
             if "single" in modes or ("open-loop" in modes and slo is None):
-                self.step("single stream")
+                self.steps.begin("single stream")
                 single = measure.measure_server_single(server.send, stopping)
                 found["single"] = report.single_json(single)
                 slo = slo or measure.SLO * single.typical
             if "offline" in modes or ("open-loop" in modes and not rates):
-                self.step("offline")
+                self.steps.begin("offline")
                 tokens = sum(measure.tokens_of(image, self.subject) for image in self.prepared)
                 throughput = measure.measure_server_offline(server.send, len(requests), tokens, stopping)
                 found["offline"] = report.offline_json(throughput)
+                self.steps.measured(throughput.images_estimate, throughput.tokens)
                 rates = rates or measure.sweep(throughput.images_estimate)
             if "open-loop" in modes and slo:
-                steps = measure.measure_open_loop(server.send, rates, slo, stopping, options.seed, self.step)
+                steps = measure.measure_open_loop(server.send, rates, slo, stopping, options.seed, self.steps.begin)
                 with Server(url, self._requests(url, model, slo)) as told:
-                    known = measure.measure_open_loop(told.send, rates, slo, stopping, options.seed, self.step)
+                    known = measure.measure_open_loop(told.send, rates, slo, stopping, options.seed, self.steps.begin)
                 steps += [replace(step, goal_known=True) for step in known]
                 found |= {"open_loop": [report.step_json(one) for one in steps], "slo_ms": 1e3 * slo}
         return found
@@ -236,14 +241,27 @@ class _Work:
             for (first, second), (one, other) in ablations(len(self.subject.variant.budgets)).items():
                 pairs.append(((first, self._make(one)), (second, self._make(other)), False))
         limits = {"width": options.width, "seconds": COMPARISON * options.seconds}
-        return [
-            compare_engines(first, second, self.sources, same=same, report=self.step, **limits)
-            for first, second, same in pairs
-        ]
+        found = []
+        for usual, alternative, same in pairs:
+            self.steps.begin(f"{usual[0]} against {alternative[0]}")
+            found.append(compare_engines(usual, alternative, self.sources, same=same, report=self.steps.part, **limits))
+        return found
 
     def _make(self, build: Build | None = None) -> Make:
         bundle, variant = self.options.bundle, self.options.variant
         return engine_of(bundle, variant, build) if build else engine_of(bundle, variant)
+
+
+def _number_of_steps(options: Options, budgets: int) -> int:
+    """How many steps `run` begins; a comparison is one of them."""
+    modes = options.modes or (() if options.comparing else measure.MODES)
+    loads = "open-loop" in modes
+    single = "single" in modes or (loads and options.slo is None)
+    offline = "offline" in modes or (loads and not options.rates)
+    loops = 2 * len(options.rates or measure.SWEEP) if loads else 0
+    local = 0 if options.url or not modes else offline + 2
+    compared = bool(options.second) + bool(options.baseline) + len(ablations(budgets) if options.ablate else ())
+    return 1 + single + offline + loops + local + compared
 
 
 def _arguments(options: Options) -> Json:

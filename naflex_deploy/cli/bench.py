@@ -17,6 +17,7 @@ from naflex_deploy.bench.report.report import write_page
 from naflex_deploy.bench.report.tables import tables
 from naflex_deploy.bench.run import Options, run
 from naflex_deploy.cli.api_keys import read_keys
+from naflex_deploy.cli.progress import Progress
 from naflex_deploy.cli.terminal import (
     Amount,
     err,
@@ -27,7 +28,6 @@ from naflex_deploy.cli.terminal import (
     print_json,
     print_table,
     reports_errors,
-    steps,
     wait_option,
 )
 from naflex_deploy.core.errors import ImageError, UsageError
@@ -132,8 +132,8 @@ def command(
     if fail_below is not None and not (options.second or options.baseline):
         raise UsageError("--fail-below has nothing to compare with", hint="name a second bundle, or pass --baseline")
     with reserved(output, force=force) if output is not None else nullcontext() as lock:
-        with steps() as step:
-            outcome = run(options, step)
+        with Progress("steps") as progress:
+            outcome = run(options, progress.show)
         for result in outcome.rejected:
             if result.error:
                 print_error(result.error)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import click
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from naflex_deploy.cli.configuration import DEMO, chosen_profile, model_options, model_or_demo, source_options
+from naflex_deploy.cli.progress import Progress
 from naflex_deploy.cli.terminal import (
     err,
     json_option,
@@ -108,7 +106,7 @@ def command(
     with needs_extra("build"):
         from naflex_deploy.compiler.backends.onnxruntime.lowering import runner
         from naflex_deploy.compiler.quantize.calibration import calibrate
-    with _counter() as count:
+    with Progress("files") as progress:
         found = calibrate(
             resolved,
             source,
@@ -122,7 +120,7 @@ def command(
             resume=resume,
             force=force,
             report=lambda step: err.print(step, markup=False),
-            count=count,
+            on_progress=lambda counts: progress.show("observing", counts),
         )
     if found.complete:
         err.print(f"{output} is complete already", markup=False)
@@ -130,15 +128,6 @@ def command(
     _print(found, output, as_json)
     if found.rejected:
         sys.exit(ImageError.code)
-
-
-@contextmanager
-def _counter() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, which appears once the first images have been observed."""
-    columns = (TextColumn("observing"), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
-        task = progress.add_task("observe", total=None, visible=False)
-        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
 
 
 def _print(found: Calibrated, output: Path, as_json: bool) -> None:

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import click
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from naflex_deploy import load
 from naflex_deploy.cli.embed_for import embed_for
 from naflex_deploy.cli.embed_report import Warned, count, print_document, print_report, print_warnings
 from naflex_deploy.cli.embed_text import embed_texts
+from naflex_deploy.cli.progress import Progress
 from naflex_deploy.cli.terminal import (
     err,
     json_option,
@@ -23,7 +23,8 @@ from naflex_deploy.cli.terminal import (
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.runtime.embedding.handover import Form
-from naflex_deploy.runtime.embedding.run import FrameDone, Places, embed_files
+from naflex_deploy.runtime.embedding.run import embed_files
+from naflex_deploy.runtime.embedding.summary import FrameDone, Places
 from naflex_deploy.runtime.results.handover import Narrow
 from naflex_deploy.runtime.results.result import Result
 from naflex_deploy.runtime.results.writers import find_format, paths_of
@@ -120,10 +121,17 @@ def command(
         for path in paths_of(output)[1:]:
             refuse_existing(path, force=force or resume)
     engine = load(bundle, variant=variant, settings=settings)
-    with _Display() as display:
-        places = Places(output, tokens, preview)
+    display = _Display()
+    with Progress("files") as progress:
         summary = embed_files(
-            engine, inputs, places, resume=resume, force=force, on_frame=display.add, on_rejected=display.reject
+            engine,
+            inputs,
+            Places(output, tokens, preview),
+            resume=resume,
+            force=force,
+            on_frame=display.add,
+            on_rejected=display.reject,
+            on_progress=lambda counts: progress.show("embedding", counts),
         )
     if summary.complete:
         err.print(f"{output} is complete already", markup=False)
@@ -141,24 +149,13 @@ def command(
 
 
 class _Display:
-    """What is shown while frames are embedded: a progress bar on stderr, errors, and the frames of the table."""
+    """What is shown of frames: errors at once, warnings and a table at the end."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("embedding"), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
-        self._task = self._progress.add_task("embed", total=None)
         self.shown: list[FrameDone] = []
         self.doubtful: dict[str, Warned] = {}
 
-    def __enter__(self) -> _Display:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
     def add(self, frame: FrameDone) -> None:
-        self._progress.advance(self._task)
         if len(self.shown) < SHOWN:
             self.shown.append(frame)
         whole = frame.rows[0]
@@ -166,6 +163,5 @@ class _Display:
             self.doubtful.setdefault(whole.path, (whole.path, whole.frame, "; ".join(frame.warnings)))
 
     def reject(self, result: Result) -> None:
-        self._progress.advance(self._task)
         if result.error is not None:
             print_error(result.error)

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.markup import escape
 
 from naflex_deploy.cli.terminal import err, out, print_json, print_table
-from naflex_deploy.runtime.embedding.run import FrameDone, Summary, output_width
+from naflex_deploy.runtime.embedding.run import output_width
+from naflex_deploy.runtime.embedding.summary import FrameDone, Summary
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.results.columns import of_row
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from naflex_deploy.cli.progress import Progress
 from naflex_deploy.cli.terminal import json_option, path_option, print_json, print_table, reports_errors
 from naflex_deploy.core.errors import UsageError
 
@@ -44,7 +46,9 @@ def command(index: Path, text: str, bundle: Path | None, top: int, as_json: bool
         raise UsageError(f"{index} has no rows", hint="embed some images into it")
     opened = Bundle.open(bundle or bundle_of(model, [index.parent, Path("build")]))
     query = TextEncoder(opened).embed(text)
-    hits = search(index, query, opened.manifest.model.digest, top)
+    with Progress("rows") as progress:
+        show = partial(progress.show, f"reading {index}")
+        hits = search(index, query, opened.manifest.model.digest, top, show)
     if as_json:
         found = [{"cosine": hit.cosine} | dict(hit.row) for hit in hits]
         print_json("search", index=str(index), bundle=str(opened.path), text=text, hits=found)

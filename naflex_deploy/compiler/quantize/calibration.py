@@ -30,6 +30,7 @@ from naflex_deploy.core.config import Config
 from naflex_deploy.core.errors import NaflexError, OutputError, UsageError, explain_os_errors
 from naflex_deploy.core.files import new_file, refuse_existing
 from naflex_deploy.core.locks import locked
+from naflex_deploy.core.progress import OnProgress, unseen
 from naflex_deploy.runtime.images.inputs import expand
 from naflex_deploy.runtime.results.key import Key
 
@@ -69,7 +70,7 @@ def calibrate(
     resume: bool = False,
     force: bool = False,
     report: Callable[[str], None] = lambda step: None,
-    count: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = unseen,
 ) -> Calibrated:
     """Observe a model on images and write the calibration.
 
@@ -87,7 +88,7 @@ def calibrate(
         resume: Continue where an earlier run was stopped; a file that is complete, and made of the same, is left alone.
         force: Replace an existing file.
         report: Called with a line at the start of each step.
-        count: Called with the number of files observed, and the number to observe.
+        on_progress: Called with the number of files observed, at the start and after each round.
 
     Raises:
         UsageError: There are too few images, they have one colour, or they have one size although the profile has
@@ -129,7 +130,7 @@ def calibrate(
                 observer = Observer(portable)
                 report(f"observing {len(observer.sites)} activations")
                 Observing(config.profile, preprocessing, prefix, images, observer, progress, classes).observe(
-                    journal, count
+                    journal, on_progress
                 )
                 coverage.check(progress.records, images, config.profile)
                 found = coverage.figures(progress.records, config.profile, prefix)

@@ -7,7 +7,7 @@ rounds of `ROUND`. Packs never span rounds, so that a run that resumes after it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from naflex_deploy.core.machine import cores
 from naflex_deploy.core.pack import Pack, Patches
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import Profile
+from naflex_deploy.core.progress import Counts, OnProgress
 from naflex_deploy.runtime.packing.packer import pack_lengths
 from naflex_deploy.runtime.packing.prefetch import prefetch
 from naflex_deploy.runtime.packing.prepare import Preparer
@@ -68,11 +69,13 @@ class Observing:
         self._samples = profile.calibration.samples
         self._seen = {record.digest for record in progress.records}
 
-    def observe(self, journal: Journal, count: Callable[[int, int], None]) -> None:
+    def observe(self, journal: Journal, on_progress: OnProgress) -> None:
         """Observe files until there are enough or none is left."""
         progress = self._progress
         files = len(progress.order)
         total = min(self._samples, files - min(GATE_FILES, -(-files // GATE_EVERY)))
+        before, images, tokens = progress.observed, 0, 0
+        on_progress(Counts(before, total, before))
         pending: list[Sample] = []
         kept = time.monotonic()
         for sample in self._remaining():
@@ -80,15 +83,19 @@ class Observing:
                 pending.append(sample)
             if len(pending) == ROUND:
                 self._observe(pending)
+                images += sum(len(one.images) for one in pending)
+                tokens += sum(one.tokens for one in pending)
                 pending = []
-                count(progress.observed, total)
+                on_progress(Counts(progress.observed, total, before, images, tokens))
                 if time.monotonic() - kept >= KEEP_SECONDS:
                     journal.keep(progress)
                     kept = time.monotonic()
             if progress.observed == self._samples:
                 break
         self._observe(pending)
-        count(progress.observed, progress.observed)
+        images += sum(len(one.images) for one in pending)
+        tokens += sum(one.tokens for one in pending)
+        on_progress(Counts(progress.observed, progress.observed, before, images, tokens))
 
     def _take(self, sample: Sample) -> bool:
         """Record a file; returns whether it is to be observed."""

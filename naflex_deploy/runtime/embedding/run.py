@@ -1,6 +1,7 @@
 """One run: inputs are expanded, embedded frame by frame, recorded in a journal and written to the output at the end.
 
-from naflex_deploy.runtime.embedding.run import Places, embed_files
+from naflex_deploy.runtime.embedding.run import embed_files
+from naflex_deploy.runtime.embedding.summary import Places
 summary = embed_files(engine, [Path("scans")], Places(output=Path("scans.npz")), resume=True)
 """
 
@@ -9,84 +10,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from naflex_deploy.core.errors import ImageError, OutputError, UsageError
 from naflex_deploy.core.files import refuse_existing
 from naflex_deploy.core.locks import Lock, locked
+from naflex_deploy.core.progress import Counts, OnProgress, unseen
 from naflex_deploy.runtime.embedding.complete import refuse_other
 from naflex_deploy.runtime.embedding.contents import Content, read_once
 from naflex_deploy.runtime.embedding.key import key_of, provenance
 from naflex_deploy.runtime.embedding.previews import Previews
+from naflex_deploy.runtime.embedding.summary import FrameDone, Places, Summary
 from naflex_deploy.runtime.embedding.tokens import Tokens
 from naflex_deploy.runtime.engine import Engine
-from naflex_deploy.runtime.images.inputs import Input, expand, open_inputs
+from naflex_deploy.runtime.images.inputs import Input, expand, number_of_inputs, open_inputs
 from naflex_deploy.runtime.results.classes import best_class
 from naflex_deploy.runtime.results.journal import Done, Journal
 from naflex_deploy.runtime.results.result import Result, by_frame, join
 from naflex_deploy.runtime.results.table import Row
 from naflex_deploy.runtime.results.writers import find_format
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a run writes.
-
-    Attributes:
-        output: The file of vectors; its suffix names the format. ``None`` writes none.
-        tokens: A folder for the tokens of each frame as [h, w, D] ``.npy``; needs an output, whose rows name the files.
-        preview: A folder for a picture of each frame with its tiles, packs and tokens.
-    """
-
-    output: Path | None = None
-    tokens: Path | None = None
-    preview: Path | None = None
-
-
-@dataclass(frozen=True)
-class FrameDone:
-    """A frame that was embedded.
-
-    Attributes:
-        rows: Of its images, the whole first.
-        packs: The pack that each of them ran in.
-        warnings: What a person should check of how its pixels came about.
-    """
-
-    rows: tuple[Row, ...]
-    packs: tuple[int, ...]
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass
-class Summary:
-    """What a run did.
-
-    Attributes:
-        inputs: Files, or members of shards and rows of tables, that were looked at.
-        frames, images, tokens, packs: Embedded by this run; a frame in tiles is several images.
-        skipped: Inputs that an earlier run had recorded completely.
-        left_out: Files of directories whose suffix is not known.
-        written: Rows of the output.
-        damaged: Rows of an earlier run's journal that were damaged, and were embedded again.
-        complete: The output was complete already, and nothing was done.
-        rejected: The frames that could not be embedded, each with its error.
-        seconds: Taken by all of it; loading the engine is not counted.
-    """
-
-    inputs: int = 0
-    frames: int = 0
-    images: int = 0
-    tokens: int = 0
-    packs: int = 0
-    skipped: int = 0
-    left_out: int = 0
-    written: int = 0
-    damaged: int = 0
-    complete: bool = False
-    rejected: list[Result] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def embed_files(
@@ -98,6 +41,7 @@ def embed_files(
     force: bool = False,
     on_frame: Callable[[FrameDone], None] = lambda frame: None,
     on_rejected: Callable[[Result], None] = lambda result: None,
+    on_progress: OnProgress = unseen,
 ) -> Summary:
     """Embed files, directories and patterns. A bad input is reported, and the others are embedded.
 
@@ -110,6 +54,7 @@ def embed_files(
         force: Replace an output that is there.
         on_frame: Called with each frame as soon as it is recorded.
         on_rejected: Called with each frame that cannot be embedded.
+        on_progress: Called with the number of inputs that are done, at the start and after each frame.
 
     Raises:
         UsageError: An input does not exist, the output's suffix names no format, or what is resumed was made with
@@ -130,7 +75,7 @@ def embed_files(
     start = time.perf_counter()
     with ExitStack() as held:
         previews = Previews(places.preview, _folder_lock(held, places.preview, "previews"))
-        run = _Run(engine, paths, summary, previews, on_frame, on_rejected)
+        run = _Run(engine, paths, summary, previews, on_frame, on_rejected, on_progress)
         if places.output is None:
             run.embed_to_nowhere()
             previews.draw(engine, paths)
@@ -193,6 +138,7 @@ class _Run:
         previews: Previews,
         on_frame: Callable[[FrameDone], None],
         on_rejected: Callable[[Result], None],
+        on_progress: OnProgress,
     ) -> None:
         self.order: dict[tuple[str, str], int] = {}
         self._engine = engine
@@ -201,6 +147,9 @@ class _Run:
         self._previews = previews
         self._on_frame = on_frame
         self._on_rejected = on_rejected
+        self._on_progress = on_progress
+        self._total = number_of_inputs(paths)
+        self._finished = 0
         available = {spec.name for spec in engine.variant.outputs}
         wanted = ["pooled", "logits", *(["tokens"] if previews else [])]
         self._outputs = tuple(filter(available.__contains__, wanted))
@@ -276,8 +225,10 @@ class _Run:
                 summary.inputs += 1
                 yield item
 
+        self._tell()
         for images in by_frame(self._engine.stream(counted(), outputs)):
             joined = join(images)
+            self._finished += joined.last
             try:
                 check(joined.input)
             except ImageError as error:
@@ -285,6 +236,7 @@ class _Run:
             if joined.error is not None:
                 summary.rejected.append(joined)
                 self._on_rejected(joined)
+                self._tell()
                 continue
             summary.frames += 1
             summary.images += len(images)
@@ -292,6 +244,12 @@ class _Run:
             summary.packs = max(summary.packs, *(image.pack + 1 for image in images))
             self._previews.note(images, joined)
             yield images, joined
+            self._tell()
+
+    def _tell(self) -> None:
+        done = self._summary
+        counts = Counts(done.skipped + self._finished, self._total, done.skipped, done.images, done.tokens)
+        self._on_progress(counts)
 
     def _rows(self, images: Sequence[Result], joined: Result, digest: str, tokens: str) -> tuple[Row, ...]:
         best = best_class(joined.outputs.get("logits"), self._engine.manifest.head)

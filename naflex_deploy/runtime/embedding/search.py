@@ -15,6 +15,7 @@ import numpy as np
 
 from naflex_deploy.core.errors import IncompatibleError, NaflexError, UsageError
 from naflex_deploy.core.manifest import FILE_NAME, Manifest
+from naflex_deploy.core.progress import Counts, OnProgress, unseen
 from naflex_deploy.runtime.results.embeddings import Float, unit
 from naflex_deploy.runtime.results.part import Part
 from naflex_deploy.runtime.results.writers import find_format
@@ -38,7 +39,7 @@ class Hit:
     row: Mapping[str, Any]
 
 
-def search(index: Path, query: Float, model: str, top: int = 5) -> list[Hit]:
+def search(index: Path, query: Float, model: str, top: int = 5, on_progress: OnProgress = unseen) -> list[Hit]:
     """The rows nearest to a vector, best first; of equal ones, the first in the output.
 
     Args:
@@ -46,6 +47,7 @@ def search(index: Path, query: Float, model: str, top: int = 5) -> list[Hit]:
         query: [D] float32.
         model: Digest of the weights that made it.
         top: Maximum number of rows.
+        on_progress: Called with the number of rows compared; how many there are is known at the end only.
 
     Raises:
         UsageError: There is no such file, or it is no output of ``embed``.
@@ -54,6 +56,7 @@ def search(index: Path, query: Float, model: str, top: int = 5) -> list[Hit]:
     """
     query = unit(query)
     best: list[Hit] = []
+    rows = 0
     for part in parts(index):
         if not len(part.vectors):
             continue
@@ -65,6 +68,8 @@ def search(index: Path, query: Float, model: str, top: int = 5) -> list[Hit]:
         nearest = np.argsort(-scores, kind="stable")[:top]
         best += [Hit(float(scores[number]), part.row(int(number))) for number in nearest]
         best = sorted(best, key=lambda hit: -hit.cosine)[:top]
+        rows += len(part.vectors)
+        on_progress(Counts(rows))
     for hit in best:
         _refuse_other(index, hit.row, model)
     return best

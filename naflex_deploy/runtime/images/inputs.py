@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -195,6 +195,14 @@ def _without_braces(pattern: str) -> list[str]:
     return [
         name for word in words for name in _without_braces(f"{pattern[: found.start()]}{word}{pattern[found.end() :]}")
     ]
+
+
+def number_of_inputs(paths: Sequence[Path]) -> int | None:
+    """How many inputs `open_inputs` gives; ``None`` where a shard or a table has to be read to know."""
+    for path in paths:
+        if path.name.lower().endswith(TARS) or split_column(path)[0].suffix.lower() == ".parquet":
+            return None
+    return len(paths)
 
 
 def open_inputs(

@@ -33,6 +33,7 @@ from naflex_deploy.compiler.quantize.subject import subject_of
 from naflex_deploy.core.config import Config, resolve
 from naflex_deploy.core.errors import CalibrationError, CheckpointError, NaflexError, OutputError, UsageError
 from naflex_deploy.core.pack import Pack, Patches
+from naflex_deploy.core.progress import Counts
 from naflex_deploy.demo.draw import draw_page
 from naflex_deploy.runtime.images import versions
 from naflex_deploy.runtime.packing.prepare import Preparer
@@ -48,11 +49,11 @@ from pathlib import Path
 from tests.compiler.quantize import test_calibration as tests
 from tests.support.tiny import copied
 tests.observing.ROUND, tests.observing.KEEP_SECONDS = 5, 0.0
-def count(done, total):
-    if done >= int(sys.argv[4]):
+def count(counts):
+    if counts.done >= int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
 tests.calibration.export = copied(Path(sys.argv[3]))
-tests.run(Path(sys.argv[1]), Path(sys.argv[2]), count=count)
+tests.run(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=count)
 """
 """A calibration in a process of its own, killed when so many images were observed."""
 
@@ -204,11 +205,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(drawn: Path, bundle: Path, tmp_p
         with pytest.raises(UsageError, match=r"order.json is damaged or of another version"):
             run(drawn, output, resume=True)
     order.write_bytes(begun)
-    counts: list[tuple[int, int]] = []
-    found = run(drawn, output, resume=True, count=lambda done, total: counts.append((done, total)))
+    counts: list[Counts] = []
+    found = run(drawn, output, resume=True, on_progress=counts.append)
     assert found.resumed == after - 5  # The last round was observed, but not saved.
-    assert [done for done, _ in counts] == [*range(after, 24, 5), 24]
-    assert {total for _, total in counts} == {24}
+    assert [one.done for one in counts] == [*range(after - 5, 24, 5), 24]
+    assert {(one.total, one.before) for one in counts} == {(24, after - 5)}
+    assert (counts[0].images, counts[-1].images) == (0, 24 - (after - 5)), "each is of one tile"
+    assert 0 < counts[1].tokens < counts[-1].tokens
     assert names(tmp_path) == ["out.json"]
     run(drawn, tmp_path / "at once.json")
     assert output.read_bytes() == (tmp_path / "at once.json").read_bytes()
@@ -293,11 +296,11 @@ def test_a_directory_that_changes_is_observed_as_it_was_read_and_said_to_have_ch
                 (images / name).unlink()
             shutil.copy(images / "03.png", images / "new.png")
 
-    def count(done: int, total: int) -> None:
-        if done == 20:
+    def count(counts: Counts) -> None:
+        if counts.done == 20:
             os.utime(images / "03.png", ns=(1, 1))
 
-    found = run(images, tmp_path / "out.json", config(32), report=report, count=count)
+    found = run(images, tmp_path / "out.json", config(32), report=report, on_progress=count)
     assert sorted(path for path, _ in found.rejected) == ["01.png", "02.png"]
     assert found.rejected[0][1].startswith(f"{images / found.rejected[0][0]}: cannot be read: No such file")
     assert found.warnings == [
@@ -425,9 +428,9 @@ def test_too_few_samples_labels_of_other_files_and_an_output_that_is_there(drawn
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_observed(drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    counts: list[int] = []
+    counts: list[Counts] = []
     with pytest.raises(NaflexError, match="a part of the path is a file"):
-        run(drawn, tmp_path / "file" / "out.json", count=lambda done, total: counts.append(done))
+        run(drawn, tmp_path / "file" / "out.json", on_progress=counts.append)
     assert counts == []
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 import naflex_deploy as nd
 from naflex_deploy.core.errors import ImageError, MissingExtraError
-from naflex_deploy.runtime.embedding.run import Places, embed_files
+from naflex_deploy.runtime.embedding.run import embed_files
+from naflex_deploy.runtime.embedding.summary import Places
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.results.columns import COLUMNS
 from naflex_deploy.serving.client import Client
