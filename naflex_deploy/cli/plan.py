@@ -92,7 +92,10 @@ def command(
     """
     resolved = resolve_options(chosen_profile(profile, model, bundle), config, settings, backend, precision, target)
     if tuning != (sizes is not None):
-        raise UsageError("--tune and --sizes go together", hint="pass both, or neither")
+        raise UsageError(
+            "--tune and --sizes go together",
+            hint="for example --tune --sizes photos/, a directory of images or a file of w,h lines",
+        )
     if sizes is None:
         _plan(resolved, model, as_json)
         return
@@ -124,8 +127,9 @@ def _tune(
 
     begun = time.perf_counter()
     subject = bundle or build(config.profile)
-    left = max(seconds - (time.perf_counter() - begun), seconds / 2)
-    return tune(config.profile, sizes, subject, build, seconds=left, report=step)
+    built = time.perf_counter() - begun
+    left = max(seconds - built, seconds / 2)
+    return tune(config.profile, sizes, subject, build, seconds=left, built=built, report=step)
 
 
 def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
@@ -160,12 +164,14 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
             "[bold yellow]warning:[/] the predictions are unreliable: tune on a machine on which nothing else runs"
         )
     if found.rejected:
-        out.print(f"the profile refuses {found.rejected} of the sizes, which were left out")
+        out.print(f"left out of --sizes: {found.rejected} that the profile refuses or that cannot be read as an image")
     if found.after == found.before:
         out.print("nothing changed: the profile's packing is within 2 % of the fastest")
     elif found.measured is None:
         out.print(f"predicted: {found.predicted[TOGETHER]:.2f} times as fast, all images together")
-        err.print("[bold yellow]warning:[/] there was no time to measure the gain: allow more --seconds")
+        err.print(
+            f"[bold yellow]warning:[/] there was no time to measure the gain: it takes about --seconds {found.enough}"
+        )
     else:
         speeds = {ratio.workload: ratio.speed for ratio in found.measured.ratios}
         print_table(

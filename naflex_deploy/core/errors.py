@@ -40,17 +40,23 @@ class UsageError(NaflexError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is not installed; the hint names the extra that installs it."""
+    """An optional dependency is not installed; the hint names the extra that installs it.
 
-    def __init__(self, module: str, extra: str) -> None:
+    Args:
+        module: The module that is missing.
+        extra: The extra that installs it.
+        subject: What needs it, such as the name of a file.
+    """
+
+    def __init__(self, module: str, extra: str, subject: str = "this") -> None:
         super().__init__(
-            f"this needs the Python module '{module}', which is not installed",
+            f"{subject} needs the Python module '{module}', which is not installed",
             hint=f"pip install 'naflex-deploy[{extra}]'",
         )
-        self.module, self.extra = module, extra
+        self.module, self.extra, self.subject = module, extra, subject
 
-    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
-        return MissingExtraError, (self.module, self.extra)
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return MissingExtraError, (self.module, self.extra, self.subject)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
 
@@ -39,6 +40,8 @@ def test_a_missing_extra_names_module_and_command() -> None:
     error = errors.MissingExtraError("torch", "build")
     assert "'torch'" in error.message
     assert error.hint == "pip install 'naflex-deploy[build]'"
+    of_a_file = pickle.loads(pickle.dumps(errors.MissingExtraError("pypdfium2", "pdf", "scans/report.pdf")))
+    assert of_a_file.message == "scans/report.pdf needs the Python module 'pypdfium2', which is not installed"
 
 
 def test_nearest_names_a_close_name_or_else_all() -> None:

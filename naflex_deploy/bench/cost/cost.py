@@ -197,6 +197,7 @@ def fit_cost(
     max_images: int,
     *,
     seconds: float = 20.0,
+    built: float = 0.0,
     clock: Clock = time.perf_counter,
     report: Report = lambda step: None,
 ) -> CostFit:
@@ -210,6 +211,7 @@ def fit_cost(
         longest: Largest number of patches in an image.
         max_images: Largest number of images in a pack.
         seconds: Time to spend.
+        built: Seconds that the build of the engine took; see `seconds_option`.
         clock: Clock that measures seconds.
         report: Called with a line at the start of each round.
 
@@ -227,8 +229,8 @@ def fit_cost(
     while (needed := _estimated(groups, per_pack, per_token)) > left:
         if most // 2 < longest + subject.manifest.model.prefix:
             raise UsageError(
-                f"timing packs takes about {needed:.0f} s on this machine, expected at most {max(left, 0):.0f} s",
-                hint=f"pass --seconds {math.ceil((needed + clock() - begun) / FITTING)}",
+                f"timing packs takes about {needed:.1f} s on this machine, expected at most {max(left, 0):.1f} s",
+                hint=f"pass --seconds {seconds_option((needed + clock() - begun) / FITTING, built)}",
             )
         most //= 2
         groups = _groups(subject, most, longest, max_images)
@@ -239,6 +241,16 @@ def fit_cost(
     times = time_packs(subject.session, packs, subject.outputs, seconds=left, clock=clock, report=report)
     tried = CostModel.fit(table[~held], times[~held])
     return CostFit(CostModel.fit(table, times), table[held, 2], times[held], tried.seconds(table[held]))
+
+
+def seconds_option(seconds: float, built: float) -> int:
+    """The ``--seconds`` of ``plan --tune`` that leave so many for tuning.
+
+    Args:
+        seconds: Seconds that tuning needs.
+        built: Seconds that the build of a bundle took before. It leaves at least half of the option's seconds.
+    """
+    return math.ceil(min(seconds + built, 2 * seconds))
 
 
 def _estimated(groups: Sequence[Sequence[Pack]], per_pack: float, per_token: float) -> float:

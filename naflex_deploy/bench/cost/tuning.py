@@ -20,7 +20,7 @@ from naflex_deploy.bench.compare.contenders import (
     compare_engines,
     engine_of,
 )
-from naflex_deploy.bench.cost.cost import FITTING, Clock, CostFit, Report, fit_cost
+from naflex_deploy.bench.cost.cost import FITTING, Clock, CostFit, Report, fit_cost, seconds_option
 from naflex_deploy.bench.cost.predict import Packing, Predictor, choose_packing, tuned_profile
 from naflex_deploy.bench.load.accounting import attention_form
 from naflex_deploy.bench.load.mixes import Size, choose_mix, read_sizes
@@ -69,7 +69,8 @@ class Tuning:
         predicted: Predicted speedup, by workload.
         measured: Measured comparison of both profiles; ``None`` if nothing changed or there was no time.
         lengths: Tokens of each image, [N].
-        rejected: Number of sizes that the profile refuses, plus that of damaged images.
+        rejected: Number of sizes that the profile refuses, plus that of images whose size cannot be read.
+        enough: Seconds of ``--seconds`` that would leave time to measure the gain; 0 if there was time.
     """
 
     profile: Profile
@@ -80,6 +81,7 @@ class Tuning:
     measured: Comparison | None
     lengths: tuple[int, ...]
     rejected: int
+    enough: int
 
 
 def tune(
@@ -89,6 +91,7 @@ def tune(
     rebuild: Callable[[Profile], Path],
     *,
     seconds: float = 20.0,
+    built: float = 0.0,
     seed: int = 0,
     clock: Clock = time.perf_counter,
     report: Report = lambda step: None,
@@ -102,6 +105,7 @@ def tune(
         rebuild: Builds a bundle under another profile, for engines with fixed shapes.
         seconds: Time to spend, of which `FITTING` goes into timing packs and the rest into measuring the gain. Engines
             with fixed shapes are built in addition.
+        built: Seconds that the build of the bundle took, which a hint about the time counts in.
         seed: Seed for the choice of images.
         clock: Clock that measures seconds.
         report: Called with a line at the start of each step.
@@ -120,7 +124,7 @@ def tune(
     longest = profile.image_tokens(subject.variant.backend, subject.manifest.model.prefix)
     images = profile.max_images(subject.variant.backend)
     left = fitting - (clock() - begun)
-    fit = fit_cost(subject, most, longest, images, seconds=left, clock=clock, report=report)
+    fit = fit_cost(subject, most, longest, images, seconds=left, built=built, clock=clock, report=report)
     predictor = Predictor(fit.model, _sample(lengths, seed), attention_form(subject.variant))
     before = current_packing(profile, subject.variant)
     least = _least(profile, subject, lengths)
@@ -129,7 +133,7 @@ def tune(
         name: predictor.seconds(before, groups) / predictor.seconds(after, groups) for name, groups in WORKLOADS.items()
     }
     tuned = tuned_profile(profile, subject.variant.backend, after)
-    measured = None
+    measured, enough = None, 0
     if after != before:
         started = clock()
         path = rebuild(tuned) if subject.variant.profiles else bundle
@@ -148,7 +152,11 @@ def tune(
                 seconds=left * 2 / 3,  # Rounds that are not counted add up to a half.
                 report=report,
             )
-    return Tuning(tuned, before, after, fit, predicted, measured, tuple(lengths.tolist()), damaged + rejected)
+        else:
+            late = max(clock() - begun - fitting, 0.0)  # what was spent besides on loading and on the first images
+            least_time = min(FEWEST, len(sources)) * PASSES * each + LOADS * loading + late
+            enough = seconds_option(least_time / (1 - FITTING), built)
+    return Tuning(tuned, before, after, fit, predicted, measured, tuple(lengths.tolist()), damaged + rejected, enough)
 
 
 def images_in(seconds: float, each: float, most: int) -> int:

@@ -14,6 +14,8 @@ from naflex_deploy.runtime.results.writers import find_format
 
 HINT = "pass --force to embed everything again, or choose another output"
 
+READERS = "a library that reads images or documents was installed or changed since"
+
 
 def refuse_other(output: Path, key: Key, paths: Iterable[Path]) -> None:
     """Refuse to take a complete output for that of a run with this key and these inputs, unless it is.
@@ -33,4 +35,5 @@ def refuse_other(output: Path, key: Key, paths: Iterable[Path]) -> None:
         inputs = ((item.name, read_once(item).digest) for item in open_inputs(paths))
         differ = ["inputs"] * (before.get("inputs") != digest_of_inputs(inputs))
     if differ:
-        raise UsageError(f"{output} is complete, but was made with something else: {', '.join(differ)}", hint=HINT)
+        hint = f"{READERS}; {HINT}" if "readers" in differ else HINT
+        raise UsageError(f"{output} is complete, but was made with something else: {', '.join(differ)}", hint=hint)

@@ -6,7 +6,7 @@ so that a fault of theirs, or of ours, can be told from a damaged file.
 
 from __future__ import annotations
 
-from naflex_deploy.core.errors import ImageError, NaflexError
+from naflex_deploy.core.errors import ImageError, MissingExtraError, NaflexError
 from naflex_deploy.runtime.images.source import out_of_memory
 
 LONGEST = 200
@@ -17,8 +17,11 @@ def as_input_error(name: str, error: Exception) -> NaflexError:
 
     Args:
         name: How messages call the input.
-        error: What reading or preparing it raised; an error of ours stays as it is.
+        error: What reading or preparing it raised; an error of ours stays as it is, because it names the input, except
+            that a missing extra does not know which input needs it.
     """
+    if isinstance(error, MissingExtraError):
+        return MissingExtraError(error.module, error.extra, name)
     if isinstance(error, NaflexError):
         return error
     if isinstance(error, MemoryError):

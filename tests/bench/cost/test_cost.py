@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naflex_deploy.bench.cost.cost import CostModel, features, fit_cost, probe_packs, time_packs
+from naflex_deploy.bench.cost.cost import CostModel, features, fit_cost, probe_packs, seconds_option, time_packs
 from naflex_deploy.bench.load.subject import Subject
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.runtime.engine import Engine
@@ -124,6 +124,13 @@ def test_it_says_at_once_how_long_timing_would_take():
     (seconds,) = re.findall(r"--seconds (\d+)", found.value.hint)
     timed(clock := Clock(), 30, 0.4 * int(seconds))
     assert clock.now < 0.4 * int(seconds) * 1.2
+
+
+@pytest.mark.parametrize(("needed", "built"), [(16, 12), (16, 100), (7.3, 0)])
+def test_the_seconds_that_are_advised_leave_enough_beside_the_build(needed, built):
+    seconds = seconds_option(needed, built)
+    assert max(seconds - built, seconds / 2) >= needed
+    assert max(seconds - 1 - built, (seconds - 1) / 2) < needed
 
 
 def test_workers_run_packs_side_by_side():

@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import naflex_deploy
-from naflex_deploy.core.errors import ImageError, UsageError
+from naflex_deploy.core.errors import ImageError, MissingExtraError, UsageError
 from naflex_deploy.runtime.images.boundary import as_input_error
 from naflex_deploy.runtime.images.inputs import open_inputs
 from naflex_deploy.runtime.images.media import read
@@ -25,6 +25,8 @@ from tests.support.bundles import write_summing_bundle
 
 
 def test_an_error_keeps_its_type_and_its_reason_on_one_line() -> None:
+    missing = as_input_error("a.pdf", MissingExtraError("pypdfium2", "pdf"))
+    assert missing.message == "a.pdf needs the Python module 'pypdfium2', which is not installed"
     error = as_input_error("a.png", KeyError("two\nlines"))
     assert isinstance(error, ImageError)
     assert error.message == r"a.png: cannot be read (KeyError: 'two\nlines')"

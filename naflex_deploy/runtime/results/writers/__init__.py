@@ -72,7 +72,7 @@ def find_format(path: Path) -> Format:
     if found is None:
         *others, last = FORMATS
         raise UsageError(
-            f"-o {path}: expected a name that ends in {', '.join(others)} or {last}", hint="for example out.npz"
+            f"{path}: expected a name that ends in {', '.join(others)} or {last}", hint="for example out.npz"
         )
     with needs_extra(found.extra):
         for module in found.modules:
