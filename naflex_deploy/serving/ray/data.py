@@ -186,7 +186,7 @@ def embed_to_parquet(
             those that agree with the first one are kept.
         MissingExtraError: Ray is not installed.
     """
-    ray = _imported("ray.data")
+    data = _imported("ray.data")
     target, paths = Path(output), [str(path) for path in inputs]
     with locked(target / _PLAN) as lock:  # two drivers of one output would do every shard twice
         _check_plan(lock, paths, Bundle.open(Path(bundle)).manifest.model.digest, shard)
@@ -196,11 +196,11 @@ def embed_to_parquet(
         missing = [item for item in shards if not _part(target, item["shard"]).exists()]
         counts: list[dict[str, Any]] = []
         if missing:
-            done = ray.from_items(missing, override_num_blocks=len(missing)).map_batches(
+            done = data.from_items(missing, override_num_blocks=len(missing)).map_batches(
                 WriteShards,
                 fn_constructor_args=(str(Path(bundle).resolve()), str(target.resolve()), max(1, int(cpus))),
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing))),
+                compute=data.ActorPoolStrategy(size=min(workers, len(missing))),
                 num_cpus=cpus,
                 num_gpus=gpus,
             )

@@ -17,14 +17,20 @@ from tests.serving.support import vector
 from tests.support.manifests import edit
 
 
+class ActorPoolStrategy:
+    def __init__(self, *, size):
+        assert size > 0
+
+
 class Dataset:
     """Rows, and the class that maps batches of one row, as Ray makes and calls it."""
 
     def __init__(self, rows):
         self._rows = rows
 
-    def map_batches(self, kind, *, fn_constructor_args, batch_size, **options):
+    def map_batches(self, kind, *, fn_constructor_args, batch_size, compute, **options):
         assert batch_size == 1
+        assert isinstance(compute, ActorPoolStrategy)
         worker = kind(*fn_constructor_args)
         batches = [worker({name: np.array([value]) for name, value in row.items()}) for row in self._rows]
         return Dataset([{name: values[0] for name, values in batch.items()} for batch in batches])
@@ -35,9 +41,10 @@ class Dataset:
 
 @pytest.fixture
 def ray(monkeypatch):
-    monkeypatch.setitem(
-        sys.modules, "ray.data", SimpleNamespace(from_items=lambda rows, override_num_blocks: Dataset(rows))
+    data = SimpleNamespace(
+        from_items=lambda rows, override_num_blocks: Dataset(rows), ActorPoolStrategy=ActorPoolStrategy
     )
+    monkeypatch.setitem(sys.modules, "ray.data", data)
 
 
 def changed(bundle, folder, change):
