@@ -20,11 +20,12 @@ from naflex_deploy.bench.cost.stages import time_stages
 from naflex_deploy.bench.load import measure
 from naflex_deploy.bench.load.http import Server, embedding_request, served_model
 from naflex_deploy.bench.load.in_process import measure_in_process
-from naflex_deploy.bench.load.mixes import choose_mix
+from naflex_deploy.bench.load.mixes import choose_mix, mix_for
 from naflex_deploy.bench.load.stopping import Stopping
 from naflex_deploy.bench.load.subject import Subject, open_subject, sound
 from naflex_deploy.bench.report import report
 from naflex_deploy.bench.report.provenance import provenance
+from naflex_deploy.bench.report.summary import summary_json
 from naflex_deploy.bench.steps import Show, Steps
 from naflex_deploy.core.errors import UsageError
 from naflex_deploy.runtime.bundle.footprint import run_peak
@@ -44,7 +45,7 @@ class Options:
     Attributes:
         bundle: Path of the bundle to measure.
         second: Path of another bundle to compare it with.
-        mix: Name of a distribution of sizes; defaults to photos if ``sizes`` is not given either.
+        mix: Name of a distribution of sizes; defaults to that of `mix_for` if ``sizes`` is not given either.
         sizes: A CSV of w,h lines, or a directory of images.
         count: Number of images in the mix.
         modes: Modes among `measure.MODES`; empty for all modes, or for none in a comparison.
@@ -132,7 +133,8 @@ def run(options: Options, show: Show = lambda what, counts: None) -> Outcome:
     steps.total = _number_of_steps(options, len(subject.variant.budgets))
     steps.begin("preparing images")
     limit = subject.manifest.config.image.max_pixels
-    mix = choose_mix(options.mix, options.sizes, options.count, seed=options.seed, max_pixels=limit)
+    name = options.mix or (None if options.sizes else mix_for(subject.manifest.config.name))
+    mix = choose_mix(name, options.sizes, options.count, seed=options.seed, max_pixels=limit)
     stopping = Stopping(options.width, min(1.0, options.seconds / 4), options.seconds)
     sources, prepared, rejected = sound(subject, mix)
     work = _Work(options, subject, stopping, sources, prepared, steps)
@@ -143,7 +145,7 @@ def run(options: Options, show: Show = lambda what, counts: None) -> Outcome:
         figures = work.measure(options.modes or measure.MODES)
     comparisons = work.compare() if options.comparing else []
     tokens = [measure.tokens_of(image, subject) for image in prepared]
-    document = {
+    document: Json = {
         "bundle": str(options.bundle),
         "provenance": report.provenance_json(origin),
         "mix": {"name": mix.name, "about": mix.about, "histogram": report.histogram_json(tokens)},
@@ -152,6 +154,7 @@ def run(options: Options, show: Show = lambda what, counts: None) -> Outcome:
         **report.NOTHING,
         **figures,
     }
+    document["summary"] = summary_json(document)
     return Outcome(document, tuple(comparisons), tuple(rejected))
 
 

@@ -13,6 +13,7 @@ from naflex_deploy.bench.compare.baselines import BASELINES
 from naflex_deploy.bench.compare.compare import gate
 from naflex_deploy.bench.load.measure import MODES
 from naflex_deploy.bench.load.mixes import DISTRIBUTIONS
+from naflex_deploy.bench.report.figures import read_run, write_csv
 from naflex_deploy.bench.report.report import write_page
 from naflex_deploy.bench.report.tables import tables
 from naflex_deploy.bench.run import Options, run
@@ -31,13 +32,17 @@ from naflex_deploy.cli.terminal import (
     wait_option,
 )
 from naflex_deploy.core.errors import ImageError, UsageError
-from naflex_deploy.core.files import reserved
+from naflex_deploy.core.files import refuse_existing, reserved
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("second", metavar="[BUNDLE2]", required=False, type=click.Path(path_type=Path))
-@click.option("--mix", metavar="NAME", help=f"Generate images: {', '.join(DISTRIBUTIONS)}. Default: photos.")
+@click.option(
+    "--mix",
+    metavar="NAME",
+    help=f"Generate images: {', '.join(DISTRIBUTIONS)}. Default: documents for the profile doc-ocr, photos for others.",
+)
 @path_option(
     "--sizes", metavar="FILE|DIR", help="Use the sizes in a CSV file of w,h lines, or the images in a directory."
 )
@@ -106,7 +111,16 @@ from naflex_deploy.core.files import reserved
     show_default=True,
     help="Seed of sizes, order and arrivals.",
 )
-@path_option("-o", "--output", metavar="FILE", help="Write the report as one HTML file.")
+@path_option(
+    "-o", "--output", metavar="FILE", help="Write the report as one HTML file, and its figures as CSV beside it."
+)
+@path_option(
+    "--beside",
+    "beside",
+    metavar="FILE",
+    multiple=True,
+    help="Show an earlier run in the report too, from its report or its --json document. Repeatable.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @wait_option
 @json_option
@@ -116,6 +130,7 @@ def command(
     api_keys: Path | None,
     fail_below: float | None,
     output: Path | None,
+    beside: tuple[Path, ...],
     force: bool,
     as_json: bool,
     **values: Any,
@@ -131,6 +146,10 @@ def command(
     options = Options(slo=slo / 1e3 if slo else None, api_key=read_keys(api_keys)[0] if api_keys else "", **values)
     if fail_below is not None and not (options.second or options.baseline):
         raise UsageError("--fail-below has nothing to compare with", hint="name a second bundle, or pass --baseline")
+    if beside and output is None:
+        raise UsageError("--beside is shown in a report, which was not asked for", hint="name it with -o report.html")
+    runs = [read_run(path) for path in beside]
+    figures = _beside(output, force=force) if output is not None else None
     with reserved(output, force=force) if output is not None else nullcontext() as lock:
         with Progress("steps") as progress:
             outcome = run(options, progress.show)
@@ -141,13 +160,23 @@ def command(
             print_json("bench", **outcome.document)
         else:
             _print(outcome.document)
-        if output is not None:
-            write_page(outcome.document, output, lock)
-            err.print(f"[bold green]wrote[/] {output}")
+        if output is not None and figures is not None:
+            write_page(outcome.document, output, lock, runs)
+            write_csv(outcome.document, figures)
+            err.print(f"[bold green]wrote[/] {output} and {figures}")
     if fail_below is not None:
         gate(outcome.comparisons[0].throughput, fail_below)
     if outcome.rejected:
         sys.exit(ImageError.code)
+
+
+def _beside(output: Path, *, force: bool) -> Path:
+    """The CSV file beside a report."""
+    figures = output.with_suffix(".csv")
+    if figures == output:
+        raise UsageError(f"-o {output}: its figures go to a .csv file beside it", hint="name the report .html")
+    refuse_existing(figures, force=force)
+    return figures
 
 
 def _print(document: dict[str, Any]) -> None:

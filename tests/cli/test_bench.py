@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tomllib
 from pathlib import Path
@@ -66,12 +67,17 @@ def test_the_page_opens_offline_and_draws_every_figure(measured: tuple[dict, Pat
         page.call("Page.navigate", url=path.as_uri())
         page.wait("document.readyState === 'complete' && document.querySelectorAll('svg').length > 0")
         sections = page.evaluate("[...document.querySelectorAll('section')].map(section => section.id)")
-        assert sections == ["mix", "single", "offline", "load", "budgets", "tokens", "stages", "memory"]
+        assert sections == ["summary", "mix", "single", "offline", "load", "budgets", "tokens", "stages", "memory"]
         points = page.evaluate(
             "[...document.querySelectorAll('#load circle[data-series=p50]')].map(p => [+p.dataset.x, +p.dataset.y])"
         )
         drawn = [step for step in document["open_loop"] if step["latency"]["p50_ms"] and not step["goal_known"]]
         assert points == [[step["rate"], step["latency"]["p50_ms"]["estimate"]] for step in drawn]
+        tiles = page.evaluate("[...document.querySelectorAll('#summary dd')].map(one => one.textContent)")
+        assert len(tiles) == 5
+        assert tiles[4].startswith("met up to" if document["summary"]["goal"]["met"] else "not met")
+        counts = page.evaluate("[...document.querySelectorAll('#single path')].map(one => +one.dataset.count)")
+        assert counts == [len(document["single"]["latency"]["distribution_ms"])]
         bars = page.evaluate(
             "[...document.querySelectorAll('#tokens rect')].map(b => [b.dataset.name, +b.dataset.value,"
             " b.getBoundingClientRect().width])"
@@ -88,6 +94,40 @@ def test_the_page_opens_offline_and_draws_every_figure(measured: tuple[dict, Pat
         assert all(url.startswith(("file:", "data:", "about:")) for url in sent)
         assert not [e for e in page.events if e.get("method") == "Runtime.exceptionThrown"]
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+
+
+def test_figures_are_written_as_csv(measured: tuple[dict, Path]) -> None:
+    document, path = measured
+    with path.with_suffix(".csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    found = {(row["section"], row["item"], row["figure"]): row for row in rows}
+    assert len(found) >= 60
+    assert float(found["offline", "", "images_per_second"]["value"]) == document["offline"]["images_per_second"]
+    step = document["open_loop"][2]
+    assert float(found["open loop", "20.0/s, goal known", "within_goal"]["value"]) == step["within_goal"]
+    median = document["single"]["latency"]["p50_ms"]
+    row = found["single", "", "p50_ms"]
+    assert [float(row[name]) for name in ("value", "low", "high")] == [median[n] for n in ("estimate", "low", "high")]
+
+
+def test_an_earlier_run_stands_beside_this_one(
+    run: Run, sums: Path, measured: tuple[dict, Path], tmp_path: Path
+) -> None:
+    document, page = measured
+    printed, output = tmp_path / "earlier.json", tmp_path / "both.html"
+    printed.write_text(json.dumps(document))
+    call = ("bench", sums, "--seconds", "0.1", "--count", "2", "--mode", "single", "-o", output)
+    result = run(*call, "--beside", page, "--beside", printed)
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(output.read_text().split('id="data">')[1].split("</script>")[0])["beside"]
+    assert first == second
+    assert first["summary"] == document["summary"]
+    assert "wrote" in result.stderr
+    assert "both.csv exists already" in run(*(*call[:-1], tmp_path / "both.htm")).stderr
+    (tmp_path / "other.json").write_text("[]")
+    for path, message in ((tmp_path / "other.json", "found no 'bundle'"), (tmp_path / "none", "cannot read the run")):
+        refused = run(*call, "--force", "--beside", path)
+        assert (refused.exit_code, message in refused.stderr) == (2, True)
 
 
 def test_the_table_says_where_it_was_executed(run: Run, sums: Path) -> None:
@@ -168,6 +208,8 @@ def test_damaged_images_are_left_out_and_said(run: Run, sums: Path, tmp_path: Pa
         (("--rate", "inf"), "'inf' is not a finite number"),
         (("--seconds", "0"), "0.0 is not in the range x>0"),
         (("-o", "EXISTING"), "exists already"),
+        (("-o", "figures.csv"), "its figures go to a .csv file beside it"),
+        (("--beside", "run.json"), "--beside is shown in a report"),
     ],
 )
 def test_refusals(run: Run, sums: Path, arguments: tuple[str, ...], message: str) -> None:

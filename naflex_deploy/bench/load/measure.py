@@ -101,6 +101,7 @@ class Step:
         goodput: Results per second within the service level.
         rejected, late, errors: Shares of all requests.
         lag: Delay of the load generator itself.
+        within: Share of all requests that were answered within the service level.
         goal_known: Whether the queue knew the service level, and refused what would have waited longer.
     """
 
@@ -113,6 +114,7 @@ class Step:
     late: float
     errors: float
     lag: Latency
+    within: float
     goal_known: bool = False
 
 
@@ -228,6 +230,7 @@ def step_of(requests: Requests, rate: float, slo: float) -> Step:
         requests.share("late"),
         requests.share("error"),
         latency_of(requests.lag),
+        float((ok <= slo).sum()) / max(len(requests.statuses), 1),
     )
 
 

@@ -114,6 +114,15 @@ DISTRIBUTIONS = {
 }
 
 
+PROFILES = {"doc-ocr": "documents"}
+"""Mixes that suit profiles other than those of photos, by the names of built-in profiles."""
+
+
+def mix_for(profile: str) -> str:
+    """The mix that suits a profile; ``doc-ocr-tuned`` is one that was made from ``doc-ocr``."""
+    return next((mix for name, mix in PROFILES.items() if profile == name or profile.startswith(f"{name}-")), "photos")
+
+
 def draw_sizes(name: str, count: int, *, seed: int = 0, max_pixels: int = 40_000_000) -> list[Size]:
     """Draw sizes from a distribution. The same seed always gives the same sizes.
 

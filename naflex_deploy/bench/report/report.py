@@ -49,7 +49,8 @@ def interval_json(interval: Interval | None, factor: float = 1.0) -> Json | None
 def latency_json(latency: Latency) -> Json:
     """A latency in milliseconds; a quantile without enough samples is null."""
     quantiles = {f"{name}_ms": interval_json(found, 1e3) for name, found in latency.quantiles.items()}
-    return {"count": latency.count, **quantiles, "max_ms": _round(latency.most * 1e3)}
+    distribution = [_round(1e3 * seconds) for seconds in latency.distribution]
+    return {"count": latency.count, **quantiles, "max_ms": _round(latency.most * 1e3), "distribution_ms": distribution}
 
 
 def single_json(single: SingleFigures) -> Json:
@@ -93,7 +94,7 @@ def step_json(step: Step) -> Json:
     shares = {name: _round(getattr(step, name)) for name in ("rejected", "late", "errors")}
     rates = {name: _round(getattr(step, name)) for name in ("rate", "sent", "completed", "goodput")}
     latencies = {"latency": latency_json(step.latency), "generator_lag": latency_json(step.lag)}
-    return {**rates, **shares, **latencies, "goal_known": step.goal_known}
+    return {**rates, **shares, "within_goal": _round(step.within), **latencies, "goal_known": step.goal_known}
 
 
 def stages_json(stages: Stages) -> Json:
@@ -145,11 +146,12 @@ def histogram_json(tokens: Sequence[int]) -> Json:
     }
 
 
-def write_page(document: Json, path: Path, lock: Lock | None = None) -> None:
+def write_page(document: Json, path: Path, lock: Lock | None = None, beside: Sequence[Json] = ()) -> None:
     """Write a document as one HTML file that loads nothing.
 
     Args:
         document: To be shown.
+        beside: Earlier runs, see `read_run`.
         path: Of the file.
         lock: See `new_file`.
 
@@ -158,7 +160,7 @@ def write_page(document: Json, path: Path, lock: Lock | None = None) -> None:
     """
     template = files("naflex_deploy.bench.report").joinpath("page.html").read_text(encoding="utf-8")
     # Only a "<" could end the script element that holds the data.
-    data = json.dumps(document).replace("<", "\\u003c")
+    data = json.dumps({**document, "beside": list(beside)}).replace("<", "\\u003c")
     with new_file(path, lock) as partial:
         partial.write_text(template.replace("{{data}}", data), encoding="utf-8")
 

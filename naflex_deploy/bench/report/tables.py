@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from naflex_deploy.bench.report.summary import goal_text
+
 Json = dict[str, Any]
 
 QUANTILES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms")
 LATENCY = ("samples", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "max ms")
+SUMMARY = ("p50_ms", "p90_ms", "images_per_second", "useful_tokens_per_second")
 BAR = 40
 """Length of the longest bar in characters."""
 
@@ -25,6 +28,8 @@ class Table:
 
 def tables(document: Json) -> Iterator[Table]:
     """Yield the tables for which the document has figures."""
+    if any(document[name] for name in ("single", "offline", "open_loop")):
+        yield _summary(document["summary"])
     yield _mix(document["mix"])
     if document["comparisons"]:
         yield _comparisons(document["comparisons"])
@@ -45,6 +50,12 @@ def tables(document: Json) -> Iterator[Table]:
         total = sum(stages["ms_per_image"].values()) or 1.0
         rows = [[name, number(ms), percent(ms / total)] for name, ms in stages["ms_per_image"].items()]
         yield Table("stages, one after another", ("stage", "ms per image", "share"), rows)
+
+
+def _summary(summary: Json) -> Table:
+    figures = [number(summary[name]) for name in SUMMARY]
+    columns = ("p50 ms", "p90 ms", "images/s", "useful tokens/s", "goal")
+    return Table("summary", columns, [[*figures, goal_text(summary["goal"])]])
 
 
 def number(value: float | None) -> str:
