@@ -197,6 +197,7 @@ def fit_cost(
     max_images: int,
     *,
     seconds: float = 20.0,
+    begun: float | None = None,
     built: float = 0.0,
     clock: Clock = time.perf_counter,
     report: Report = lambda step: None,
@@ -211,6 +212,7 @@ def fit_cost(
         longest: Largest number of patches in an image.
         max_images: Largest number of images in a pack.
         seconds: Time to spend.
+        begun: When that time began, on the clock; now if ``None``.
         built: Seconds that the build of the engine took; see `seconds_option`.
         clock: Clock that measures seconds.
         report: Called with a line at the start of each round.
@@ -218,7 +220,7 @@ def fit_cost(
     Raises:
         UsageError: The least that has to be timed would take longer than `seconds`.
     """
-    begun = clock()
+    begun = clock() if begun is None else begun
     groups = _groups(subject, most, longest, max_images)
     # Packs of many images, which cost more than others, at two budgets: enough for an estimate from above.
     small, usual = (groups[index][-1] for index in (0, PROBES // 2))

@@ -123,8 +123,9 @@ def tune(
     report(f"timing packs for {fitting:.0f} s, then measuring the gain for up to {seconds - fitting:.0f} s")
     longest = profile.image_tokens(subject.variant.backend, subject.manifest.model.prefix)
     images = profile.max_images(subject.variant.backend)
-    left = fitting - (clock() - begun)
-    fit = fit_cost(subject, most, longest, images, seconds=left, built=built, clock=clock, report=report)
+    fit = fit_cost(
+        subject, most, longest, images, seconds=fitting, begun=begun, built=built, clock=clock, report=report
+    )
     predictor = Predictor(fit.model, _sample(lengths, seed), attention_form(subject.variant))
     before = current_packing(profile, subject.variant)
     least = _least(profile, subject, lengths)

@@ -98,11 +98,11 @@ def test_features_count_what_an_engine_of_fixed_shape_computes():
     assert set(table[:, 3]) == {1024**2}
 
 
-def timed(clock, factor, seconds, *, most=4096, longest=256, report=lambda step: None):
+def timed(clock, factor, seconds, *, most=4096, longest=256, begun=None, report=lambda step: None):
     """Fit an engine that is so many times as slow as `TERMS`."""
     session = CostedSession(clock, **{name: factor * value for name, value in TERMS.items()})
     subject = Subject(Path(), Engine(session, summing_manifest(), variant()), session)
-    return fit_cost(subject, most, longest, 64, seconds=seconds, clock=clock, report=report)
+    return fit_cost(subject, most, longest, 64, seconds=seconds, begun=begun, clock=clock, report=report)
 
 
 @pytest.mark.parametrize("factor", [0.01, 1, 3, 6])
@@ -116,13 +116,17 @@ def test_timing_packs_takes_the_time_that_it_is_given_on_any_machine(factor):
     assert len(lines) >= 4
 
 
-def test_it_says_at_once_how_long_timing_would_take():
+@pytest.mark.parametrize("loading", [0, 5])
+def test_it_says_at_once_how_long_timing_would_take(loading):
     clock = Clock()
+    clock.now = loading
     with pytest.raises(UsageError, match="timing packs takes about") as found:
-        timed(clock, 30, 8)
-    assert clock.now < 6
+        timed(clock, 30, 8, begun=0)
+    assert clock.now - loading < 6
     (seconds,) = re.findall(r"--seconds (\d+)", found.value.hint)
-    timed(clock := Clock(), 30, 0.4 * int(seconds))
+    clock = Clock()
+    clock.now = loading
+    timed(clock, 30, 0.4 * int(seconds), begun=0)
     assert clock.now < 0.4 * int(seconds) * 1.2
 
 
