@@ -31,7 +31,7 @@ from naflex_deploy.compiler.witness.process import asking
 from naflex_deploy.compiler.witness.witness import outcome, request_for
 from naflex_deploy.compiler.zero_shot import cut_texts, read_labels, with_labels
 from naflex_deploy.core.config import Config
-from naflex_deploy.core.errors import GateError, UsageError
+from naflex_deploy.core.errors import GateError, UsageError, needs_extra
 from naflex_deploy.core.files import new_directory, refuse_existing, sync_tree
 from naflex_deploy.core.machine import peak_memory
 from naflex_deploy.core.manifest import (
@@ -97,12 +97,16 @@ def build_bundle(
         OutputError: The directory exists, or cannot be written.
         GateError: The graph differs from the original model, or the engine misses the gate; in the second case the
             rejected bundle is left at ``<output>.rejected``.
+        MissingExtraError: The text tower is asked for, and the package ``tokenizers`` is not installed.
     """
     refuse_existing(output, force=force, made=FILE_NAME)
     started = time.perf_counter()
     chosen = choose_all(config.profile)
     backend, precision = chosen[0][0].backend.name, chosen[0][1]
     spec = read_calibration(calibration, precision, config.profile)
+    if text:
+        with needs_extra("text"):  # before minutes are spent on the image tower
+            import tokenizers  # noqa: F401
     checkpoint = read_checkpoint(model, patch_size, lora, labels, report)
     if config.profile.video.frames == "even":
         checkpoint = checkpoint.for_clips()

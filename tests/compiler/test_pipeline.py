@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from naflex_deploy.compiler import pipeline
-from naflex_deploy.core.errors import CheckpointError, GateError, OutputError, UsageError
+from naflex_deploy.core.errors import CheckpointError, GateError, MissingExtraError, OutputError, UsageError
 from naflex_deploy.core.files import sha256
 from naflex_deploy.core.machine import cpu_name
 from naflex_deploy.core.manifest import FILE_NAME, Manifest
@@ -45,6 +45,16 @@ build_tiny(Path(sys.argv[1]), report=kill)
 
 def names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir())
+
+
+def test_a_build_that_lacks_the_tokenizer_of_texts_says_so_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    steps: list[str] = []
+    with pytest.raises(MissingExtraError, match="tokenizers"):
+        pipeline.build_bundle(tiny_config(), "tiny", tmp_path / "bundle", text=True, report=steps.append)
+    assert (steps, names(tmp_path)) == ([], [])
 
 
 def test_the_manifest_says_what_was_built(bundle: Path) -> None:
