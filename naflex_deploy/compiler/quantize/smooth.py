@@ -79,12 +79,19 @@ def absorber(model: Model, group: Group) -> Absorber | None:
         return Absorber(node, shifts=True)
     (name, *_) = group.layers
     scope, _, last = name.rpartition(".")
-    layers = {name: layer.node for name, layer in linear_layers(model).items()}
+    linear = linear_layers(model)
+    layers = {name: layer.node for name, layer in linear.items()}
     norms = {layer_of(norm): norm for norm in model.graph.nodes if norm.op == "LayerNormalization"}
     gated = node.op == "Mul"
     if last == "out" and (before := norms.get(f"{scope}.attention_norm") or layers.get(f"{scope}.value")):
         return Absorber(before, shifts=not gated)
-    if last == "fc2" and gated and (before := layers.get(f"{scope}.fc1")):
+    # SiLU multiplies, too, but by a value that its own input decides.
+    if (
+        last == "fc2"
+        and gated
+        and (before := layers.get(f"{scope}.fc1"))
+        and len(linear[f"{scope}.fc1"].y.outputs) == 1
+    ):
         return Absorber(before, shifts=False)
     return None
 
