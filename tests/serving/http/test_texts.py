@@ -171,6 +171,15 @@ def test_a_page_with_too_many_pixels_is_refused_before_it_is_decoded(bundle):
         model.close(20)
 
 
+def test_cohere_has_one_vector_for_each_input(http, engine):
+    found = http.post("/v2/embed", json={"texts": TEXTS, "input_type": "search_query"}).json()
+    close(np.array(found["embeddings"]["float"]), engine.text.embed(TEXTS))
+    assert found["texts"] == TEXTS
+    assert found["meta"]["billed_units"]["input_tokens"] > 0
+    error = http.post("/v2/embed", json={"images": [IMAGE, encoded(tiff(2))]}).json()
+    assert (error["param"], "a document of several pages" in error["message"]) == ("images[1]", True)
+
+
 def test_the_client_embeds_texts(http, engine):
     with Client(str(http.base_url), batch=2) as client:
         close(client.embed_texts(TEXTS), engine.text.embed(TEXTS))

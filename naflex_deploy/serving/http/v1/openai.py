@@ -84,7 +84,7 @@ class EmbeddingsRequest(Request):
     columns: bool = False
     """Whether each entry has the columns of the table that `embed -o` writes, as far as they are known here."""
     dimensions: int | None = None
-    """Length of the vectors; only the model's own."""
+    """Length of the vectors; only the model's own, which 0 means for infinity."""
 
     @property
     def encoding(self) -> str:
@@ -92,10 +92,18 @@ class EmbeddingsRequest(Request):
 
     def check(self, model: Model, items: Sequence[Item]) -> None:
         super().check(model, items)
+        self.check_width(model, self.dimensions or None, "dimensions")
+
+    def check_width(self, model: Model, asked: int | None, field: str) -> None:
+        """Refuse a length of vectors that is not the model's own.
+
+        Raises:
+            Problem: It is another one.
+        """
         width = next(int(spec.shape[-1]) for spec in model.variant.outputs if spec.name == "pooled")
-        if self.dimensions not in (None, width):
-            what = f"expected null or {width}, found {self.dimensions}: the model was not trained for shorter vectors"
-            raise Problem(422, "bad_request", what, hint="leave `dimensions` out", param="dimensions")
+        if asked not in (None, width):
+            what = f"expected null or {width}, found {asked}: the model was not trained for shorter vectors"
+            raise Problem(422, "bad_request", what, hint=f"leave `{field}` out", param=field)
 
 
 class ClassifyRequest(Request):

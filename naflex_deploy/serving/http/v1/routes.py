@@ -1,4 +1,4 @@
-"""/info, /v1/models, /v1/embeddings and /v1/classify."""
+"""/info, /v1/models, /v1/embeddings and /v1/classify, and /v1/embed and /v2/embed for Cohere's clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -19,7 +19,7 @@ from naflex_deploy.serving.http.models import Model
 from naflex_deploy.serving.http.problems import Problem
 from naflex_deploy.serving.http.schemas import body
 from naflex_deploy.serving.http.service import Service, work
-from naflex_deploy.serving.http.v1 import answers, openai, run, stream
+from naflex_deploy.serving.http.v1 import answers, cohere, openai, run, stream
 from naflex_deploy.serving.http.v1.items import Item
 from naflex_deploy.serving.http.v1.shapes import Inputs
 
@@ -57,6 +57,9 @@ def add(app: FastAPI, service: Service, normalize: bool) -> None:
             partial(answers.embedding, normalize=normalize),
         )
 
+    for version in get_args(cohere.Version):
+        _add_cohere(app, service, normalize, version)
+
     @app.post(
         "/v1/classify",
         summary="Classify images and documents: the most probable classes of each image or page",
@@ -67,6 +70,27 @@ def add(app: FastAPI, service: Service, normalize: bool) -> None:
     async def classify(request: Request) -> Response:
         return await _answered(
             service, request, openai.ClassifyRequest, "logits", answers.classes, answers.classification
+        )
+
+
+def _add_cohere(app: FastAPI, service: Service, normalize: bool, version: cohere.Version) -> None:
+    @app.post(
+        f"/v{version}/embed",
+        name=f"embed_v{version}",
+        summary="Embed images and texts for clients of Cohere: one vector per input, in their order",
+        response_model=cohere.EmbedResponse,
+        responses=LINES,
+        openapi_extra=body(cohere.EmbedRequest),
+    )
+    async def embed(request: Request) -> Response:
+        name = request.scope["state"]["fields"]["request_id"]
+        return await _answered(
+            service,
+            request,
+            cohere.EmbedRequest,
+            "pooled",
+            partial(cohere.embeddings, version=version, name=name, normalize=normalize),
+            partial(answers.embedding, normalize=normalize),
         )
 
 

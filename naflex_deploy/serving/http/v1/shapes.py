@@ -143,11 +143,21 @@ def _item(index: int, place: str, given: Given, kind: Kind | None) -> Item:
             return _image(index, place, given) if image else _text(index, place, given, plain=kind is None)
         case ImageObject():
             return _image(index, place, given.image, given.page)
-        case UrlPart():
-            url = given.image_url if isinstance(given.image_url, str) else given.image_url.url
-            return _image(index, place, url)
-        case TextObject() | TextPart():
+        case TextObject():
             return _text(index, place, given.text)
+        case UrlPart() | TextPart():
+            return of_part(index, place, given)
+
+
+def of_part(index: int, place: str, part: UrlPart | TextPart) -> Item:
+    """An input that says what it is.
+
+    Raises:
+        Problem: It is an image that is not in base64, or a text that is too long.
+    """
+    if isinstance(part, TextPart):
+        return _text(index, place, part.text)
+    return _image(index, place, part.image_url if isinstance(part.image_url, str) else part.image_url.url)
 
 
 def looks_like_image(text: str) -> bool:
