@@ -5,12 +5,19 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
+from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from naflex_deploy.core.config import resolve
+from naflex_deploy.runtime.images.media.frame import Frame
+from naflex_deploy.runtime.images.media.read import read_frames
+
 PATIENT = "Doe^Jane"
 BIRTH = "19700412"
+PROFILE = resolve("medical", environment={}).profile
+SLICE = np.random.default_rng(0).integers(0, 4096, (24, 40), np.uint16)
 
 
 def dataset(pixels: np.ndarray | None, **elements: object) -> Dataset:
@@ -55,3 +62,16 @@ def saved(found: Dataset) -> bytes:
 def dicom(pixels: np.ndarray | None, **elements: object) -> bytes:
     """The content of such a file."""
     return saved(dataset(pixels, **elements))
+
+
+def frames(content: bytes, done: tuple[int, ...] = ()) -> list[Frame]:
+    return list(read_frames(content, name="a.dcm", profile=PROFILE, done=done))
+
+
+def shown(content: bytes) -> np.ndarray:
+    """[h, w], the three channels being equal."""
+    (frame,) = frames(content)
+    assert isinstance(frame.picture, Image.Image), frame.error
+    found = np.asarray(frame.picture)
+    assert (found == found[..., :1]).all()
+    return found[..., 0]

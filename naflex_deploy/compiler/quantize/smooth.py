@@ -80,19 +80,16 @@ def absorber(model: Model, group: Group) -> Absorber | None:
     (name, *_) = group.layers
     scope, _, last = name.rpartition(".")
     linear = linear_layers(model)
-    layers = {name: layer.node for name, layer in linear.items()}
-    norms = {layer_of(norm): norm for norm in model.graph.nodes if norm.op == "LayerNormalization"}
     gated = node.op == "Mul"
-    if last == "out" and (before := norms.get(f"{scope}.attention_norm") or layers.get(f"{scope}.value")):
-        return Absorber(before, shifts=not gated)
+    if last == "out":
+        norms = {layer_of(norm): norm for norm in model.graph.nodes if norm.op == "LayerNormalization"}
+        value = linear.get(f"{scope}.value")
+        before = norms.get(f"{scope}.attention_norm") or (value and value.node)
+        return Absorber(before, shifts=not gated) if before else None
     # SiLU multiplies, too, but by a value that its own input decides.
-    if (
-        last == "fc2"
-        and gated
-        and (before := layers.get(f"{scope}.fc1"))
-        and len(linear[f"{scope}.fc1"].y.outputs) == 1
-    ):
-        return Absorber(before, shifts=False)
+    fc1 = linear.get(f"{scope}.fc1")
+    if last == "fc2" and gated and fc1 and len(fc1.y.outputs) == 1:
+        return Absorber(fc1.node, shifts=False)
     return None
 
 

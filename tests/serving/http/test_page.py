@@ -17,6 +17,7 @@ from naflex_deploy.serving.http.limits import Limits
 from tests.serving.http.browser import PROGRAM, browser
 from tests.serving.support import pixels, png, running, summing_model, vector
 from tests.support.bundles import LABELS, projection
+from tests.support.pdfs import pdf, rectangle
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine: apt-get install chromium")
 
@@ -205,6 +206,22 @@ def test_pictures_and_pages_are_searched_in_words(page):
         page.evaluate("query.value = ''; query.dispatchEvent(new Event('input'))")
         page.wait("document.querySelector('b.score') === null")
         assert [card[0] for card in rows(page)] == names
+        assert no_errors(page)
+
+
+def test_the_pages_of_a_pdf_are_seen(page):
+    with running() as server:
+        opened(page, server.url + "/")
+        drop(
+            page, {"form.pdf": pdf([rectangle(50, 50, 200, 500), rectangle(50, 600, 400, 90)]), "cut.pdf": pdf([])[:99]}
+        )
+        assert [card[0] for card in rows(page)] == ["form.pdf, page 1", "form.pdf, page 2"]
+        page.wait("[...document.querySelectorAll('#gallery img')].every(i => i.complete && i.naturalWidth > 0)")
+        sources = page.evaluate("[...document.querySelectorAll('#gallery img')].map(i => i.src)")
+        assert len(set(sources)) == 2
+        assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+        (error,) = texts(page, "#errors li")
+        assert error.startswith("cut.pdf: ")
         assert no_errors(page)
 
 

@@ -164,11 +164,33 @@ def test_a_page_with_too_many_pixels_is_refused_before_it_is_decoded(bundle):
     limits = Limits(pixels=1000)
     try:
         found = read_pages(model, Item(0, "input[0]", tiff(1)), Limits(), math.inf)
-        assert [number for number, _ in found] == [1]
+        assert [(page.number, page.preview) for page in found] == [(1, None)]
         with pytest.raises(ImageError, match="expected at most 1000 pixels"):
             read_pages(model, Item(0, "input[0]", tiff(2)), limits, math.inf)
     finally:
         model.close(20)
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_pages_come_with_what_the_model_sees_of_them(http, lines):
+    left, right = rectangle(0, 0, 300, 842), rectangle(300, 0, 300, 842)
+    sent = {"input": [encoded(pdf([left, right])), IMAGE], "preview": True}
+    answer = http.post("/v1/embeddings", json=sent, headers={"accept": "application/x-ndjson"} if lines else {})
+    found = [json.loads(line) for line in answer.text.splitlines()] if lines else answer.json()["data"]
+    entries = sorted((item for item in found if "index" in item), key=lambda item: (item["index"], item.get("page", 0)))
+    assert [(item["index"], item.get("page"), "preview" in item) for item in entries] == [
+        (0, 1, True),
+        (0, 2, True),
+        (1, None, False),
+    ]
+    for item, black in zip(entries, ("left", "right"), strict=False):
+        assert item["preview"].startswith("data:image/jpeg;base64,")
+        seen = np.asarray(Image.open(BytesIO(base64.b64decode(item["preview"].partition(",")[2]))), float)
+        assert seen.shape[0] > seen.shape[1]
+        quarter = seen.shape[1] // 4
+        ends = {"left": seen[:, :quarter].mean(), "right": seen[:, -quarter:].mean()}
+        assert ends.pop(black) < 20
+        assert min(ends.values()) > 235
 
 
 def test_cohere_has_one_vector_for_each_input(http, engine):

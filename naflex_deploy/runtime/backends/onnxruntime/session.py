@@ -77,7 +77,7 @@ class OnnxRuntimeSession:
     def worker(self) -> OnnxRuntimeSession:
         """The same graph with one thread per call, so that packs side by side do not wait for each other's threads.
 
-        Where its files are no longer those that were loaded, this session itself.
+        Where its files are no longer those that were loaded, this object.
         """
         if self._threads == 1:
             return self

@@ -59,7 +59,7 @@ class OpenVinoSession:
     def worker(self) -> OpenVinoSession:
         """The same graph with a stream for each core: several packs at once waste no time waiting for each other.
 
-        Where its files are no longer those that were loaded, this session itself.
+        Where its files are no longer those that were loaded, this object.
         """
         if self._streams == self._threads:
             return self

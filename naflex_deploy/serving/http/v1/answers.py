@@ -56,6 +56,8 @@ class Embedding(BaseModel):
     columns: dict[str, str | int | float | None] | None = None
     """Columns of the table that `embed -o` writes, by their names there."""
     packing: Packing | None = None
+    preview: str | None = None
+    """What the model sees of a page, as a `data:` URL of a JPEG file."""
 
 
 class ClassScore(BaseModel):
@@ -71,6 +73,8 @@ class Classification(BaseModel):
     """Number of the page, from 1, where the input is a document; it has an entry for each page."""
     classes: list[ClassScore]
     packing: Packing | None = None
+    preview: str | None = None
+    """What the model sees of a page, as a `data:` URL of a JPEG file."""
 
 
 class Usage(BaseModel):
@@ -116,6 +120,7 @@ def embedding(request: EmbeddingsRequest, model: Model, row: Row, *, normalize: 
         embedding=encoded,
         columns=_columns(model, row) if request.columns else None,
         packing=_packing(request, model, outcome),
+        preview=row.preview,
     )
 
 
@@ -161,6 +166,7 @@ def classification(request: ClassifyRequest, model: Model, row: Row) -> Classifi
         page=row.page,
         classes=[ClassScore(label=one.name, score=one.score) for one in found],
         packing=_packing(request, model, outcome),
+        preview=row.preview,
     )
 
 

@@ -29,6 +29,8 @@ class Request(Inputs):
     """Name of a loaded bundle. Default: the first one."""
     explain: bool = False
     """Whether to report the pack of each image and the time of each stage."""
+    preview: bool = False
+    """Whether each page of a document comes with a picture of what the model sees of it."""
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds within which to answer. Default: the server's limit."""
     priority: Annotated[int, Field(ge=-1, le=1)] = 0

@@ -167,8 +167,16 @@ async def _run(
     fields = _noted(request, model, items)
 
     async def once(model: Model) -> list[run.Row]:
-        limits, seconds, priority = service.limits, parsed.timeout, parsed.priority
-        return await run.run(request.receive, model, items, (output,), limits, seconds=seconds, priority=priority)
+        return await run.run(
+            request.receive,
+            model,
+            items,
+            (output,),
+            service.limits,
+            seconds=parsed.timeout,
+            priority=parsed.priority,
+            preview=parsed.preview,
+        )
 
     model, rows = await service.on_model(model.name, once)
     fields["tokens"] = sum(row.tokens for row in rows)

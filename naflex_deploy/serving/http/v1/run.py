@@ -17,7 +17,7 @@ from naflex_deploy.serving.http.infer import infer
 from naflex_deploy.serving.http.limits import Limits, Sent
 from naflex_deploy.serving.http.models import Frame, Model
 from naflex_deploy.serving.http.problems import Problem, problem_of
-from naflex_deploy.serving.http.v1.documents import read_pages
+from naflex_deploy.serving.http.v1.documents import Page, read_pages
 from naflex_deploy.serving.http.v1.items import Item
 from naflex_deploy.serving.http.v1.shapes import images_only
 
@@ -30,11 +30,13 @@ class Row:
         item: The input.
         page: Number of the page of a document, from 1; ``None`` of other inputs.
         outcome: The result.
+        preview: See `Page`.
     """
 
     item: Item
     page: int | None
     outcome: ImageOutcome | TextOutcome
+    preview: str | None = None
 
     @property
     def index(self) -> int:
@@ -65,11 +67,13 @@ async def run(
     *,
     seconds: float | None = None,
     priority: int = 0,
+    preview: bool = False,
 ) -> list[Row]:
     """Run the items of a request side by side, and wait for all of them.
 
     Args:
         receive, model, outputs, limits, seconds, priority: See `infer`.
+        preview: See `read_pages`.
         items: In any order of kinds.
 
     Returns:
@@ -85,10 +89,12 @@ async def run(
         return await _texts(model, texts, limits, seconds)
     others = [item for item in items if not isinstance(item.content, str)]
     if not texts:
-        return await _images(receive, model, others, outputs, limits, seconds, priority)
+        return await _images(receive, model, others, outputs, limits, seconds, priority, preview)
     async with asyncio.TaskGroup() as group:
         of_texts = group.create_task(_settled(_texts(model, texts, limits, seconds)))
-        of_images = group.create_task(_settled(_images(receive, model, others, outputs, limits, seconds, priority)))
+        of_images = group.create_task(
+            _settled(_images(receive, model, others, outputs, limits, seconds, priority, preview))
+        )
     rows: list[Row] = []
     for found in (of_images.result(), of_texts.result()):
         if isinstance(found, Exception):
@@ -148,31 +154,35 @@ async def _images(
     limits: Limits,
     seconds: float | None,
     priority: int,
+    preview: bool,
 ) -> list[Row]:
     started = time.monotonic()
     deadline = started + min(seconds or math.inf, limits.deadline_seconds)
     sent: list[Sent | Frame] = []
-    owners: list[tuple[Item, int | None]] = []
+    owners: list[tuple[Item, Page | None]] = []
     for item in items:
         assert isinstance(item.content, bytes)
         if not item.is_document:
             sent.append(item.content)
             owners.append((item, None))
             continue
-        for number, frame in await _pages(model, item, limits, deadline):
-            sent.append(frame)
-            owners.append((item, number))
+        for page in await _pages(model, item, limits, deadline, preview):
+            sent.append(page.frame)
+            owners.append((item, page))
             limits.check_count(len(sent), item.place, "send an image")
     left = None if seconds is None else max(0.001, seconds - (time.monotonic() - started))
     places = [item.place for item, _ in owners]
     served = await infer(receive, model, sent, outputs, limits, seconds=left, priority=priority, places=places)
-    return [Row(item, page, outcome) for (item, page), outcome in zip(owners, served, strict=True)]
+    return [
+        Row(item, page and page.number, outcome, page and page.preview)
+        for (item, page), outcome in zip(owners, served, strict=True)
+    ]
 
 
-async def _pages(model: Model, item: Item, limits: Limits, deadline: float) -> list[tuple[int, Frame]]:
+async def _pages(model: Model, item: Item, limits: Limits, deadline: float, preview: bool) -> list[Page]:
     try:
         return await asyncio.wrap_future(
-            model.scheduler.decoders.submit_apart(read_pages, model, item, limits, deadline)
+            model.scheduler.decoders.submit_apart(read_pages, model, item, limits, deadline, preview)
         )
     except Exception as error:
         raise problem_of(error, item.place) from error

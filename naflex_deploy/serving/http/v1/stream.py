@@ -94,8 +94,16 @@ async def _run(service: Service, name: str, item: Item, output: str, parsed: ope
     end = loop.time() + min(parsed.timeout or service.limits.deadline_seconds, service.limits.deadline_seconds)
 
     async def once(model: Model) -> list[Row]:
-        seconds, priority = max(0.001, end - loop.time()), parsed.priority
-        return await run(_never, model, [item], (output,), service.limits, seconds=seconds, priority=priority)
+        return await run(
+            _never,
+            model,
+            [item],
+            (output,),
+            service.limits,
+            seconds=max(0.001, end - loop.time()),
+            priority=parsed.priority,
+            preview=parsed.preview,
+        )
 
     while True:
         try:
