@@ -76,7 +76,11 @@ def pages_bundle(bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Five sound images of different shapes in a directory, one of them two frames."""
-    folder = tmp_path / "images"
+    return drawn(tmp_path / "images")
+
+
+def drawn(folder: Path) -> Path:
+    """Those images in this folder, the same ones every time."""
     (folder / "deeper").mkdir(parents=True)
     rng = np.random.default_rng(0)
 

@@ -16,7 +16,7 @@ from tests.cli.conftest import Run
 
 OPTIONS = [
     *("--set", "image.tokens=36", "--set", "engine.onnxruntime.budgets=[72]"),
-    *("--method", "mse", "--sensitivity"),
+    *("--method", "entropy", "--sensitivity"),
 ]
 
 
@@ -49,14 +49,14 @@ def test_the_document_says_what_was_observed(calibrated: tuple[Path, dict[str, o
     output, document = calibrated
     spec = QuantSpec.read(output)
     assert (document["schema"], document["command"]) == (1, "calibrate")
-    assert (document["key"], document["method"], document["coverage"]) == (spec.key, "mse", spec.coverage)
+    assert (document["key"], document["method"], document["coverage"]) == (spec.key, "entropy", spec.coverage)
     (rejected,) = document["rejected"]  # type: ignore[misc]
     assert rejected["path"] == "[broken].png"
     assert document["warnings"] == ["asked for 256 images, found 19"]
     sites = document["sites"]
     assert isinstance(sites, dict)
     low, high = sites["blocks.0.mlp.fc2.input"]["range"]
-    assert (low, high) == ranges.asymmetric(spec.sites["blocks.0.mlp.fc2.input"], "mse")
+    assert (low, high) == ranges.asymmetric(spec.sites["blocks.0.mlp.fc2.input"], "entropy")
     assert "blocks.0.query.input" in sites
     assert "blocks.0.key.input" not in sites
 

@@ -100,11 +100,11 @@ def test_golden_packs_cover_what_goes_wrong_in_ports(bundle: Path) -> None:
     assert max(height * width for height, width in grids) >= 180  # close to the largest number allowed in an image
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_builds_differ_in_time_alone(bundle: Path, tmp_path: Path, seed: str) -> None:
-    """Also in another process, where sets have another order. A single thread keeps the order of sums the same."""
+def test_builds_differ_in_time_alone(bundle: Path, tmp_path: Path) -> None:
+    """Also in another process, where sets have another order, which differs here from run to run. A single thread
+    keeps the order of sums the same."""
     command = [sys.executable, "-c", BUILD, str(tmp_path / "again"), str(bundle), "never"]
-    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}, check=True)
+    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}, check=True)
     assert Manifest.read(tmp_path / "again").files == Manifest.read(bundle).files
 
 

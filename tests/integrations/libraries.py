@@ -54,7 +54,29 @@ LIBRARIES = (
         "openai-client",
         ("openai==3.57.0", "langchain-openai==1.7.4"),
         "`naflex-deploy serve` answers `embeddings.create` with texts, images, both and pages, also from async code; "
-        "LangChain's `OpenAIEmbeddings` runs on it",
+        "also an image in vLLM's `messages`; LangChain's `OpenAIEmbeddings` runs on it",
+    ),
+    Library(
+        "cohere-client",
+        ("cohere==7.3.1",),
+        "`naflex-deploy serve` answers `embed` of its clients of both versions, with texts, images and both, also from "
+        "async code",
+    ),
+    Library(
+        "infinity",
+        ("infinity_client==0.0.78",),
+        "`naflex-deploy serve` answers its `embeddings` with texts and with images, also from async code",
+    ),
+    Library(
+        "jina",
+        ("jina-haystack==2.0.1", "haystack-ai==3.4.1"),
+        "`naflex-deploy serve` answers the components with which Haystack asks Jina, for texts and for image files",
+    ),
+    Library(
+        "litellm-client",
+        ("litellm==1.110.2",),
+        "`naflex-deploy serve` answers `embedding` with texts and images as `openai/`, `hosted_vllm/`, `infinity/`, "
+        "`jina_ai/` and `cohere/`, also from async code",
     ),
     Library(
         "tritonclient-grpc",

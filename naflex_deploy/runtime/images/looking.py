@@ -17,17 +17,18 @@ _SHORTEST = 512
 
 
 def pixels_of(patches: Patches, patch_size: int) -> npt.NDArray[np.uint8]:
-    """The image that patches were cut from.
+    """The image that patches were cut from, or the first frame of a clip.
 
     Args:
-        patches: [h·w, P·P·3] uint8.
+        patches: [h·w, P·P·3] uint8; [h·w, 2·P·P·3] of two frames.
         patch_size: P, side of a patch in pixels.
 
     Returns:
         [h·P, w·P, 3] uint8.
     """
     h, w = patches.grid_hw
-    blocks = patches.pixels.reshape(h, w, patch_size, patch_size, 3).transpose(0, 2, 1, 3, 4)
+    first = patches.pixels[:, : 3 * patch_size * patch_size]
+    blocks = first.reshape(h, w, patch_size, patch_size, 3).transpose(0, 2, 1, 3, 4)
     return np.asarray(blocks.reshape(h * patch_size, w * patch_size, 3), np.uint8)
 
 

@@ -51,6 +51,10 @@ with served(f"towers={bundle}", "--api-keys", "keys") as events:
         scan = base64.b64encode((images / "pages.tiff").read_bytes()).decode()
         found = client.embeddings.create(model="towers", input=[scan])
         close(found.data, engine.embed([images / "pages.tiff"]))
+        part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + encoded[0]}}
+        asked = {"model": "towers", "messages": [{"role": "user", "content": [part]}], "encoding_format": "float"}
+        as_vllm = client.post("/embeddings", cast_to=openai.types.CreateEmbeddingResponse, body=asked)
+        close(as_vllm.data, pages[:1])
         with pytest.raises(openai.UnprocessableEntityError, match="expected null or"):
             client.embeddings.create(model="towers", input="x", dimensions=7)
         with pytest.raises(openai.UnprocessableEntityError) as caught:

@@ -88,7 +88,5 @@ def _no_page(number: int) -> ImageError:
 
 def _preview(model: Model, frame: Frame) -> str:
     stream = BytesIO()
-    Image.fromarray(pixels_of(frame[0][1], model.manifest.model.preprocessing.patch_size)).save(
-        stream, "JPEG", quality=85
-    )
+    Image.fromarray(pixels_of(frame[0][1], model.manifest.preprocessing.patch_size)).save(stream, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
