@@ -78,6 +78,12 @@ def test_the_page_opens_offline_and_draws_every_figure(measured: tuple[dict, Pat
         assert tiles[4].startswith("met up to" if document["summary"]["goal"]["met"] else "not met")
         counts = page.evaluate("[...document.querySelectorAll('#single path')].map(one => +one.dataset.count)")
         assert counts == [len(document["single"]["latency"]["distribution_ms"])]
+        offered = page.evaluate(
+            "[...document.querySelectorAll('#load path')].map(p => [p.dataset.series, +p.dataset.count])"
+        )
+        plain = [step for step in document["open_loop"] if not step["goal_known"]]
+        counted = [(f"{step['rate']}/s offered", len(step["latency"]["distribution_ms"])) for step in plain]
+        assert list(map(tuple, offered)) == [one for one in counted if one[1]]
         bars = page.evaluate(
             "[...document.querySelectorAll('#tokens rect')].map(b => [b.dataset.name, +b.dataset.value,"
             " b.getBoundingClientRect().width])"
@@ -94,6 +100,9 @@ def test_the_page_opens_offline_and_draws_every_figure(measured: tuple[dict, Pat
         assert all(url.startswith(("file:", "data:", "about:")) for url in sent)
         assert not [e for e in page.events if e.get("method") == "Runtime.exceptionThrown"]
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
+        page.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+        scrolled = "[...document.querySelectorAll('section')].filter(s => s.scrollWidth > s.clientWidth).map(s => s.id)"
+        assert page.evaluate(scrolled) == []
 
 
 def test_figures_are_written_as_csv(measured: tuple[dict, Path]) -> None:

@@ -174,7 +174,7 @@ async def _images(
     places = [item.place for item, _ in owners]
     served = await infer(receive, model, sent, outputs, limits, seconds=left, priority=priority, places=places)
     return [
-        Row(item, page and page.number, outcome, page and page.preview)
+        Row(item, page.number, outcome, page.preview) if page else Row(item, None, outcome)
         for (item, page), outcome in zip(owners, served, strict=True)
     ]
 
