@@ -12,6 +12,7 @@ import click
 import tomli_w
 
 from naflex_deploy.bench.compare.contenders import TOGETHER
+from naflex_deploy.bench.compare.statistics import Interval
 from naflex_deploy.bench.cost.tuning import Tuning, tune
 from naflex_deploy.bench.report.report import comparison_json, histogram_json
 from naflex_deploy.bench.report.tables import number, spread
@@ -179,11 +180,18 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
             ["workload", "predicted", "measured"],
             [[name, number(ratio), spread(asdict(speeds[name]))] for name, ratio in found.predicted.items()],
         )
-        if found.measured.throughput.speed.high < 1:
-            err.print(
-                "[bold yellow]warning:[/] in the measurement the tuned profile is slower: keep the one that you have"
-            )
+        if said := doubt(found.measured.throughput.speed):
+            err.print(f"[bold yellow]warning:[/] {said}")
     out.print(f"[bold green]wrote[/] {path}")
+
+
+def doubt(speed: Interval) -> str:
+    """What is to be said where a tuned profile is not surely faster, by how many times as fast it was measured to be."""
+    if speed.high < 1:
+        return "in the measurement the tuned profile is slower: keep the one that you have"
+    if speed.low <= 1:
+        return "the measurement shows no gain, as its interval includes 1: allow more --seconds, or keep your profile"
+    return ""
 
 
 def _plan(config: Config, model: str | None, as_json: bool) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from naflex_deploy.bench.compare.statistics import Interval
+from naflex_deploy.cli.plan import doubt
 from naflex_deploy.core.config import resolve
 from tests.cli.conftest import Run
 from tests.serving.http.browser import PROGRAM, browser
@@ -256,6 +258,15 @@ def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_p
     badly = float(printed.stdout.split("the predictions are off by up to ")[1].split("%")[0]) > 10
     assert ("the predictions are unreliable" in printed.stderr) == badly
     assert run("plan", "--profile", output, "--backend", "onnxruntime").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(1.1, 1.3, ""), (0.9, 1.2, "shows no gain"), (1.0, 1.2, "shows no gain"), (0.7, 0.9, "is slower")],
+)
+def test_a_gain_that_is_not_certain_is_said(low: float, high: float, said: str) -> None:
+    found = doubt(Interval((low + high) / 2, low, high))
+    assert (said in found, bool(found)) == (True, bool(said))
 
 
 def test_tuning_refuses_a_directory_of_damaged_images(run: Run, sums: Path, tmp_path: Path) -> None:
