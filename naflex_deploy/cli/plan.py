@@ -186,7 +186,11 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
 
 
 def doubt(speed: Interval) -> str:
-    """What is to be said where a tuned profile is not surely faster, by how many times as fast it was measured to be."""
+    """What is to be said where a tuned profile is not surely faster.
+
+    Args:
+        speed: How many times as fast it was measured to be.
+    """
     if speed.high < 1:
         return "in the measurement the tuned profile is slower: keep the one that you have"
     if speed.low <= 1:

@@ -158,7 +158,7 @@ def test_a_variant_is_built_into_a_bundle_of_its_model_alone(
     run: Run, bundle: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     own = shutil.copytree(bundle, tmp_path / "own")
-    outputs = ("--set", "outputs=['pooled', 'tokens']")
+    outputs = ("--set", "outputs=['tokens', 'pooled']")
     arguments = ("build", "--profile", "photo", "--backend", "onnxruntime", *outputs, "--into", own)
     result = run(*arguments, "--model", checkpoint, "--json")
     assert result.exit_code == 0, result.stderr

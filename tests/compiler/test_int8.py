@@ -12,6 +12,7 @@ import pytest
 
 import naflex_deploy as nd
 from naflex_deploy.compiler import checkpoints, pipeline, rebuild
+from naflex_deploy.compiler.checkpoints.checkpoint import Checkpoint
 from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
 from naflex_deploy.compiler.quantize.spec import QuantSpec
 from naflex_deploy.compiler.quantize.subject import subject_of
@@ -24,7 +25,7 @@ from naflex_deploy.runtime.bundle.strip import strip
 from naflex_deploy.runtime.bundle.verify import verify
 from tests.support.calibrations import observed
 from tests.support.packs import random_images
-from tests.support.tiny import SETTINGS, VARIANT, tiny_checkpoint
+from tests.support.tiny import SETTINGS, VARIANT, copied, tiny_checkpoint
 
 INT8 = "onnxruntime-cpu-int8"
 GRIDS = ((4, 7), (9, 3), (1, 20), (6, 6), (12, 12), (5, 2), (8, 10), (3, 3))
@@ -53,9 +54,12 @@ def calibrated(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _named(_exported_before: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny model knows the names of its classes."""
-    named = dataclasses.replace(tiny_checkpoint(), labels=NAMES)
-    monkeypatch.setattr(checkpoints, "read", lambda model, lora=None: named)
+    monkeypatch.setattr(checkpoints, "read", lambda model, lora=None: named())
+
+
+def named() -> Checkpoint:
+    """The tiny model, which knows the names of its classes."""
+    return dataclasses.replace(tiny_checkpoint(), labels=NAMES)
 
 
 def build(output: Path, calibration: Path | None, *settings: str, steps: list[str] | None = None) -> Variant:
@@ -63,8 +67,21 @@ def build(output: Path, calibration: Path | None, *settings: str, steps: list[st
     return pipeline.build_bundle(config(*settings), "tiny", output, calibration=calibration, report=report).variants[0]
 
 
-def test_the_manifest_says_what_runs_in_eight_bits_and_what_it_costs(calibrated: Path, tmp_path: Path) -> None:
-    variant = build(tmp_path / "out", calibrated)
+@pytest.fixture(scope="module")
+def built(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle in int8. Not to be changed."""
+    folder = tmp_path_factory.mktemp("int8")
+    calibration(bundle).write(folder / "calibration.json")
+    with (
+        patch.object(pipeline, "export", copied(bundle)),
+        patch.object(checkpoints, "read", lambda model, lora: named()),
+    ):
+        build(folder / "out", folder / "calibration.json")
+    return folder / "out"
+
+
+def test_the_manifest_says_what_runs_in_eight_bits_and_what_it_costs(built: Path, calibrated: Path) -> None:
+    (variant,) = Manifest.read(built).variants
     assert (variant.name, variant.precision) == (INT8, "int8")
     assert variant.build["int8_products"] == {"asked": 12, "running": {"MatMulIntegerToFloat": 12}}
     assert variant.gate.status == "passed"
@@ -75,27 +92,23 @@ def test_the_manifest_says_what_runs_in_eight_bits_and_what_it_costs(calibrated:
     assert (figures["images"], figures["labelled"]) == (8, 6)
     assert 0 <= figures["reference_accuracy"] <= 1
     assert 0 < figures["margin_error"] < 1
-    found = QuantSpec.read(tmp_path / "out" / "calibration.json")
-    assert found.key == QuantSpec.read(calibrated).key
-    assert "calibration.json" in Manifest.read(tmp_path / "out").files
+    assert QuantSpec.read(built / "calibration.json").key == QuantSpec.read(calibrated).key
+    assert "calibration.json" in Manifest.read(built).files
 
 
-def test_golden_packs_hold_the_images_and_verify_measures_the_same(calibrated: Path, tmp_path: Path) -> None:
-    variant = build(tmp_path / "out", calibrated)
-    golden = Golden.read(tmp_path / "out" / "golden.npz")
+def test_golden_packs_hold_the_images_and_verify_measures_the_same(built: Path) -> None:
+    golden = Golden.read(built / "golden.npz")
     real = [item for item in golden.packs if item.labels is not None]
     assert len(golden.packs) - len(real) == 16
     assert sum(item.pack.images for item in real) == 8
     assert sorted(np.concatenate([item.labels for item in real]).tolist()) == [-1, -1, 0, 0, 1, 2, 3, 4]
     assert golden.tolerances["int8"].pooled == 0.9
-    verification = verify(tmp_path / "out")
-    assert verification.gates[INT8].figures == variant.gate.figures
+    assert verify(built).gates[INT8].figures == Manifest.read(built).variants[0].gate.figures
 
 
-def test_an_edge_copy_needs_no_float_weights(calibrated: Path, tmp_path: Path, bundle: Path) -> None:
-    variant = build(tmp_path / "out", calibrated)
-    assert variant.shares == []
-    copy = strip(tmp_path / "out", INT8, tmp_path / "edge")
+def test_an_edge_copy_needs_no_float_weights(built: Path, tmp_path: Path, bundle: Path) -> None:
+    assert Manifest.read(built).variants[0].shares == []
+    copy = strip(built, INT8, tmp_path / "edge")
     assert not any("portable" in name or "calibration" in name for name in copy.files)
     page = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
     found, wanted = nd.load(tmp_path / "edge").embed([page])[0], nd.load(bundle).embed([page])[0]
@@ -180,8 +193,6 @@ def test_a_cpu_without_vnni_is_warned_about(calibrated: Path, tmp_path: Path, mo
     assert "no VNNI" in warning
 
 
-def test_two_builds_are_the_same(calibrated: Path, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        build(tmp_path / name, calibrated)
-    first, second = (Manifest.read(tmp_path / name).files for name in ("first", "second"))
-    assert first == second
+def test_two_builds_are_the_same(built: Path, calibrated: Path, tmp_path: Path) -> None:
+    build(tmp_path / "again", calibrated)
+    assert Manifest.read(tmp_path / "again").files == Manifest.read(built).files
