@@ -178,7 +178,7 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
         print_table(
             "times as fast as now",
             ["workload", "predicted", "measured"],
-            [[name, number(ratio), spread(asdict(speeds[name]))] for name, ratio in found.predicted.items()],
+            [[name, number(found.predicted[name]), spread(asdict(speed))] for name, speed in speeds.items()],
         )
         if said := doubt(found.measured.throughput.speed):
             err.print(f"[bold yellow]warning:[/] {said}")

@@ -250,7 +250,7 @@ def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_p
     assert tomllib.loads(output.read_text())["image"]["tokens"] == 16
     if document["after"] != document["before"]:
         assert document["predicted_times_as_fast"]["all images together"] >= 1
-        assert document["measured"] is None or len(document["measured"]["ratios"]) == 2
+        assert document["measured"] is None or document["measured"]["ratios"][-1]["workload"] == "all images together"
     assert "exists already" in run("plan", *arguments).stderr
     printed = run("plan", *arguments, "--force")
     assert printed.exit_code == 0, printed.output

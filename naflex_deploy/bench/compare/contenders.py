@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from naflex_deploy.runtime.images.source import Source
 
 ONE_BY_ONE = "one image after another"
 TOGETHER = "all images together"
+WORKLOADS = (ONE_BY_ONE, TOGETHER)
 
 SAME = 0.999
 """Smallest cosine of two engines that must agree; int8 results can differ between packs of different lengths."""
@@ -31,14 +32,17 @@ Make = Callable[[], Engine]
 Build = Callable[[Session, Manifest, Variant], Engine]
 
 
-def contender(name: str, make: Make, sources: Sequence[Source], output: str) -> Contender:
-    """An engine with two workloads: the latency of each image alone, and the throughput of all images.
+def contender(
+    name: str, make: Make, sources: Sequence[Source], output: str, workloads: Collection[str] = WORKLOADS
+) -> Contender:
+    """An engine with the latency of each image alone, and the throughput of all images, as workloads.
 
     Args:
         name: Name in reports.
         make: Loads the engine.
         sources: The images.
         output: Name of the output to compute.
+        workloads: Those of the two that are wanted.
     """
 
     def load() -> Loaded:
@@ -48,7 +52,8 @@ def contender(name: str, make: Make, sources: Sequence[Source], output: str) -> 
             for _ in engine.stream(images, (output,)):
                 pass
 
-        return Loaded({ONE_BY_ONE: [partial(call, [source]) for source in sources], TOGETHER: [partial(call, sources)]})
+        calls = {ONE_BY_ONE: [partial(call, [source]) for source in sources], TOGETHER: [partial(call, sources)]}
+        return Loaded({name: found for name, found in calls.items() if name in workloads})
 
     return Contender(name, load)
 
@@ -134,6 +139,7 @@ def compare_engines(
     width: float,
     seconds: float,
     same: bool = False,
+    workloads: Collection[str] = WORKLOADS,
     report: Callable[[str], None] = lambda step: None,
 ) -> Comparison:
     """Compare two engines on ``pooled``, or on their first common output if they do not both have it.
@@ -143,6 +149,7 @@ def compare_engines(
         sources: Images that both engines can prepare.
         width, seconds, report: See `compare`.
         same: Whether the engines must agree, with a cosine of at least `SAME` for every image.
+        workloads: See `contender`.
 
     Raises:
         NaflexError: The engines have no output in common, or they disagree although they must agree.
@@ -159,7 +166,7 @@ def compare_engines(
     if same and (cosine is None or cosine < SAME):
         raise NaflexError(f"{second[0]} gives other results: expected a cosine of at least {SAME}, found {cosine}")
     del engines
-    contenders = [contender(name, make, sources, output) for name, make in (first, second)]
+    contenders = [contender(name, make, sources, output, workloads) for name, make in (first, second)]
     ratios = compare(*contenders, width=width, seconds=seconds, report=report)
     return Comparison(first[0], second[0], cosine, tuple(ratios))
 

@@ -21,7 +21,7 @@ from naflex_deploy.bench.compare.contenders import (
     engine_of,
 )
 from naflex_deploy.bench.cost.cost import FITTING, Clock, CostFit, Report, fit_cost, seconds_option
-from naflex_deploy.bench.cost.predict import Packing, Predictor, choose_packing, tuned_profile
+from naflex_deploy.bench.cost.predict import WORTH, Packing, Predictor, choose_packing, tuned_profile
 from naflex_deploy.bench.load.accounting import attention_form
 from naflex_deploy.bench.load.mixes import Size, choose_mix, read_sizes
 from naflex_deploy.bench.load.subject import Subject, open_subject, sound
@@ -49,10 +49,8 @@ FEWEST = 2
 LOADS = 2 * LEAST_SITTINGS + 2
 """Number of engines that are loaded for a measurement: two for each sitting, and two for their results."""
 
-PASSES = 14 * LEAST_SITTINGS + 2
-"""Largest number of times that each image is run for the shortest measurement: in every sitting by two engines, for
-two workloads, in three rounds and in a request that is not counted before every turn; and once by each engine before.
-"""
+WANTED = ((ONE_BY_ONE, TOGETHER), (TOGETHER,))
+"""What is measured: both workloads or, where there is no time for them, the throughput alone."""
 
 WORKLOADS = {ONE_BY_ONE: (1,), TOGETHER: (0,)}
 """The groups of the prediction that correspond to each measured workload."""
@@ -67,7 +65,8 @@ class Tuning:
         before, after: Packing of the original and of the tuned profile.
         cost: The cost model.
         predicted: Predicted speedup, by workload.
-        measured: Measured comparison of both profiles; ``None`` if nothing changed or there was no time.
+        measured: Measured comparison of both profiles, with the throughput alone where there was little time; ``None``
+            if nothing changed or there was none.
         lengths: Tokens of each image, [N].
         rejected: Number of sizes that the profile refuses, plus that of images whose size cannot be read.
         enough: Seconds of ``--seconds`` that would leave time to measure the gain; 0 if there was time.
@@ -130,6 +129,8 @@ def tune(
     before = current_packing(profile, subject.variant)
     least = _least(profile, subject, lengths)
     after = choose_packing(predictor, before, least=least, most=max(least, most))
+    if predictor.seconds(before) < (1 + WORTH) * predictor.seconds(after):
+        after = before
     predicted = {
         name: predictor.seconds(before, groups) / predictor.seconds(after, groups) for name, groups in WORKLOADS.items()
     }
@@ -143,32 +144,45 @@ def tune(
         sources, _, _ = sound(subject, mix)
         each = _seconds_of(subject, sources[:FEWEST], clock)
         left = seconds - (clock() - begun) - LOADS * loading
-        if count := images_in(left, each, len(sources)):
-            report(f"measuring the gain on {count} images for up to {left:.0f} s")
-            measured = compare_engines(
-                (tuned.name, engine_of(path, subject.variant.name, under(tuned))),
-                (profile.name, engine_of(bundle, subject.variant.name, under(profile))),
-                sources[:count],
-                width=0.02,
-                seconds=left * 2 / 3,  # Rounds that are not counted add up to a half.
-                report=report,
-            )
+        for workloads in WANTED:
+            if count := images_in(left, each, len(sources), len(workloads)):
+                report(f"measuring the gain on {count} images for up to {left:.0f} s")
+                measured = compare_engines(
+                    (tuned.name, engine_of(path, subject.variant.name, under(tuned))),
+                    (profile.name, engine_of(bundle, subject.variant.name, under(profile))),
+                    sources[:count],
+                    width=0.02,
+                    seconds=left * 2 / 3,  # Rounds that are not counted add up to a half.
+                    workloads=workloads,
+                    report=report,
+                )
+                break
         else:
             late = max(clock() - begun - fitting, 0.0)  # what was spent besides on loading and on the first images
-            least_time = min(FEWEST, len(sources)) * PASSES * each + LOADS * loading + late
+            least_time = min(FEWEST, len(sources)) * passes(1) * each + LOADS * loading + late
             enough = seconds_option(least_time / (1 - FITTING), built)
     return Tuning(tuned, before, after, fit, predicted, measured, tuple(lengths.tolist()), damaged + rejected, enough)
 
 
-def images_in(seconds: float, each: float, most: int) -> int:
+def passes(workloads: int) -> int:
+    """Largest number of times that each image is run for the shortest measurement of so many workloads.
+
+    That is in every sitting by two engines, in three rounds and in a request that is not counted before every turn; and
+    once by each engine before.
+    """
+    return 7 * workloads * LEAST_SITTINGS + 2
+
+
+def images_in(seconds: float, each: float, most: int, workloads: int) -> int:
     """Number of images, of which each takes so long, whose measurement takes no longer than the time; 0 if none does.
 
     Args:
         seconds: Time for the measurement, without the loading of engines.
         each: Seconds of an image.
         most: Number of images that there are.
+        workloads: Number of workloads that are measured.
     """
-    count = min(int(seconds / (PASSES * each)), most)
+    count = min(int(seconds / (passes(workloads) * each)), most)
     return count if count >= min(FEWEST, most) else 0
 
 

@@ -9,17 +9,17 @@ from naflex_deploy.bench.cost.tuning import FEWEST, LOADS, MEASURED, images_in
 from tests.bench.support import Clock
 
 
-@pytest.mark.parametrize("each", [0.001, 0.01, 0.03, 0.05])
+@pytest.mark.parametrize(("each", "workloads"), [(0.001, 2), (0.01, 2), (0.03, 2), (0.05, 2), (0.05, 1), (0.11, 1)])
 @pytest.mark.parametrize("loading", [0.0, 0.3])
-def test_the_gain_is_measured_in_the_time_that_is_left(each: float, loading: float) -> None:
+def test_the_gain_is_measured_in_the_time_that_is_left(each: float, loading: float, workloads: int) -> None:
     clock, seconds = Clock(), 20.0
-    count = images_in(seconds - LOADS * loading, each, MEASURED)
+    count = images_in(seconds - LOADS * loading, each, MEASURED, workloads)
     assert count >= FEWEST
 
     def load() -> Loaded:
         clock.sleep(loading)
-        alone = [lambda: clock.sleep(each)] * count
-        return Loaded({"alone": alone, "together": [lambda: clock.sleep(each * count)]})
+        both = {"together": [lambda: clock.sleep(each * count)], "alone": [lambda: clock.sleep(each)] * count}
+        return Loaded(dict(list(both.items())[:workloads]))
 
     sides = Contender("a", load), Contender("b", load)
     compare(*sides, width=0, seconds=(seconds - LOADS * loading) * 2 / 3, clock=clock)
@@ -28,7 +28,7 @@ def test_the_gain_is_measured_in_the_time_that_is_left(each: float, loading: flo
 
 
 def test_it_is_not_measured_without_time_for_it() -> None:
-    assert images_in(5, 1.0, MEASURED) == 0
-    assert images_in(-5, 0.001, MEASURED) == 0
-    assert images_in(1000, 0.001, MEASURED) == MEASURED
-    assert images_in(1000, 0.001, 1) == 1
+    assert images_in(5, 1.0, MEASURED, 1) == 0
+    assert images_in(-5, 0.001, MEASURED, 1) == 0
+    assert images_in(1000, 0.001, MEASURED, 2) == MEASURED
+    assert images_in(1000, 0.001, 1, 2) == 1
