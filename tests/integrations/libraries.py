@@ -40,7 +40,7 @@ LIBRARIES = (
         "`NaflexEmbedding` builds a `VectorStoreIndex` and answers its retriever; batches of images",
     ),
     Library(
-        "haystack",
+        "haystack-ai",
         ("haystack-ai==3.4.1",),
         "`NaflexDocumentEmbedder` embeds images and texts; `NaflexTextEmbedder` asks in a pipeline that is saved as "
         "YAML and read again",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
+
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 
 import numpy as np
 import pytest

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
-sys.path.pop(0)  # of this file, whose name is that of the library
 
 import numpy as np
 import pytest
