@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +244,13 @@ class _Work:
         if options.ablate:
             for (first, second), (one, other) in ablations(len(self.subject.variant.budgets)).items():
                 pairs.append(((first, self._make(one)), (second, self._make(other)), False))
-        limits = {"width": options.width, "seconds": COMPARISON * options.seconds}
+        timed = partial(
+            compare_engines, width=options.width, seconds=COMPARISON * options.seconds, report=self.steps.part
+        )
         found = []
         for usual, alternative, same in pairs:
             self.steps.begin(f"{usual[0]} against {alternative[0]}")
-            found.append(compare_engines(usual, alternative, self.sources, same=same, report=self.steps.part, **limits))
+            found.append(timed(usual, alternative, self.sources, same=same))
         return found
 
     def _make(self, build: Build | None = None) -> Make:
