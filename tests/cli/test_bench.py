@@ -84,7 +84,7 @@ def test_the_page_opens_offline_and_draws_every_figure(measured: tuple[dict, Pat
             "[...document.querySelectorAll('#load path')].map(p => [p.dataset.series, +p.dataset.count])"
         )
         plain = [step for step in document["open_loop"] if not step["goal_known"]]
-        counted = [(f"{step['rate']}/s offered", len(step["latency"]["distribution_ms"])) for step in plain]
+        counted = [(f"{step['rate']:g}/s offered", len(step["latency"]["distribution_ms"])) for step in plain]
         assert list(map(tuple, offered)) == [one for one in counted if one[1]]
         bars = page.evaluate(
             "[...document.querySelectorAll('#tokens rect')].map(b => [b.dataset.name, +b.dataset.value,"
