@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.accuracy.outliers import KINDS, inject
 from naflex_deploy.compiler import checkpoints
 from naflex_deploy.compiler.backends.onnxruntime.lowering import runner
+from naflex_deploy.compiler.backends.openvino import lowering as openvino
 from naflex_deploy.compiler.backends.registry import lowering_of
 from naflex_deploy.compiler.backends.task import Task
 from naflex_deploy.compiler.export import export
@@ -111,12 +112,12 @@ def engines(task: Task) -> Iterator[tuple[str, Run]]:
     seen = {site: spec.sites[site] for site in default_sites(model)}
     ranges = {site: (min(one.low, 0), max(one.high, 0)) for site, one in seen.items()}
     yield "ONNX Runtime int8, plain min-max", runner(task.portable, plain(model, ranges, "u8"))
-    yield "ONNX Runtime int8", runner(task.portable, prepare(task.portable, spec, "u8", task.prefix))
-    lowering = lowering_of("openvino")
-    if lowering.backend.cannot_run():
+    quantization = prepare(task.portable, spec, "u8", task.prefix)
+    yield "ONNX Runtime int8", runner(task.portable, quantization)
+    if lowering_of("openvino").backend.cannot_run():
         return
-    for precision in ("int8", "bf16"):
-        variant = lowering.lower(dataclasses.replace(task, precision=precision))
+    for precision, given in (("int8", quantization), ("bf16", None)):
+        variant = openvino.lower(dataclasses.replace(task, precision=precision), given)
         session, outputs = open_session(task.portable.parent, variant), [output.name for output in variant.outputs]
         yield f"OpenVINO {precision}", partial(session.run, outputs=outputs)
 

@@ -48,8 +48,12 @@ class OpenVinoLowering(Lowering):
 LOWERING = OpenVinoLowering
 
 
-def lower(task: Task) -> Variant:
+def lower(task: Task, quantization: Quantization | None = None) -> Variant:
     """Write the variant's graph, and read back what OpenVINO makes of it.
+
+    Args:
+        task: The variant to make.
+        quantization: Of the graph, for int8; prepared here unless it is given.
 
     Raises:
         PassError: An attention was not recognised.
@@ -59,8 +63,7 @@ def lower(task: Task) -> Variant:
     name = f"openvino-cpu-{task.precision}"
     folder, root = task.directory / name, task.portable.parent
     folder.mkdir(parents=True)
-    quantization = None
-    if task.precision == "int8":
+    if task.precision == "int8" and quantization is None:
         quantization = prepare(task.portable, task.calibrated(), "u8", task.prefix, report=task.report)
     model = read(task.portable)
     before = counts(model)
@@ -68,9 +71,7 @@ def lower(task: Task) -> Variant:
     after = counts(model)
     inputs, outputs = write(model, folder, root)
     hint = runtime.hint(task.precision)
-    compiled = runtime.core().compile_model(
-        runtime.read(folder / GRAPH, root, hint), "CPU", {"INFERENCE_PRECISION_HINT": hint}
-    )
+    compiled, _ = runtime.compiled(folder / GRAPH, root, hint)
     found, every = executed(compiled), products(folder)
     rest = NAMES[hint] if task.precision == "int8" else task.precision
     asked = {"int8": quantized, rest: every - quantized} if quantized else {rest: every}

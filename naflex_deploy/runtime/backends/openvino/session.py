@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from queue import LifoQueue
 from threading import Lock
@@ -19,6 +20,7 @@ from naflex_deploy.runtime.backends.memory import detached
 from naflex_deploy.runtime.backends.openvino import model
 from naflex_deploy.runtime.backends.openvino.executed import check
 from naflex_deploy.runtime.backends.openvino.layout import Layout
+from naflex_deploy.runtime.backends.openvino.store import Store
 from naflex_deploy.runtime.backends.session import Outputs
 
 if TYPE_CHECKING:
@@ -44,9 +46,9 @@ class OpenVinoSession:
         main = bundle / variant.model
         self._files = GraphFiles(main, bundle, variant)
         self._slots = next(int(s.shape[0]) - 1 for s in variant.inputs if s.role == Role.SLOT_LENGTHS)
-        compiled = self._load(main, model.hint(variant.precision))
+        compiled, store = self._load(main, model.hint(variant.precision))
         check(compiled, variant)
-        self._main = _Compiled(compiled, [spec.name for spec in variant.outputs], streams)
+        self._main = _Compiled(compiled, store, [spec.name for spec in variant.outputs], streams)
         self._places = self._load_places(main.with_name(model.PLACES), compiled)
         self._loading = Lock()
         self._worker: OpenVinoSession | None = None
@@ -84,15 +86,11 @@ class OpenVinoSession:
         found = self._main.run(feeds)
         return {name: layout.restored(found[name], self._tokens_per_row[name]) for name in outputs}
 
-    def _load(self, path: Path, hint: str) -> openvino.CompiledModel:
-        settings = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": self._threads,
-            "NUM_STREAMS": self._streams,
-        }
+    def _load(self, path: Path, hint: str) -> tuple[openvino.CompiledModel, Store]:
+        settings = {"INFERENCE_NUM_THREADS": self._threads, "NUM_STREAMS": self._streams}
         try:
             with detached(self._files.paths()):
-                return model.core().compile_model(model.read(path, self._bundle, hint), "CPU", settings)
+                return model.compiled(path, self._bundle, hint, **settings)
         except RuntimeError as error:  # OpenVINO raises these alone
             raise IncompatibleError(
                 f"{model.library()} cannot load variant '{self._variant.name}': {str(error).strip().splitlines()[-1]}",
@@ -102,9 +100,10 @@ class OpenVinoSession:
     def _load_places(self, path: Path, main: openvino.CompiledModel) -> _Compiled | None:
         if not path.exists():
             return None
-        places = self._load(path, "f32")
+        places, store = self._load(path, "f32")
         wanted = set(_input_names(main))
-        return _Compiled(places, [(wanted & port.get_names()).pop() for port in places.outputs], self._streams)
+        outputs = [(wanted & port.get_names()).pop() for port in places.outputs]
+        return _Compiled(places, store, outputs, self._streams)
 
 
 def _input_names(compiled: openvino.CompiledModel) -> list[str]:
@@ -117,11 +116,13 @@ class _Compiled:
 
     Args:
         compiled: The graph.
+        store: Its weights.
         outputs: Names of its outputs, in order.
         streams: Requests that run at a time.
     """
 
-    def __init__(self, compiled: openvino.CompiledModel, outputs: Sequence[str], streams: int) -> None:
+    def __init__(self, compiled: openvino.CompiledModel, store: Store, outputs: Sequence[str], streams: int) -> None:
+        self._store, self._first = store, iter(range(streams))
         self._inputs, self._outputs = _input_names(compiled), outputs
         self._requests: LifoQueue[openvino.InferRequest] = LifoQueue()
         for _ in range(streams):
@@ -130,8 +131,11 @@ class _Compiled:
     def run(self, feeds: Mapping[str, Any]) -> Outputs:
         """Every output, in memory of its own."""
         request = self._requests.get()
+        # The first pack of each stream lays weights out for kernels.
+        laying_out = next(self._first, None) is not None
         try:
-            request.infer([feeds[name] for name in self._inputs], share_inputs=True)
+            with self._store.released() if laying_out else nullcontext():
+                request.infer([feeds[name] for name in self._inputs], share_inputs=True)
             return {name: np.array(request.get_output_tensor(i).data) for i, name in enumerate(self._outputs)}
         finally:
             self._requests.put(request)

@@ -46,9 +46,7 @@ def run(name: str, one: Pack, precision: str = "fp32") -> dict[str, np.ndarray]:
 def compiled(root: Path, variant: Variant) -> list[dict[str, str]]:
     """What OpenVINO made of each operator of a variant; ``reads`` says from which kinds of operators it reads."""
     hint = model.hint(variant.precision)
-    made = model.core().compile_model(
-        model.read(root / variant.model, root, hint), "CPU", {"INFERENCE_PRECISION_HINT": hint}
-    )
+    made, _ = model.compiled(root / variant.model, root, hint)
     found = {}
     for node in made.get_runtime_model().get_ordered_ops():
         about = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
@@ -87,6 +85,16 @@ def test_every_product_runs_in_bf16_and_places_do_not() -> None:
         assert cosine(found[name], values).min() > 0.9995, name
     places = onnx.load(str((portable("siglip2").parent / variant.model).with_name("places.onnx")))
     assert {value.name for value in places.graph.input} == {"coords", "grid_hw", "segment_ids"}
+
+
+def test_keys_are_moved_as_rows_and_transposed_by_their_product() -> None:
+    root = portable("siglip2").parent
+    read, _ = model.read(root / lowered("siglip2", "fp32").model, root, "f32")
+    products = [op for op in read.get_ordered_ops() if op.get_type_name() == "MatMul"]
+    scores = [op for op in products if op.input_value(1).get_node().get_type_name() == "Transpose"]
+    as_rows = [op for op in scores if op.get_attributes()["transpose_b"]]
+    assert len(as_rows) == 2 * 5, "two blocks of four slots and rows"
+    assert {op.input_value(1).get_node().input_value(1).get_node().data.tolist()[2] for op in as_rows} == {1}
 
 
 def test_weights_are_shared_with_the_portable_graph(monkeypatch: pytest.MonkeyPatch) -> None:
