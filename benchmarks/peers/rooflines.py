@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 SHAPES = ((1024, 768, 3072), (1024, 3072, 768), (1024, 768, 768))
 """Sizes (T, D, E) of the products [T, D]·[D, E] of a ViT-B."""
+SMALL = ((64, 96, 192),)
+"""One that takes no time, to test the benchmark."""
 
 Shape = tuple[int, int, int]
 Calls = dict[str, Callable[[], object]]
@@ -25,9 +27,11 @@ REPEATS = 3
 LIBRARIES = ("torch", "onnxruntime", "openvino")
 
 
-def products(library: str, threads: int, clock: Callable[[], float] = time.perf_counter) -> Callable[[], Rates]:
-    """A turn of one library: the best rate of each kind of product, of all `SHAPES`."""
-    calls = {shape: _CALLS[library](shape, threads) for shape in SHAPES}
+def products(
+    library: str, threads: int, clock: Callable[[], float] = time.perf_counter, shapes: Sequence[Shape] = SHAPES
+) -> Callable[[], Rates]:
+    """A turn of one library: the best rate of each kind of product, of all shapes."""
+    calls = {shape: _CALLS[library](shape, threads) for shape in shapes}
 
     def turn() -> Rates:
         best: Rates = {}

@@ -52,9 +52,10 @@ def main() -> None:
 
 def _make(task: dict[str, Any]) -> Any:
     if not task["name"]:
-        from benchmarks.peers.rooflines import products
+        from benchmarks.peers.rooflines import SHAPES, SMALL, products
 
-        return products(task["library"], task["threads"], time.process_time if task["cpu_time"] else time.perf_counter)
+        clock = time.process_time if task["cpu_time"] else time.perf_counter
+        return products(task["library"], task["threads"], clock, SMALL if task["size"].endswith("small") else SHAPES)
     from benchmarks.peers.engines import Graphs
     from benchmarks.peers.lineup import lineup
 
