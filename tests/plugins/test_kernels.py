@@ -96,13 +96,10 @@ def run(script: str, *, interpret: bool) -> str:
     return done.stdout
 
 
-def test_packed_attention_equals_attention_image_by_image() -> None:
-    """Every width of head, ragged lengths, one token, no tail, a tail larger than the images, images in one block."""
-    assert int(run(ATTENTION, interpret=True)) == 10
-
-
-def test_position_interpolation_equals_the_reference_table() -> None:
-    assert run(POSITIONS, interpret=True) == "ok\n"
+def test_kernels_equal_the_reference() -> None:
+    """Packed attention equals attention image by image: every width of head, ragged lengths, one token, no tail, a tail
+    larger than the images, images in one block. Position interpolation equals the reference table."""
+    assert run(ATTENTION + POSITIONS, interpret=True) == "10\nok\n"
 
 
 def test_kernels_compile_for_every_architecture_with_their_own_arguments_alone() -> None:
