@@ -20,6 +20,7 @@ from naflex_deploy.compiler.export import export
 from naflex_deploy.compiler.model.architecture import Architecture, Positions, Rope
 from naflex_deploy.compiler.model.attention import ragged_attention
 from naflex_deploy.core.pack import Pack, Patches
+from tests.support import graphs
 from tests.support.naflexvit import named
 from tests.support.packs import random_images
 
@@ -33,24 +34,32 @@ def shape(positions: Positions | None = TABLE, **options) -> Architecture:
 
 
 FAMILIES = (
-    "naflexvit_base_patch16_gap",
+    pytest.param("naflexvit_base_patch16_gap", marks=pytest.mark.exhaustive),
     "naflexvit_base_patch16_par_gap",
     "naflexvit_base_patch16_parfac_gap",
     "naflexvit_base_patch16_map",
-    "naflexvit_base_patch16_siglip",
+    pytest.param("naflexvit_base_patch16_siglip", marks=pytest.mark.exhaustive),
     "naflexvit_base_patch16_radio_v3",
-    "naflexvit_so400m_patch16_radio_v4",
+    pytest.param("naflexvit_so400m_patch16_radio_v4", marks=pytest.mark.exhaustive),
 )
+"""Those that are swept have the options of others here, one by one."""
 OWN = {
-    "learned softmax, aligned corners, coordinate MLP, max": shape(
-        Positions((6, 5), "learned_softmax", align_corners=True), coordinate_mlp=16, pooling="max", registers=1
-    ),
-    "learned softmax, mean and max with prefix": shape(
-        Positions((6, 5), "learned_softmax"), pooling="mean_max", class_token=True, pool_prefix=True
-    ),
-    "bicubic by gather, map with prefix, norms": shape(
-        Positions((6, 6), "bicubic", antialias=False, square=True),
+    "learned softmax, aligned corners, coordinate MLP, rope dinov3, mean and max with prefix, representation": shape(
+        Positions((6, 5), "learned_softmax", align_corners=True),
+        coordinate_mlp=16,
+        rope=Rope("dinov3", 100.0, column_first=True),
+        pooling="mean_max",
         class_token=True,
+        registers=1,
+        pool_prefix=True,
+        representation=20,
+        classes=3,
+    ),
+    "bicubic by gather, rope mixed, map with prefix, norms": shape(
+        Positions((6, 6), "bicubic", antialias=False, square=True),
+        rope=Rope("mixed", 10.0),
+        class_token=True,
+        registers=2,
         pool_prefix=True,
         patch_norm=True,
         pre_norm=True,
@@ -67,16 +76,15 @@ OWN = {
         attention_gate=True,
         final_norm="none",
     ),
-    "rope dinov3, representation": shape(
-        None, rope=Rope("dinov3", 100.0, column_first=True), pooling="mean", representation=20, classes=3
-    ),
-    "rope mixed, tokens alone": shape(None, rope=Rope("mixed", 10.0), registers=2, pooling="none"),
 }
+"""Options that no registered name has."""
+SHARED = ("learned softmax", "coordinate MLP", "rope mixed, gates", "tokens alone, patch norm")
+"""Further ones, whose graphs other tests use too."""
 
 
 def small_checkpoint(name: str) -> Checkpoint:
-    if name in OWN:
-        return random_checkpoint(OWN[name])
+    if architecture := OWN.get(name) or (graphs.FAMILIES[name] if name in SHARED else None):
+        return random_checkpoint(architecture)
     return read(named(name, embed_dim=32, depth=1, num_heads=2, patch_size=4))
 
 
@@ -86,7 +94,7 @@ class Graph:
     def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
         architecture = checkpoint.architecture
         self.prefix = architecture.prefix
-        self.outputs = tuple(name for name in ("pooled", "tokens", "logits") if name in architecture.outputs)
+        self.outputs = tuple(name for name in ("tokens", "pooled", "logits") if name in architecture.outputs)
         self.reference = checkpoint.model(self.outputs, ragged_attention)
         export(checkpoint.model(self.outputs), folder / "portable.onnx")
         self.proto = onnx.load(folder / "portable.onnx")
@@ -111,7 +119,7 @@ class Graph:
         ]
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, *OWN])
+@pytest.fixture(scope="module", params=[*FAMILIES, *OWN, *SHARED])
 def graph(request, tmp_path_factory) -> Graph:
     return Graph(small_checkpoint(request.param), tmp_path_factory.mktemp("graph"))
 
@@ -125,7 +133,8 @@ def test_the_families_cover_every_registered_name():
         options = TimmConfig.of(registered.options, name).architecture(registered.classes)
         return dataclasses.replace(options, registers=min(options.registers, 1), **sizes)
 
-    assert {kind(name) for name in ARCHITECTURES} == {kind(name) for name in FAMILIES}
+    families = {family if isinstance(family, str) else family.values[0] for family in FAMILIES}
+    assert {kind(name) for name in ARCHITECTURES} == {kind(name) for name in families}
 
 
 def test_stock_operators_alone(graph):
