@@ -13,7 +13,8 @@ import numpy.typing as npt
 def encode(array: npt.NDArray[Any]) -> dict[str, object]:
     """Encode an array as JSON values: little-endian, in row-major order, compressed by zlib, in base64."""
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    packed = base64.b64encode(zlib.compress(little.tobytes(), 9)).decode("ascii")
+    # The highest level takes fifteen times as long on a histogram, for a tenth less.
+    packed = base64.b64encode(zlib.compress(little.tobytes())).decode("ascii")
     return {"dtype": array.dtype.name, "shape": list(array.shape), "zlib": packed}
 
 
