@@ -121,6 +121,11 @@ def choose_packing(predictor: Predictor, current: Packing, *, least: int, most: 
     )
 
 
+def improved(predictor: Predictor, before: Packing, after: Packing) -> Packing:
+    """The later packing, or the earlier one where that is predicted to take less than `WORTH` longer."""
+    return before if predictor.seconds(before) < (1 + WORTH) * predictor.seconds(after) else after
+
+
 def _ladder(least: int, most: int) -> list[int]:
     """Budgets from ``least`` to ``most``, each about √2 times the one before, rounded up to multiples of `STEP`."""
     count = max(1, round(2 * np.log2(max(1.0, most / least))) + 1)

@@ -21,7 +21,7 @@ from naflex_deploy.bench.compare.contenders import (
     engine_of,
 )
 from naflex_deploy.bench.cost.cost import FITTING, Clock, CostFit, Report, fit_cost, seconds_option
-from naflex_deploy.bench.cost.predict import WORTH, Packing, Predictor, choose_packing, tuned_profile
+from naflex_deploy.bench.cost.predict import Packing, Predictor, choose_packing, improved, tuned_profile
 from naflex_deploy.bench.load.accounting import attention_form
 from naflex_deploy.bench.load.mixes import Size, choose_mix, read_sizes
 from naflex_deploy.bench.load.subject import Subject, open_subject, sound
@@ -128,9 +128,7 @@ def tune(
     predictor = Predictor(fit.model, _sample(lengths, seed), attention_form(subject.variant))
     before = current_packing(profile, subject.variant)
     least = _least(profile, subject, lengths)
-    after = choose_packing(predictor, before, least=least, most=max(least, most))
-    if predictor.seconds(before) < (1 + WORTH) * predictor.seconds(after):
-        after = before
+    after = improved(predictor, before, choose_packing(predictor, before, least=least, most=max(least, most)))
     predicted = {
         name: predictor.seconds(before, groups) / predictor.seconds(after, groups) for name, groups in WORKLOADS.items()
     }

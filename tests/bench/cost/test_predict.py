@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from naflex_deploy.bench.cost.cost import STEP, CostModel
-from naflex_deploy.bench.cost.predict import Packing, Predictor, choose_packing, tuned_profile
+from naflex_deploy.bench.cost.predict import Packing, Predictor, choose_packing, improved, tuned_profile
 from naflex_deploy.core.backends import FOLDERS
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.profile import Profile
@@ -50,6 +50,15 @@ def test_costly_calls_ask_for_large_packs_and_cheap_ones_for_small():
     assert dear.budgets[-1] >= 4096
     assert cheap.budgets == (256,)
     assert choose_packing(Predictor(LINEAR, images), current, least=300, most=300).budgets[-1] >= 300
+
+
+def test_a_packing_that_is_not_predicted_to_gain_leaves_the_one_that_there_is():
+    images = lengths(36, 100, 256)
+    few, many = Packing((256,), 64), Packing((4096,), 64)
+    cheap, dear = (Predictor(CostModel(call, 0, 2e-5, 0), images) for call in (0, 0.05))
+    assert improved(cheap, many, few) is many, "both take the same"
+    assert improved(dear, few, many) is many
+    assert improved(dear, many, few) is many
 
 
 def test_images_a_pack_are_as_few_as_cost_nothing():
