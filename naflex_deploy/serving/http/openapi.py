@@ -28,7 +28,7 @@ _PROBLEMS = {
 }
 
 _ANY = {
-    400: "The request is not HTTP",
+    400: "The request is not HTTP/1.1, or has too many parts",
     408: "The headers, or the body, did not arrive in time",
     431: "The headers are too large",
     500: "The server failed",
@@ -87,8 +87,6 @@ def _add_statuses(path: str, method: str, operation: dict[str, Any]) -> None:
     schema = _PROBLEMS["/v2" if path.startswith("/v2") else "/v1"]
     for status, description in sorted(statuses.items()):
         found: dict[str, Any] = {"description": description}
-        if status == 400:
-            found["content"] = {"text/plain": {"schema": _TEXT}}
-        elif not (status == 503 and (path in HEALTH or path.endswith("/ready"))):
+        if not (status == 503 and (path in HEALTH or path.endswith("/ready"))):
             found["content"] = {"application/json": {"schema": schema}}
         responses.setdefault(str(status), found)

@@ -156,8 +156,9 @@ def _connections(wanted: int) -> int:
 def _prepare_process(log_format: Format) -> Callable[[], None]:
     """Set up logging and garbage collection of the process. Returns a function that flushes the log."""
     handler = BufferedLines(log_format)
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+    for logger, level in ((log, logging.INFO), (logging.getLogger("uvicorn"), logging.WARNING)):
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
     # The log does not show a record's thread and process, and looking them up costs more than the rest of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Threads switch sooner than after the default 5 ms, so that none of them blocks the event loop for long.

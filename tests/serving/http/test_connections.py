@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naflex_deploy.serving.http.limits import Limits
-from naflex_deploy.serving.http.receiving.connections import JOINED, _Gentle
+from naflex_deploy.serving.http.receiving.gentle import JOINED, Gentle
 from naflex_deploy.serving.http.receiving.room import Room
 from tests.serving.support import running, wait_until
 
@@ -120,9 +120,8 @@ def test_one_client_leaves_connections_to_others():
 
 def test_headers_leave_with_the_start_of_the_body():
     written: list[bytes] = []
-    transport, connection = SimpleNamespace(write=written.append), SimpleNamespace(cycle=None, closing=False)
-    connection.close = lambda: written.append(b"closed")
-    gentle = _Gentle(transport, connection)
+    transport, connection = SimpleNamespace(write=written.append), SimpleNamespace(cycle=None)
+    gentle = Gentle(transport, lambda: connection.cycle, lambda: False, lambda: written.append(b"closed"))
 
     def begin(head: bytes) -> None:
         connection.cycle = SimpleNamespace(response_started=False)
