@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from naflex_deploy.core.errors import UsageError, needs_extra
-from naflex_deploy.serving.grpc.service import servicer
+from naflex_deploy.serving.grpc.service import handlers
 from naflex_deploy.serving.http.gate import log
 from naflex_deploy.serving.http.service import Service
 
@@ -26,25 +26,24 @@ def beside(host: str, port: int) -> Callable[[Service], Awaitable[Callable[[floa
     """
     with needs_extra("grpc"):
         import grpc
-        from tritonclient.grpc import service_pb2, service_pb2_grpc
-    return partial(_start, grpc, service_pb2, service_pb2_grpc, host, port)
+        from tritonclient.grpc import service_pb2
+    return partial(_start, grpc, service_pb2, host, port)
 
 
-async def _start(
-    grpc: Any, pb: Any, stubs: Any, host: str, port: int, service: Service
-) -> Callable[[float], Awaitable[object]]:
+async def _start(grpc: Any, pb: Any, host: str, port: int, service: Service) -> Callable[[float], Awaitable[object]]:
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", service.limits.body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", HEADERS),
             ("grpc.max_concurrent_streams", STREAMS),
+            ("grpc.max_allowed_incoming_connections", service.limits.connections),
+            ("grpc.max_connection_idle_ms", 1000 * service.limits.idle_seconds),
+            ("grpc.server_handshake_timeout_ms", round(1000 * service.limits.receive_seconds)),
             ("grpc.so_reuseport", 0),
         ]
     )
-    stubs.add_GRPCInferenceServiceServicer_to_server(
-        servicer(service, pb, stubs.GRPCInferenceServiceServicer, grpc.StatusCode), server
-    )
+    server.add_generic_rpc_handlers((handlers(service, pb, grpc),))
     address = f"[{host}]" if ":" in host else host
     try:
         bound = server.add_insecure_port(f"{address}:{port}")

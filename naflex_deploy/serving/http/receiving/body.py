@@ -45,7 +45,7 @@ class Receiving:
     def __init__(self, buffers: Buffers, headers: Mapping[bytes, bytes], receive: Receive, client: str) -> None:
         self._room, self._limits, self._headers = buffers.room, buffers.limits, headers
         self._receive, self._client = receive, client
-        self._share = _Share(buffers.room, client)
+        self._share = Share(buffers.room, client)
 
     async def __aenter__(self) -> Body:
         """Receive it.
@@ -72,7 +72,7 @@ class Receiving:
         if encoding not in ("identity", "gzip", "deflate"):
             raise Problem(415, "unsupported_encoding", f"expected gzip or deflate, found {encoding[:40]!r}")
         if declared is not None and len(declared) > 5 and not self._room.fits(self._client, int(declared)):
-            raise _no_room()  # before it is sent; small ones are cheaper to receive
+            raise no_room()  # before it is sent; small ones are cheaper to receive
         try:
             async with asyncio.timeout(seconds):
                 body = await _read(self._receive, limit, self._share)
@@ -85,15 +85,20 @@ class Receiving:
         return body
 
 
-class _Share:
+class Share:
     """What one body takes of the room."""
 
     def __init__(self, room: Room, client: str) -> None:
         self._room, self._client, self._taken = room, client, 0
 
+    async def wait_for(self, amount: int) -> None:
+        """Take so much once it fits."""
+        await self._room.wait_for(self._client, amount)
+        self._taken += amount
+
     def take(self, amount: int) -> None:
         if not self._room.take(self._client, amount):
-            raise _no_room()
+            raise no_room()
         self._taken += amount
 
     def keep(self, amount: int) -> None:
@@ -108,7 +113,7 @@ async def left(receive: Receive) -> None:
         pass
 
 
-async def _read(receive: Receive, limit: int, share: _Share) -> Body:
+async def _read(receive: Receive, limit: int, share: Share) -> Body:
     whole = bytearray()
     while (message := await receive())["type"] == "http.request":
         part: bytes = message.get("body", b"")
@@ -147,7 +152,7 @@ def _too_large(limit: int, found: str) -> Problem:
     )
 
 
-def _no_room() -> Problem:
+def no_room() -> Problem:
     return Problem(
         429, "buffers_full", "the server has no room for another body", hint="send it again later", retry_after=1
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+
 
 class Room:
     """A quantity of which a client may hold as much as is still free.
@@ -20,6 +23,7 @@ class Room:
         self.total = total
         self.used = 0
         self._held: dict[str, int] = {}
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     def fits(self, client: str, amount: int) -> bool:
         """Whether a client may take so much more now."""
@@ -34,6 +38,12 @@ class Room:
         self.used += amount
         return True
 
+    async def wait_for(self, client: str, amount: int) -> None:
+        """Give a client so much more once it fits."""
+        while not self.take(client, amount):
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            await self._waiting[-1]
+
     def give_back(self, client: str, amount: int) -> None:
         """Free what a client took."""
         self.used -= amount
@@ -42,3 +52,6 @@ class Room:
             self._held[client] = left
         else:
             self._held.pop(client, None)
+        while self._waiting:
+            if not (waiting := self._waiting.popleft()).done():
+                waiting.set_result(None)
