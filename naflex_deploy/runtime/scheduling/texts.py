@@ -77,27 +77,33 @@ class TextQueue:
         """Number of texts that wait."""
         return len(self._line)
 
-    def submit(self, texts: Sequence[str], *, deadline: float = math.inf) -> list[Future[TextOutcome]]:
+    def submit(
+        self, texts: Sequence[str], *, deadline: float = math.inf, goal: float = math.inf
+    ) -> list[Future[TextOutcome]]:
         """Admit all of the texts, or none of them.
 
         Args:
             texts: To be embedded.
             deadline: Time on the clock of `time.monotonic`; a text that has not run by then fails with `DeadlineError`.
+            goal: Time on the same clock by which they should run; where the line is longer, they are not admitted.
 
         Returns:
             One future per text, in order. Cancelling it takes the text out of the queue.
 
         Raises:
-            QueueFullError: There is no room.
+            QueueFullError: There is no room, or too little time.
             ClosedError: `close` was called.
         """
         with self._changed:
             if self._closed:
                 raise ClosedError("the server is shutting down", hint="send the request to another server")
+            wait = len(self._line) / self._rate if self._rate else 0.0
             if len(self._line) + len(texts) > self.capacity:
                 held = f"the queue holds {len(self._line)} of {self.capacity} texts"
-                seconds = len(self._line) / self._rate / 2 if self._rate else 1.0
-                raise QueueFullError(f"{held} and has no room for {len(texts)} more", seconds)
+                raise QueueFullError(f"{held} and has no room for {len(texts)} more", wait / 2 or 1.0)
+            # The rate is that of one run, which says little of a line that is no longer.
+            if len(self._line) >= AT_ONCE and (over := time.monotonic() + wait - goal) > 0:
+                raise QueueFullError(f"texts would wait {wait:.1f} s, {over:.1f} s too long", over)
             added = [_Waiting(text, deadline, Future()) for text in texts]
             self._line.extend(added)
             self._changed.notify()

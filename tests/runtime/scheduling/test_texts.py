@@ -80,6 +80,26 @@ def test_full_late_cancelled_and_closed(tower):
         queue.submit(["z"])
 
 
+def test_texts_that_would_wait_longer_than_their_goal_are_not_admitted(tower):
+    queue = TextQueue(tower)
+    first = queue.submit(["x"])[0]
+    tower.go.set()
+    first.result(20)
+    tower.go.clear()
+    queue._rate = 10.0
+    tower.running.clear()
+    queue.submit(["y"])
+    assert tower.running.wait(20)
+    line = queue.submit(["z"] * (AT_ONCE - 1), goal=time.monotonic())
+    line += queue.submit(["z"], goal=time.monotonic())  # a short line is not judged by one run
+    with pytest.raises(QueueFullError, match=r"texts would wait 6.4 s") as refused:
+        queue.submit(["late"], goal=time.monotonic() + 5)
+    assert 1 < refused.value.retry_after < 2
+    line += queue.submit(["soon"], goal=time.monotonic() + 60)
+    tower.go.set()
+    assert [future.result(20).tokens for future in line] == [1] * AT_ONCE + [4]
+
+
 def test_closing_a_queue_that_hangs_answers_those_that_wait(tower):
     queue = TextQueue(tower)
     queue.submit(["x"])

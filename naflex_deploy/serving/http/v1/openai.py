@@ -54,6 +54,11 @@ class Request(Inputs):
         """What every string of the input is, where the request says it."""
         return self.modality or ("image" if self.input_type == "image" else None)
 
+    @property
+    def tokenizes(self) -> bool:
+        """Whether `check` reads texts as the model does, which takes longer than the rest of it."""
+        return self.truncate in (False, "NONE")
+
     def check(self, model: Model, items: Sequence[Item]) -> None:
         """Refuse what the model cannot do.
 
@@ -63,7 +68,7 @@ class Request(Inputs):
         if self.truncate == "START":
             raise Problem(422, "bad_request", "texts are cut at their end, not at their start", param="truncate")
         texts = [item for item in items if isinstance(item.content, str)]
-        if self.truncate in (False, "NONE") and texts and model.cut is not None:
+        if self.tokenizes and texts and model.cut is not None:
             for item, cut in zip(texts, model.cut([str(item.content) for item in texts]), strict=True):
                 if cut:
                     what = "the text is longer than the model reads"
@@ -126,6 +131,14 @@ class ClassifyRequest(Request):
 
 
 T = TypeVar("T", bound=Request)
+
+
+async def check(request: Request, model: Model, items: Sequence[Item]) -> None:
+    """`Request.check`, in another thread where it reads texts as the model does."""
+    if request.tokenizes:
+        await asyncio.to_thread(request.check, model, items)
+    else:
+        request.check(model, items)
 
 
 def parse_json(body: bytes | bytearray, kind: type[T], limits: Limits) -> tuple[T, list[Item]]:

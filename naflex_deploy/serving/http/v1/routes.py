@@ -126,7 +126,7 @@ async def _answered(
             fields = _noted(request, model, items)
             entry = partial(write_entry, parsed)
             return _Lines(held.pop_all(), stream.lines(service, model, items, output, parsed, entry, fields))
-        parsed.check(model, items)
+        await openai.check(parsed, model, items)
         model, rows = await _run(service, request, model, items, output, parsed)
         size = 8 * sum(row.nbytes for row in rows)
         answer = await work(size, lambda: write(parsed, model, rows).model_dump_json(exclude_none=True))

@@ -129,8 +129,11 @@ async def _settled(rows: Coroutine[Any, Any, list[Row]]) -> list[Row] | Exceptio
 async def _texts(model: Model, items: Sequence[Item], limits: Limits, seconds: float | None) -> list[Row]:
     assert model.texts is not None
     allowed = min(seconds or math.inf, limits.deadline_seconds)
+    now = time.monotonic()
     try:
-        futures = model.texts.submit([str(item.content) for item in items], deadline=time.monotonic() + allowed)
+        futures = model.texts.submit(
+            [str(item.content) for item in items], deadline=now + allowed, goal=now + limits.goal(seconds)
+        )
     except Exception as error:
         raise problem_of(error) from error
     try:

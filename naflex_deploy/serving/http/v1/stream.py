@@ -60,7 +60,7 @@ async def lines(
     async def one(item: Item) -> list[bytes]:
         nonlocal done, failed, tokens
         try:
-            parsed.check(model, [item])
+            await openai.check(parsed, model, [item])
             rows = await _run(service, model.name, item, output, parsed)
         except Exception as error:
             failed += 1
