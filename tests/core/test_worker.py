@@ -17,7 +17,7 @@ import pytest
 from naflex_deploy.core import worker
 from naflex_deploy.core.errors import MissingExtraError
 from naflex_deploy.core.worker import WorkerError, fork_server, stream
-from tests.support.worker_calls import allocating, arrays, crashing, failing, imported, odd, squares
+from tests.support.worker_calls import Reading, allocating, arrays, crashing, failing, imported, odd, squares
 
 
 @pytest.fixture(autouse=True)
@@ -122,21 +122,13 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_what_reads_in_other_threads_ends_with_everything():
-    started, found = threading.Event(), []
-
-    def read() -> None:
-        try:
-            for _ in stream(squares, 2, 1, seconds=60, memory=1 << 30):
-                started.set()
-        except WorkerError as error:
-            found.append(str(error))
-
+    read = Reading()
     thread = threading.Thread(target=read)
     thread.start()
-    assert started.wait(60)
+    assert read.started.wait(60)
     worker.end_all()
     thread.join(30)
-    assert found == ["its process ended with -9"]
+    assert read.errors == ["its process ended with -9"]
 
 
 def test_a_fork_server_that_was_killed_is_replaced():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.worker import WorkerError, stream
 
 
 def squares(count: int, sleep_at: int = -1) -> Iterator[tuple[int, int]]:
@@ -60,3 +63,23 @@ def arrays(side: int) -> Iterator[list[np.ndarray]]:
     """Large and empty ones, without dimensions, of bytes in no order, by columns, and one twice."""
     large = np.arange(side * side, dtype=np.float32).reshape(side, side)
     yield [large, large[::2, ::3], large.T, np.array(1.5), np.empty((0, 3)), large.astype(">i2"), large]
+
+
+@dataclass
+class Reading:
+    """Reads in another process, in whatever thread calls it, until that process ends.
+
+    Attributes:
+        started: Set once an answer has come.
+        errors: What it ended with.
+    """
+
+    started: threading.Event = field(default_factory=threading.Event)
+    errors: list[str] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        try:
+            for _ in stream(squares, 2, 1, seconds=60, memory=1 << 30):
+                self.started.set()
+        except WorkerError as error:
+            self.errors.append(str(error))

@@ -11,7 +11,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
-from naflex_deploy.serving.triton_server import BundleRunner, ImageError
+from naflex_deploy.serving.triton_server import BundleRunner, respond
 
 
 class TritonPythonModel:
@@ -23,14 +23,4 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run the images of each request. A bad image fails only its own request."""
-        return [self._respond(request) for request in requests]
-
-    def _respond(self, request: Any) -> Any:
-        images = pb_utils.get_input_tensor_by_name(request, "images").as_numpy().reshape(-1)
-        try:
-            tensors = self._run([bytes(image) for image in images])
-        except ImageError as error:
-            # Without a code it would be an internal error, which HTTP clients see as status 500 instead of 400.
-            refused = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=refused)
-        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(*tensor) for tensor in tensors.items()])
+        return [respond(pb_utils, request, self._run) for request in requests]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -18,7 +17,6 @@ from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.preprocessing import Preprocessing
 from naflex_deploy.core.profile import LimitsSection
-from naflex_deploy.core.worker import WorkerError, stream
 from naflex_deploy.runtime.images.decode import read_header
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.media.tame import PARTS, SCANS, is_tame, pixels_of
@@ -27,7 +25,7 @@ from naflex_deploy.runtime.packing.pack_stream import threads
 from naflex_deploy.runtime.packing.prepare import Preparer
 from naflex_deploy.runtime.packing.prepared import Prepared
 from naflex_deploy.runtime.results.result import Result
-from tests.support.worker_calls import accepts, refuses, squares
+from tests.support.worker_calls import Reading, accepts, refuses
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -63,24 +61,17 @@ def test_the_page_that_takes_too_long_is_an_error_and_those_before_it_are_not():
 
 
 def test_a_stream_that_is_interrupted_waits_for_no_reader():
-    started, found = threading.Event(), []
-
-    def read() -> None:
-        try:
-            for _ in stream(squares, 2, 1, seconds=60, memory=1 << 30):
-                started.set()
-        except WorkerError as error:
-            found.append(str(error))
+    read = Reading()
 
     def interrupted() -> None:
         with threads() as pool:
             pool.submit(read)
-            assert started.wait(60)
+            assert read.started.wait(60)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert found == ["its process ended with -9"]
+    assert read.errors == ["its process ended with -9"]
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "BMP"])
