@@ -13,6 +13,8 @@ from PIL import __version__ as Pillow
 
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.runtime.images.decode import decode
+from naflex_deploy.runtime.images.media import colours
+from naflex_deploy.runtime.images.media.tiff import reader
 from naflex_deploy.runtime.images.source import describe
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 11, 3)).astype(np.uint8)
@@ -135,6 +137,27 @@ def test_transparency_is_composited_over_white():
     assert only(encoded(palette, transparency=1)).tolist() == [[[10, 20, 30], [255, 255, 255]]]
     colour_key = encoded(Image.fromarray(PIXELS), transparency=tuple(PIXELS[0, 0].tolist()))
     assert only(colour_key)[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_large_pictures_come_out_as_small_ones_do(form, mode, monkeypatch):
+    """They are turned and composited channel by channel; an image of the caller stays open."""
+    pixels = np.dstack([PIXELS, PIXELS[:, ::-1, 0]])
+    image = Image.fromarray(pixels[:, :, :3] if mode == "P" else pixels).convert(mode)
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        content = encoded(image, form, exif=exif, **({"transparency": 7} if mode == "P" and form == "PNG" else {}))
+        with monkeypatch.context() as patched:
+            small = only(content)
+            patched.setattr(colours, "LARGE", 0)
+            patched.setattr(reader, "LARGE", 0)
+            patched.setattr(colours, "_STRIP", 30)
+            assert np.array_equal(only(content), small)
+            opened = Image.open(BytesIO(content))
+            assert np.array_equal(only(opened), small)
+            assert opened.getpixel((0, 0)) is not None
 
 
 def test_other_modes():

@@ -31,8 +31,11 @@ QUARTERS = (5, 6, 7, 8)
 """Orientations that swap the sides."""
 
 
-_STRIP = 1 << 22
+_STRIP = 1 << 19
 """Pixels that are composited at once."""
+
+LARGE = 1 << 25
+"""Pixels above which a picture is never held twice: Pillow has four bytes for a pixel in RGB, and one in a channel."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Stored:
         opaque: Whether an alpha channel that is 0 everywhere means nothing.
         dtype: Of its values, where Pillow holds them in another.
         missing: The value of pixels that hold nothing.
+        own: Whether nobody else has Pillow's image, so that it may be closed.
     """
 
     said: Said | None = None
@@ -52,6 +56,7 @@ class Stored:
     opaque: bool = False
     dtype: str | None = None
     missing: float | None = None
+    own: bool = False
 
 
 PLAIN = Stored()
@@ -71,10 +76,17 @@ def turn_of(number: object) -> Decision | None:
     return Decision("orientation", f"{found[1]}: EXIF orientation {number}") if found else None
 
 
-def upright(image: Image.Image, number: object) -> Image.Image:
-    """The picture as its EXIF orientation wants it seen."""
+def upright(image: Image.Image, number: object, *, own: bool = False) -> Image.Image:
+    """The picture as its EXIF orientation wants it seen; ``own`` where it may be closed."""
     found = _UPRIGHT.get(number)
-    return image.transpose(found[0]) if found else image
+    if found is None:
+        return image
+    if not own or image.width * image.height <= LARGE:
+        return image.transpose(found[0])
+    channels = list(image.split())
+    image.close()
+    turned = [channels.pop(0).transpose(found[0]) for _ in range(len(channels))]
+    return Image.merge("RGB", turned)
 
 
 def to_srgb(picture: Image.Image, section: ImageSection) -> tuple[Image.Image, tuple[Decision, ...]]:
@@ -123,21 +135,27 @@ def to_rgb(
         if stored.opaque and image.getchannel("A").getextrema() == (0, 0):
             decision = Decision("colour", "alpha ignored: it is 0 everywhere", warning=True)
             return image.convert("RGB"), (decision,)
-        return _over_white(image), (Decision("colour", "transparency composited over white"),)
+        return _over_white(image, stored.own), (Decision("colour", "transparency composited over white"),)
     if image.mode == "RGB":
         return image, ()
     decisions = (Decision("colour", "CMYK converted without a profile"),) if image.mode == "CMYK" else ()
     return image.convert("RGB"), decisions
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _over_white(image: Image.Image, own: bool) -> Image.Image:
     """RGB of a transparent picture over white, some rows at a time: it may fill much of the memory as it is."""
-    found = Image.new("RGB", image.size)
+    apart = own and image.width * image.height > LARGE
+    channels = [Image.new("L" if apart else "RGB", image.size) for _ in range(3 if apart else 1)]
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
-        found.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
-    return found
+        over = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB")
+        for channel, part in zip(channels, over.split() if apart else [over], strict=True):
+            channel.paste(part, (0, top))
+    if not apart:
+        return channels[0]
+    image.close()
+    return Image.merge("RGB", channels)
 
 
 def from_array(array: npt.NDArray[Any], name: str, section: ImageSection) -> tuple[Image.Image, tuple[Decision, ...]]:

@@ -71,7 +71,8 @@ def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Colle
     else:
         with damage(name):
             opened = _opener(start, name)(stream)
-            stored = Stored(said=_significant(stream, start, name), opaque=isinstance(opened, BmpImageFile))
+            said, bitmap = _significant(stream, start, name), isinstance(opened, BmpImageFile)
+            stored = Stored(said=said, opaque=bitmap, own=True)
             several, webp = image.frames == "all" and not _is_jpeg(start), isinstance(opened, WebPImageFile)
             pictures = int(getattr(opened, "n_frames", 1)) if several or webp else 1  # of a GIF by decoding them all
             if webp and pictures > 1:
@@ -123,7 +124,12 @@ def read_image(picture: Image.Image, *, name: str, image: ImageSection, stored: 
         if image.decode == "scaled":
             decisions = (*decisions, _IN_FULL)
         return Frame(
-            0, upright(rgb, turn), dpi=dpi, aspect=aspect, last=True, decisions=(*turned, *told, *decisions, *ratio)
+            0,
+            upright(rgb, turn, own=stored.own),
+            dpi=dpi,
+            aspect=aspect,
+            last=True,
+            decisions=(*turned, *told, *decisions, *ratio),
         )
 
 

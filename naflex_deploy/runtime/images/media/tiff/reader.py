@@ -16,7 +16,17 @@ from PIL.TiffImagePlugin import COMPRESSION_INFO, TiffImageFile
 from naflex_deploy.core.errors import ImageError, needs_extra
 from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.media import density
-from naflex_deploy.runtime.images.media.colours import QUARTERS, Stored, to_rgb, to_srgb, turn_of, upright
+from naflex_deploy.runtime.images.media.colours import (
+    LARGE,
+    ORIENTATION,
+    QUARTERS,
+    Stored,
+    orientation,
+    to_rgb,
+    to_srgb,
+    turn_of,
+    upright,
+)
 from naflex_deploy.runtime.images.media.depth import Said, to_eight_bits
 from naflex_deploy.runtime.images.media.frame import Decision, Frame
 from naflex_deploy.runtime.images.media.tiff import directories as tags
@@ -31,6 +41,16 @@ _INVERTED, _GREY, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 
 
 class _TiffFile(TiffImageFile):
+    turn: object = None
+    """The EXIF orientation of a large picture, which Pillow would hold twice while it turns it."""
+
+    def load_end(self) -> None:
+        if self.width * self.height > LARGE:
+            self.turn = orientation(self)
+            self.getexif()[ORIENTATION] = 1
+        super().load_end()
+        self._size = self.im.size  # until here, that of the picture as Pillow would turn it
+
     def load_prepare(self) -> None:
         # The parent allocates only after checking MAX_IMAGE_PIXELS, which could warn or raise here.
         if self._im is None:
@@ -193,11 +213,11 @@ def _by_pillow(
         inverted=wide and directory.number(tags.PHOTOMETRIC, 1) == _INVERTED,
         dtype={(1, 32): "uint32", (2, 16): "int16"}.get((kind, bits)),
         missing=directory.missing,
+        own=True,
     )
     picture, told = to_srgb(opened, image)
     rgb, decisions = to_rgb(picture, name, image, stored)
-    # The next page must not overwrite this one.
-    return (rgb.copy() if rgb is opened else rgb), (*told, *decisions)
+    return upright(rgb, opened.turn, own=True), (*told, *decisions)
 
 
 def _by_tifffile(
