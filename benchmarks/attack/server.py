@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.attack import senders
+from benchmarks.attack import odd_senders, senders
 from benchmarks.attack.result import Result
 from benchmarks.serving.fake_server import memory, raw_request, server
 from benchmarks.serving.load import closed_loop
@@ -38,6 +38,11 @@ ATTACKS: dict[str, Attack] = {
     "flood": Attack("five times the engine's capacity", senders.flood),
     "closing": Attack("the same, and 16 senders of 1 MiB with `Connection: close`", senders.closing_senders),
     "reloads": Attack("20 reloads a second", senders.reloads),
+    "pipelines": Attack("12,000 requests at once, 8 connections", odd_senders.pipelines),
+    "trailers": Attack("trailers and chunks without end, 8 connections", odd_senders.trailers),
+    "unread": Attack("answers that nobody reads, 64 connections", odd_senders.unread),
+    "leaving": Attack("lists whose clients leave in the middle, 8 connections", odd_senders.leaving),
+    "lists": Attack("10,000 inputs, 5,000 pages, texts of 1 MB, headers of 8 kB, 8 connections", odd_senders.lists),
 }
 CALIBRATION = 4.0
 """Seconds in which the capacity of a bundle's engine is measured."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -48,7 +50,7 @@ def create_app(
         normalize: Whether /v1/embeddings divides vectors by their lengths, where a request does not say.
         traces: Takes the spans of requests.
     """
-    app = FastAPI(title="naflex-deploy", version=naflex_deploy.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="naflex-deploy", version=naflex_deploy.__version__, openapi_url=None)
     service = Service(models, limits or Limits(), Keys(keys), metrics or Metrics(), traces)
     service.metrics.watch(models)
     _add_errors(app)
@@ -97,9 +99,17 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    # Both are made once, as that takes milliseconds.
+    document = cache(lambda: json.dumps(app.openapi()).encode())
+    described = cache(lambda: docs_page.page(app.openapi()))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_document() -> Response:
+        return Response(document(), media_type="application/json")
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(docs_page.page(app.openapi()), headers={"content-security-policy": docs_page.POLICY})
+        return HTMLResponse(described(), headers={"content-security-policy": docs_page.POLICY})
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
