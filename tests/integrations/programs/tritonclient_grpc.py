@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,15 @@ contents = [path.read_bytes() for path in files]
 expected = nd.load(bundle).embed(files)
 Path("keys").write_text("secret\n")
 key = {"authorization": "Bearer secret"}
+
+
+STREAMS = 100
+
+
+def part(number: int, content: bytes) -> bytes:
+    """A field of a message, of less than 2 MiB."""
+    size = len(content)
+    return bytes([number << 3 | 2, size & 127 | 128, size >> 7 & 127 | 128, size >> 14]) + content
 
 
 def encoded(parts: list[bytes]) -> triton.InferInput:
@@ -84,6 +94,31 @@ with served(f"towers={bundle}", *options) as events:
         refused(infer("towers", bad), "INVALID_ARGUMENT", "expected JPEG, PNG")
         refused(infer("towers", good, outputs=absent), "INVALID_ARGUMENT", "no output 'absent'")
         refused(infer("towers", large), "RESOURCE_EXHAUSTED", "larger than max")
+
+        # What would become gigabytes once it is decoded, or holds the server meanwhile.
+        nothing, numbers = b"\x2a\x00" * 400_000, bytes([1]) * 700_000
+        with grpc.insecure_channel(address) as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            for message, said in (
+                (nothing, "at most 4096 fields"),
+                (part(5, part(3, numbers)), "bytes of numbers"),
+                (part(5, part(5, part(4, numbers))), "bytes of numbers"),
+                (part(1, b"towers")[:-1], "damaged"),
+                (part(1, b"\xff"), "damaged"),
+            ):
+                with pytest.raises(grpc.RpcError, match=said) as caught:
+                    call(message, metadata=[*key.items()], timeout=30)
+                assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            # Streams that send nothing hold up nobody.
+            stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+            ends = threading.Event()
+            idle = [stream(iter(ends.wait, True), metadata=[*key.items()]) for _ in range(STREAMS)]
+            ends.wait(0.2)
+            assert client.is_server_live()
+            assert client.is_server_ready()
+            ends.set()
+            assert [list(one) for one in idle] == [[]] * STREAMS
+        np.testing.assert_allclose(client.infer("towers", [good], headers=key).as_numpy("pooled"), expected, atol=1e-5)
 
         answers: queue.Queue = queue.Queue()
         client.start_stream(lambda result, error: answers.put((result, error)), headers=key)
