@@ -25,6 +25,9 @@ from naflex_deploy.serving.http.receiving.room import Room
 LINGER = 5.0
 """Seconds for which the rest of a refused request is read."""
 
+DRAINED = 1 << 20
+"""Bytes that are read of what is no request; of the body of one, as many as a body may have."""
+
 WRITE_SECONDS = 30.0
 """Seconds after which a client that reads nothing of its answer is cut off."""
 
@@ -64,6 +67,7 @@ class Connection(Parsing):
         self._host = ""
         self._counted = self._lingering = False
         self._rest = self._waiting = 0
+        self._most = limits.body_bytes
         self._refusal: Problem | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -173,7 +177,7 @@ class Connection(Parsing):
     def _count_rest(self, data: bytes) -> None:
         """Bound what is read behind a request that is answered, or refused."""
         self._rest += len(data)
-        if self._rest > self.limits.body_bytes:
+        if self._rest > self._most:
             self._socket.close()
 
     def _too_slow(self) -> None:
@@ -189,7 +193,7 @@ class Connection(Parsing):
     def _refuse(self, problem: Problem) -> None:
         """Answer what has not become a request, once those before it are answered; nothing more is parsed."""
         self._on_refusal(problem.reason)
-        self._refusal = problem
+        self._refusal, self._most = problem, min(DRAINED, self._most)
         if self._has_rest():
             self._socket.close()
             return
