@@ -8,9 +8,9 @@ from benchmarks.attack.bundles import damage_manifests
 from benchmarks.attack.server import attack
 
 
-@pytest.mark.parametrize("name", ["shapes", "slow", "closing"])
+@pytest.mark.parametrize("name", ["shapes", "closing", "trailers"])
 def test_a_server_that_is_attacked_answers_good_requests(name):
-    found = attack(name, 2.0, seed=1)
+    found = attack(name, 1.0, seed=1)
     assert found.failures == []
     assert found.good
 

@@ -12,8 +12,10 @@ from PIL import Image
 from PIL import __version__ as Pillow
 
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.core.profile import ImageSection
 from naflex_deploy.runtime.images.decode import decode
 from naflex_deploy.runtime.images.media import colours
+from naflex_deploy.runtime.images.media.read import read_pictures
 from naflex_deploy.runtime.images.media.tiff import reader
 from naflex_deploy.runtime.images.source import describe
 
@@ -356,3 +358,17 @@ def test_damaged_bytes_raise_nothing_but_image_errors(format, data):
     with contextlib.suppress(ImageError):
         for image in decode(bytes(content), max_pixels=10_000):
             assert image.mode == "RGB"
+
+
+def test_each_picture_of_an_animation_is_bounded_as_readers_hold_several_of_them():
+    stream = BytesIO()
+    first, second = (Image.new("L", (8, 8), grey) for grey in (0, 255))
+    first.save(stream, "GIF", save_all=True, append_images=[second], disposal=0)
+    content = bytearray(stream.getvalue())
+    at = content.rindex(b"\x2c\0\0\0\0\x08\0\x08\0")
+    content[at + 5 : at + 9] = struct.pack("<HH", 30, 20)  # larger than the first, and than a quarter of the limit
+    section = ImageSection(frames="all", max_pixels=1000)
+    frames = read_pictures(bytes(content), "a.gif", section)
+    assert next(frames).picture.size == (8, 8)
+    with pytest.raises(ImageError, match=r"frame 2: expected at most 250 pixels, found 30x20"):
+        next(frames)

@@ -45,8 +45,8 @@ FORMATS = "JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC, JPEG 2000 or PNM"
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_WEBP_CANVASES = 4
-"""Pictures of the whole canvas that libwebp and Pillow hold of an animation, of which a canvas may be mostly empty."""
+_CANVASES = 4
+"""Pictures of the whole canvas that readers hold of an animation, of which each may be mostly empty."""
 
 _IN_FULL = Decision("reader", "decoded in full: image.decode = scaled is for JPEG in grey or RGB, without a profile")
 
@@ -76,7 +76,7 @@ def read_still(stream: IO[bytes], *, name: str, image: ImageSection, done: Colle
             several, webp = image.frames == "all" and not _is_jpeg(start), isinstance(opened, WebPImageFile)
             pictures = int(getattr(opened, "n_frames", 1)) if several or webp else 1  # of a GIF by decoding them all
             if webp and pictures > 1:
-                check_size(opened.width, opened.height, name, image.max_pixels // _WEBP_CANVASES)
+                check_size(opened.width, opened.height, name, image.max_pixels // _CANVASES)
             count = pictures if several else 1
         if count > 1:
             yield from _animation(opened, count, name, image, done)
@@ -166,6 +166,8 @@ def _animation(
         frame_name = f"{name}, frame {number + 1}"
         with damage(frame_name):
             opened.seek(number)
+        # A picture of a GIF may be larger than those before it.
+        check_size(opened.width, opened.height, frame_name, image.max_pixels // _CANVASES)
         frame = read_image(opened, name=frame_name, image=image)
         duration = float(opened.info.get("duration", 0) or 0)
         if number not in done:
