@@ -4,7 +4,9 @@ At its most verbose level, the builder logs the memory of each optimization prof
 
     Name: _gemm_mha_v2_myl1_22, LayerType: kgen, Inputs: [ { Name: …, Datatype: Half, … } ], … Outputs: [ … ]
 
-A layer's name ends in ``_myl<profile>_<number>``.
+A layer's name ends in ``_myl<region>_<number>``. Regions are counted through the whole engine, together with the nodes
+that TensorRT keeps outside them, so that the number of a region is not that of its profile. From the second profile on,
+tensors of the graph are named ``… [profile <profile>]``, and every region reads one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from typing import Any
 from naflex_deploy.core.errors import IncompatibleError
 
 LAYER = re.compile(r"^ ?Name: (?P<name>.*?), LayerType: (?P<kind>\w+), (?P<rest>.*)$")
-PROFILE = re.compile(r"_myl(\d+)_\d+$")
+REGION = re.compile(r"_myl(\d+)_\d+$")
+PROFILE = re.compile(r"\[profile (\d+)\]")
 DATATYPE = re.compile(r"Datatype: (\w+)")
 PRODUCT = re.compile(r"\[ONNX Layer: ([^]]*/Gemm)\]")
 ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
@@ -78,8 +81,7 @@ def parse(messages: Iterable[tuple[str, str]]) -> BuildLog:
         messages: Pairs of severity, as TensorRT names it, and text, in order.
     """
     activations: list[int] = []
-    layers: dict[int, list[tuple[str, str]]] = {}
-    products: Counter[int] = Counter()
+    regions: dict[str, list[re.Match[str]]] = {}
     weights, seconds = None, None
     errors = []
     for severity, text in messages:
@@ -91,17 +93,14 @@ def parse(messages: Iterable[tuple[str, str]]) -> BuildLog:
             weights = int(found[1])
         if found := SECONDS.search(text):
             seconds = float(found[1])
-        for line in text.splitlines():
-            layer = LAYER.match(line)
-            if layer and layer["kind"] not in BETWEEN_STREAMS:
-                number = PROFILE.search(layer["name"])
-                profile = int(number[1]) if number else 0
-                taken, _, made = layer["rest"].partition("Outputs: ")
-                returned = DATATYPE.findall(made)
-                layers.setdefault(profile, []).append((layer["name"], returned[0] if returned else "none"))
-                if sum(datatype in EIGHT_BITS for datatype in DATATYPE.findall(taken)) == 2:
-                    products[profile] += len(set(PRODUCT.findall(layer["rest"])))
-    profiles = [_profile(memory, layers.get(index, []), products[index]) for index, memory in enumerate(activations)]
+        for layer in filter(None, map(LAYER.match, text.splitlines())):
+            if layer["kind"] not in BETWEEN_STREAMS:
+                region = REGION.search(layer["name"])
+                regions.setdefault(region[1] if region else layer["name"], []).append(layer)
+    layers: dict[int, list[re.Match[str]]] = {}
+    for own in regions.values():
+        layers.setdefault(_profile_of(own), []).extend(own)
+    profiles = [_profile(memory, layers.get(index, [])) for index, memory in enumerate(activations)]
     return BuildLog(tuple(profiles), weights, seconds, tuple(errors))
 
 
@@ -119,7 +118,18 @@ def check_profiles(log: BuildLog, asked: int) -> None:
         )
 
 
-def _profile(memory: int, layers: list[tuple[str, str]], products: int) -> BuiltProfile:
-    fused = sum(name.startswith(FUSED_ATTENTION) for name, _ in layers)
-    types = Counter(datatype for _, datatype in layers)
+def _profile_of(region: list[re.Match[str]]) -> int:
+    """The profile that the layers of a region belong to; names of the first profile bear no mark."""
+    return next((int(mark[1]) for layer in region if (mark := PROFILE.search(layer[0]))), 0)
+
+
+def _profile(memory: int, layers: list[re.Match[str]]) -> BuiltProfile:
+    fused = sum(layer["name"].startswith(FUSED_ATTENTION) for layer in layers)
+    types: Counter[str] = Counter()
+    products = 0
+    for layer in layers:
+        taken, _, made = layer["rest"].partition("Outputs: ")
+        types[next(iter(DATATYPE.findall(made)), "none")] += 1
+        if sum(datatype in EIGHT_BITS for datatype in DATATYPE.findall(taken)) == 2:
+            products += len(set(PRODUCT.findall(layer["rest"])))
     return BuiltProfile(memory, len(layers), fused, dict(sorted(types.items())), products)

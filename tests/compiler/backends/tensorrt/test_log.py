@@ -61,6 +61,24 @@ def test_layers_that_are_not_listed_are_not_taken_for_layers_in_sixteen_bits() -
         check_products(log(MEMORY, MEMORY, LAYER), quantised(1))
 
 
+def test_layers_belong_to_the_profile_that_their_region_reads() -> None:
+    """TensorRT-RTX gives numbers to what it keeps outside regions too, as when blocks of tokens are joined."""
+    region = (
+        " Name: __myl_Cast_myl{n}_0, LayerType: kgen, Inputs: [ {{ Name: patches{mark}, Datatype: UInt8 }} ], "
+        "Outputs: [ {{ Name: t, Datatype: Half }} ]",
+        " Name: _gemm_mha_v2_myl{n}_1, LayerType: kgen, Inputs: [ {{ Name: __mye1_myl{n}, Datatype: Half }} ], "
+        "Outputs: [ {{ Name: u, Datatype: Half }} ]",
+        LAYER.replace("{", "{{").replace("}", "}}").replace("_myl0_3", "_myl{n}_2"),
+    )
+    copies = " Name: [ShapeHostToDeviceCopy 0]{mark}, LayerType: ShapeHostToDevice, Inputs: [], Outputs: []"
+    marks = ("", " [profile 1]", " [profile 2]")
+    lines = [
+        line.format(n=2 * index + 1, mark=mark) for index, mark in enumerate(marks) for line in (copies, *region)
+    ]
+    told = log(MEMORY, MEMORY, MEMORY, *lines)
+    assert [(one.layers, one.fused_attentions, one.eight_bit_products) for one in told.profiles] == [(4, 1, 1)] * 3
+
+
 def test_a_limit_is_not_checked_without_the_weights() -> None:
     told = log(MEMORY)
     check_memory(told, SIZES, None)
