@@ -21,6 +21,9 @@ TOKEN_PACKS = 2
 """Number of packs of real images whose token outputs are recorded; these take far more space than image vectors."""
 LONGEST = 2000
 """Tokens of the thin grids on which rotary angles are measured."""
+WORK = 10**13
+"""Operations that the reference model may take for the largest image: some minutes on two cores. The largest image of a
+large tower has fewer tokens here; that the engine runs its largest pack is seen when the memory of it is measured."""
 # Grids on which ports tend to fail: one row or column, one patch, smaller and larger than the position table, square.
 GRIDS = ((1, 1), (1, 23), (19, 1), (2, 5), (7, 4), (16, 16), (15, 17), (3, 40), (33, 2), (12, 9), (5, 5), (9, 14))
 
@@ -46,9 +49,10 @@ def make_golden(
     """
     rng = np.random.default_rng(0)
     a = checkpoint.architecture
-    grids = _grids(a, image_tokens) or _largest(a, image_tokens)
+    largest = _largest(a, affordable(a, image_tokens))
+    grids = _grids(a, image_tokens) or largest
     packs = [_draw(rng, grids, checkpoint, min(budget, 512), tail=index % 2 == 1) for index in range(PACKS - 1)]
-    packs += [_pack([grid], rng, checkpoint, 0) for grid in _largest(a, image_tokens)]
+    packs += [_pack([grid], rng, checkpoint, 0) for grid in largest]
     model = checkpoint.model(outputs, ragged_attention)
 
     def run(pack: Pack) -> dict[str, Float]:
@@ -70,6 +74,19 @@ def make_golden(
             "fp8": quantized,
         },
     )
+
+
+def affordable(a: Architecture, tokens: int) -> int:
+    """Tokens of the largest image for which the reference model takes at most `WORK` operations, up to ``tokens``."""
+    while operations(a, tokens) > WORK:
+        tokens = tokens * 9 // 10
+    return tokens
+
+
+def operations(a: Architecture, tokens: int) -> int:
+    """Multiplications and additions of the blocks for one image: those of the products, and of attention."""
+    products = 8 * a.width + (6 if a.gated_mlp else 4) * a.mlp_width
+    return a.depth * a.width * tokens * (products + 4 * tokens)
 
 
 def quantized_tolerance(profile: Profile) -> Tolerance:

@@ -72,9 +72,7 @@ def test_layers_belong_to_the_profile_that_their_region_reads() -> None:
     )
     copies = " Name: [ShapeHostToDeviceCopy 0]{mark}, LayerType: ShapeHostToDevice, Inputs: [], Outputs: []"
     marks = ("", " [profile 1]", " [profile 2]")
-    lines = [
-        line.format(n=2 * index + 1, mark=mark) for index, mark in enumerate(marks) for line in (copies, *region)
-    ]
+    lines = [line.format(n=2 * index + 1, mark=mark) for index, mark in enumerate(marks) for line in (copies, *region)]
     told = log(MEMORY, MEMORY, MEMORY, *lines)
     assert [(one.layers, one.fused_attentions, one.eight_bit_products) for one in told.profiles] == [(4, 1, 1)] * 3
 
