@@ -91,7 +91,7 @@ def test_vllm(
         }
         assert tensors["image_embeds"].dtype == dtype
         close(tensors["image_embeds"].double().numpy(), values, TOLERANCE[dtype])
-        assert torch.equal(tensors["image_grid_thw"], torch.tensor(line["grid_thw"]))
+        assert [tensors["image_grid_thw"].tolist()] == line["grid_thw"]
         assert (line["placeholders"], line["dtype"]) == (len(values), name)
 
 
@@ -104,8 +104,8 @@ def test_sglang(run: Run, engine: Engine, images: Path, expected: list[np.ndarra
     lines = [json.loads(line) for line in (tmp_path / "out" / INDEX).read_text().splitlines()]
     for line, values in zip(lines, expected, strict=True):
         item = dict(np.load(tmp_path / "out" / line["file"]))
-        assert (str(item["format"]), str(item["modality"])) == ("precomputed_embedding", "IMAGE")
-        close(item["feature"], values, 1e-5)
+        assert (str(item["format"]), str(item["modality"])) == ("processor_output", "IMAGE")
+        close(item["precomputed_embeddings"], values, 1e-5)
         assert item["image_grid_thw"].tolist() == line["grid_thw"]
 
 
@@ -123,7 +123,7 @@ def test_sglang_in_bfloat16(run: Run, engine: Engine, images: Path, expected: li
     result = run("embed", "bundle", images / "a.png", "-o", tmp_path / "out", "--for", "sglang", "--dtype", "bfloat16")
     assert result.exit_code == 0, result.output
     (line,) = [json.loads(line) for line in (tmp_path / "out" / INDEX).read_text().splitlines()]
-    feature = torch.from_numpy(np.load(tmp_path / "out" / line["file"])["feature"]).view(torch.bfloat16)
+    feature = torch.from_numpy(np.load(tmp_path / "out" / line["file"])["precomputed_embeddings"]).view(torch.bfloat16)
     assert line["dtype"] == "bfloat16"
     close(feature.double().numpy(), expected[0], TOLERANCE[torch.bfloat16])
 
@@ -152,7 +152,7 @@ def test_a_bundle_that_was_built(
     result = run("embed", tmp_path / "bundle", images, "--for", "sglang", "-o", tmp_path / "out", "--dtype", "float32")
     assert result.exit_code == 0, result.output
     for line, values in zip((tmp_path / "out" / INDEX).read_text().splitlines(), expected, strict=True):
-        close(np.load(tmp_path / "out" / json.loads(line)["file"])["feature"], values, 1e-5)
+        close(np.load(tmp_path / "out" / json.loads(line)["file"])["precomputed_embeddings"], values, 1e-5)
     result = run("embed", tmp_path / "bundle", images, "-o", tmp_path / "out.npz")
     assert result.exit_code == 2
     assert "the bundle has no output 'pooled'" in result.output

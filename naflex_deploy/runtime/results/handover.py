@@ -107,12 +107,19 @@ def check_placeholders(found: int, images: Sequence[ImageTokens]) -> None:
 def for_vllm(image: ImageTokens, dtype: Narrow = "float16") -> dict[str, Any]:
     """The part of a chat message that gives vLLM an image's tokens, for ``vllm serve --enable-mm-embeds``.
 
-    Tensors are files of ``torch.save`` in base64, which every version of vLLM reads.
+    Tensors are files of ``torch.save`` in base64: ``image_embeds`` [g, width · (1 + taps)] and ``image_grid_thw`` [3].
+    vLLM stacks the grids of all parts of a request, and refuses any that have another rank.
 
     Raises:
-        UsageError: A value does not fit into ``dtype``.
+        UsageError: The image was cut into tiles, or a value does not fit into ``dtype``.
     """
-    files = {"image_embeds": torch_file(image.features(dtype), dtype), "image_grid_thw": torch_file(image.grid_thw)}
+    if len(image.grids) != 1:
+        raise UsageError(
+            f"expected one grid for vLLM, found {len(image.grids)}: the image was cut into tiles",
+            hint="vLLM takes no such tokens of the models that cut images; use embed --for sglang",
+        )
+    (grid,) = image.grid_thw
+    files = {"image_embeds": torch_file(image.features(dtype), dtype), "image_grid_thw": torch_file(grid)}
     encoded = {name: base64.b64encode(file).decode("ascii") for name, file in files.items()}
     return {"type": "image_embeds", "image_embeds": encoded}
 
@@ -120,13 +127,15 @@ def for_vllm(image: ImageTokens, dtype: Narrow = "float16") -> dict[str, Any]:
 def for_sglang(image: ImageTokens, dtype: Narrow = "float16") -> Mapping[str, Any]:
     """An item of SGLang's ``image_data``; its arrays go through ``torch.from_numpy``, and bfloat16 through ``view``.
 
+    SGLang also names a format ``precomputed_embedding``, whose ``feature`` most of its models run their tower on.
+
     Raises:
         UsageError: A value does not fit into ``dtype``.
     """
     return {
         "modality": "IMAGE",
-        "format": "precomputed_embedding",
-        "feature": image.features(dtype),
+        "format": "processor_output",
+        "precomputed_embeddings": image.features(dtype),
         "image_grid_thw": image.grid_thw,
     }
 

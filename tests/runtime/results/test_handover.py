@@ -53,14 +53,19 @@ def test_vllm_reads_the_tensors() -> None:
     tensors = {name: torch.load(io.BytesIO(data), weights_only=True) for name, data in decoded.items()}
     assert tensors["image_embeds"].shape == (6, 9)
     assert tensors["image_embeds"].dtype == torch.float16
-    assert tensors["image_grid_thw"].tolist() == [[1, 4, 6]]
+    assert tensors["image_grid_thw"].tolist() == [1, 4, 6]
     assert tensors["image_grid_thw"].dtype == torch.int64
+
+
+def test_tiles_are_not_for_vllm() -> None:
+    with pytest.raises(UsageError, match="expected one grid for vLLM, found 2: the image was cut into tiles"):
+        for_vllm(ImageTokens.of([part(0, (2, 4)), part(1, (4, 4))]))
 
 
 def test_an_item_for_sglang() -> None:
     found = for_sglang(ImageTokens.of([part(0, (4, 6))]), "float32")
-    assert (found["format"], found["modality"]) == ("precomputed_embedding", "IMAGE")
-    assert torch.from_numpy(found["feature"]).shape == (6, 9)
+    assert (found["format"], found["modality"]) == ("processor_output", "IMAGE")
+    assert torch.from_numpy(found["precomputed_embeddings"]).shape == (6, 9)
     assert found["image_grid_thw"].tolist() == [[1, 4, 6]]
 
 
@@ -68,7 +73,7 @@ def test_values_beyond_half_precision_are_refused() -> None:
     image = ImageTokens.of([part(0, (4, 6), scale=1e5)])
     with pytest.raises(UsageError, match="beyond float16"):
         for_vllm(image)
-    assert for_sglang(image, "float32")["feature"].max() == 1.7e6
+    assert for_sglang(image, "float32")["precomputed_embeddings"].max() == 1.7e6
 
 
 def test_placeholders_are_counted() -> None:
