@@ -49,6 +49,14 @@ COHERE_TEXT = TEXT | {
     "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5]}},
 }
 EXPERTS = {"moe_intermediate_size": 8, "num_experts": 2, "num_experts_per_tok": 1}
+AUDIO = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "output_dim": TEXT_WIDTH,
+    "downsample_hidden_size": 8,
+}
 DEEPSEEK_TEXT = {
     "model_type": "deepseek_v3",
     "hidden_size": TEXT_WIDTH,
@@ -141,6 +149,13 @@ VLMS = {
             "Qwen3-VL",
             "Qwen3VLMoeForConditionalGeneration",
             {"text_config": ROTARY_TEXT | EXPERTS, "vision_config": QWEN3},
+            "frames",
+            True,
+        ),
+        Vlm(
+            "Qwen3-Omni",
+            "Qwen3OmniMoeThinkerForConditionalGeneration",
+            {"text_config": ROTARY_TEXT | EXPERTS, "vision_config": QWEN3, "audio_config": AUDIO},
             "frames",
             True,
         ),
@@ -250,8 +265,8 @@ def saved(name: str) -> Path:
     return VLMS[name].save(Path(_FOLDER.name, name))
 
 
-SAME_TOWERS = ("Qwen3VLMoe", "Qwen3_5Moe", "Qwen4Exp", "Cosmos3Omni", "CohereCompass")
-"""Those whose towers are the class of another one."""
+SAME_TOWERS = ("Qwen3VLMoe", "Qwen3OmniMoeThinker", "Qwen3_5Moe", "Qwen4Exp", "Cosmos3Omni", "CohereCompass")
+"""Those whose towers compute what the class of another one does."""
 CASES = [pytest.param(name, marks=pytest.mark.exhaustive) if name in SAME_TOWERS else name for name in VLMS]
 
 

@@ -19,6 +19,7 @@ IN_BLOCKS = (
     "cosmos3_omni",
     "qwen3_5",
     "qwen3_5_moe",
+    "qwen3_omni_moe_thinker",
     "qwen3_vl",
     "qwen3_vl_moe",
     "qwen4_exp",
@@ -32,7 +33,8 @@ LARGEST = 8 * 10**9
 
 def is_tower(config: Mapping[str, Any]) -> bool:
     """Whether a config is of a larger model that has an image tower."""
-    return isinstance(config.get("vision_config"), Mapping) and config.get("model_type") != "siglip2"
+    part = config.get("thinker_config", config)  # where Qwen3-Omni has it
+    return isinstance(part.get("vision_config"), Mapping) and config.get("model_type") != "siglip2"
 
 
 def run(
@@ -56,7 +58,10 @@ def run(
     if size > LARGEST:
         raise NoOriginal(f"the whole model has {size / 1e9:.1f} GB of weights, more than are loaded for a comparison")
     name = next(iter(config.get("architectures") or ()), "")
-    kind = getattr(transformers, name, None)
+    try:
+        kind = getattr(transformers, name, None)
+    except ImportError as error:
+        raise NoOriginal(f"transformers does not import '{name}': {first_line(error)}") from None
     if kind is None:
         raise NoOriginal(f"transformers {transformers.__version__} has no class '{name}'")
     try:

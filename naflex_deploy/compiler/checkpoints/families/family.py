@@ -30,6 +30,7 @@ class Family:
             source for messages.
         paired_rope: Rotary pairs are neighbouring channels, and the angles of column and row alternate.
         note: What else a person should know of its outputs.
+        part: Name of the object in the config that describes tower and language model, where it is not the config.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Family:
     architecture: Callable[[Config, frozenset[str], str], Architecture]
     paired_rope: bool = False
     note: str = ""
+    part: str = ""
 
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], str], ...]:
@@ -51,6 +53,11 @@ class Family:
     def _part(self) -> re.Pattern[str]:
         parts = "|".join(sorted({re.escape(theirs.partition(".")[0]) for theirs in self.names}))
         return re.compile(rf"(?:[A-Za-z_]+\.)*?(?:{parts})\..+")
+
+    def described(self, config: Config) -> Config:
+        """What a config says of tower and language model, with the type of the whole."""
+        part = config.get(self.part)
+        return {**part, "model_type": config["model_type"]} if isinstance(part, Mapping) else config
 
     def wants(self, stored: str) -> bool:
         """Whether a stored tensor belongs to the tower or its projector."""

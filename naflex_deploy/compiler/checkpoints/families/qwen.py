@@ -28,14 +28,20 @@ DEFAULTS: dict[str, Any] = {
     "out_hidden_size": 3584,
     "num_position_embeddings": 2304,
 }
-MERGER = ("linear_fc1", "linear_fc2", "norm")
-TOWER = {
-    "patch_embed.proj": "embed",
-    "pos_embed": "positions.table",
-    **blocks("blocks", ("norm1", "norm2"), ("attn.qkv", "attn.proj"), ("mlp.linear_fc1", "mlp.linear_fc2")),
-    **below(("merger",), layers(*MERGER)),
-    **below(("deepstack_merger_list.*",), layers(*MERGER, ours="deepstack.*")),
-}
+
+
+def _names(taps: str, first: str, second: str, norm: str) -> dict[str, str]:
+    """Names of the tower's modules, by those of the list of mergers of taps and of each merger's layers and norm."""
+    return {
+        "patch_embed.proj": "embed",
+        "pos_embed": "positions.table",
+        **blocks("blocks", ("norm1", "norm2"), ("attn.qkv", "attn.proj"), ("mlp.linear_fc1", "mlp.linear_fc2")),
+        **below(("merger",), layers(first, second, norm)),
+        **below((f"{taps}.*",), layers(first, second, norm, ours="deepstack.*")),
+    }
+
+
+TOWER = _names("deepstack_merger_list", "linear_fc1", "linear_fc2", "norm")
 NAMES = below(("visual",), TOWER)
 
 
@@ -84,6 +90,14 @@ QWEN3_VL = Family(
 # Published with the names of the tower at the root; transformers saves them as those of Qwen3-VL.
 COSMOS3_OMNI = replace(QWEN3_VL, title="Cosmos3-Omni", model_types=("cosmos3_omni",), names={**NAMES, **TOWER}, note="")
 COHERE_COMPASS = replace(QWEN3_VL, title="Cohere Compass", model_types=("cohere_compass",), note="")
+# The whole model, or the part of it that reads images and writes text.
+QWEN3_OMNI = Family(
+    "Qwen3-Omni",
+    ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
+    below(("visual",), _names("merger_list", "mlp.0", "mlp.2", "ln_q")),
+    _qwen3_vl,
+    part="thinker_config",
+)
 COLQWEN3 = replace(
     QWEN3_VL,
     title="ColQwen3",

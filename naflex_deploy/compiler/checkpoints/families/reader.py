@@ -26,6 +26,7 @@ def read_tower(
     Raises:
         CheckpointError: A file is missing or damaged, an option or a tensor is not as expected; names it.
     """
+    config = family.described(config)
     # An adapter changes weights anywhere in the model, all of which it must find.
     loaded = load_weights(path, source, lora, (lambda name: True) if lora else family.wants)
     stored = {name: tensor for name, tensor in loaded.items() if family.wants(name)}

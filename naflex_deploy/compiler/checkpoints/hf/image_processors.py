@@ -31,6 +31,8 @@ MODEL_TYPES = {
     "phi4-siglip": "Siglip2ImageProcessorNoUpscale",
     "qwen3_5": "Qwen2VLImageProcessor",
     "qwen3_5_moe": "Qwen2VLImageProcessor",
+    "qwen3_omni_moe": "Qwen2VLImageProcessor",
+    "qwen3_omni_moe_thinker": "Qwen2VLImageProcessor",
     "qwen3_vl": "Qwen2VLImageProcessor",
     "qwen3_vl_moe": "Qwen2VLImageProcessor",
     "qwen4_exp": "Qwen2VLImageProcessor",

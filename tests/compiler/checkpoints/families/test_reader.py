@@ -172,6 +172,23 @@ def test_options_that_do_not_fit_are_named(
         read(tmp_path)
 
 
+def test_qwen3_omni_is_read_whole_and_of_the_part_that_sees(tmp_path: Path) -> None:
+    part = saved("Qwen3OmniMoeThinker")
+    config = json.loads((part / "config.json").read_text())
+    whole = {"model_type": "qwen3_omni_moe", "thinker_config": config, "talker_config": {}, "code2wav_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    (tmp_path / PREPROCESSOR_CONFIG).symlink_to(part / PREPROCESSOR_CONFIG)
+    tensors = {
+        f"thinker.{name.removeprefix('model.')}": tensor
+        for name, tensor in load_file(part / "model.safetensors").items()
+    }
+    save_file(tensors | {"talker.codec_head.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    found = read(tmp_path)
+    assert found.family == "Qwen3-Omni"
+    assert found.digest() == read(part).digest()
+    assert "deepstack:1" in found.architecture.outputs
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_towers_are_refused_by_what_they_are(tmp_path: Path, kind: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "vision_config": {}}))
