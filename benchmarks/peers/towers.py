@@ -7,7 +7,7 @@ image as the language model takes them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Tower:
         depth: Name of the option that is the number of blocks.
         patch_values: Of a patch of one frame.
         taps: Where the language model takes hidden states, as shares of the depth.
+        rest: Options of the whole model that differ.
     """
 
     vlm: str
@@ -45,6 +46,7 @@ class Tower:
     depth: str
     patch_values: int
     taps: tuple[float, ...] = ()
+    rest: Mapping[str, Any] = field(default_factory=dict)
 
 
 TOWERS = {
@@ -76,6 +78,7 @@ TOWERS = {
         {"hidden_size": 7168},
         "num_hidden_layers",
         14 * 14 * 3,
+        rest={"projection_hidden_size": 1152},
     ),
 }
 
@@ -121,7 +124,8 @@ def export_graph(size: str, graphs: Graphs) -> None:
     from naflex_deploy.compiler.export import export
 
     vlm, vision, text = _options(size)
-    config = {**vlm.config, "text_config": {**vlm.config["text_config"], **text}}
+    rest = TOWERS[size.partition(":")[0]].rest if vision else {}
+    config = {**vlm.config, **rest, "text_config": {**vlm.config["text_config"], **text}}
     directory = replace(vlm, config=config).save(_directory(graphs), **vision)
     export(read(directory).model(("vlm",)), graphs.portable)
 
