@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from naflex_deploy.compiler.export import export, input_specs, output_specs
 from naflex_deploy.compiler.model.attention import ragged_attention
+from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.core.pack import Pack
 from tests.support.exports import exporting_anew
 from tests.support.packs import inputs, random_images
@@ -43,15 +45,20 @@ def session(graph: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
+@cache
+def reference() -> PackedNaFlexViT:
+    return tiny_checkpoint().model(OUTPUTS, ragged_attention)
+
+
 def assert_equal(session: onnxruntime.InferenceSession, pack: Pack) -> None:
     """Graph and reference model agree on every image; the reference runs image by image."""
-    model = tiny_checkpoint().model(OUTPUTS, ragged_attention)
+    model = reference()
     with torch.inference_mode():
-        reference = model(*inputs(model, pack))
+        wanted = model(*inputs(model, pack))
     found = session.run(list(OUTPUTS), {role.value: pack.view(role) for role in model.roles})
     for name, values in zip(OUTPUTS, found, strict=True):
         rows = pack.useful_tokens if name.startswith("tokens") else pack.images
-        ours, theirs = values[:rows], reference[name][:rows].numpy()
+        ours, theirs = values[:rows], wanted[name][:rows].numpy()
         assert values.shape[0] == (pack.tokens if name.startswith("tokens") else pack.slots), name
         assert ours.shape == theirs.shape, name
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max(), name
