@@ -71,6 +71,12 @@ def bf16_units() -> str:
     return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
 
 
+def has_arm_bf16() -> bool:
+    """Whether this is a 64-bit Arm CPU that multiplies bf16."""
+    words = {word for line in _first_cpu() if line.startswith("Features") for word in line.split()}
+    return platform.machine() in ("aarch64", "arm64") and "bf16" in words
+
+
 def int8_warning() -> str:
     """A warning about int8 for an x86 CPU that lacks the instructions for it; empty for any other CPU."""
     if not cpu_flags() or has_vnni():

@@ -68,7 +68,7 @@ def choose_all(profile: Profile) -> list[tuple[Lowering, str]]:
         IncompatibleError, UsageError: See `choose`.
     """
     first = choose(profile)
-    runs_everywhere = first[0].backend.name == EVERYWHERE
+    runs_everywhere = first[0].backend.name == EVERYWHERE and first[1] != "bf16"
     if runs_everywhere or profile.engine.precision != "auto" or EVERYWHERE not in profile.engine.backends:
         return [first]
     return [first, (lowering_of(EVERYWHERE), "fp32")]

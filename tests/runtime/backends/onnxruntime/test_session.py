@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 import naflex_deploy as nd
+from naflex_deploy.compiler.backends.registry import choose_all
+from naflex_deploy.core import machine
+from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.pack import Pack
-from naflex_deploy.runtime.backends.onnxruntime.session import OnnxRuntimeSession, session_options
+from naflex_deploy.runtime.backends import find
+from naflex_deploy.runtime.backends.onnxruntime.session import BF16, OnnxRuntimeSession, session_options
 from naflex_deploy.runtime.backends.session import Outputs, SideBySide
 from naflex_deploy.runtime.engine import Engine
 from naflex_deploy.runtime.packing.isolation import EngineError
@@ -87,6 +91,25 @@ def test_products_that_saturate_are_avoided_where_a_cpu_has_no_others(
     else:
         with pytest.raises(RuntimeError, match="does not have"):
             options.get_session_config_entry("session.x64quantprecision")
+
+
+def test_bf16_is_for_arm_cpus_that_have_it(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The option has no effect on other CPUs, where an engine would silently run in float32."""
+    assert session_options(tmp_path, "bf16").get_session_config_entry(BF16) == "1"
+    with pytest.raises(RuntimeError, match="does not have"):
+        session_options(tmp_path, "fp32").get_session_config_entry(BF16)
+    backend, variant = find("onnxruntime"), nd.load(bundle).variant.model_copy(update={"precision": "bf16"})
+    asked = resolve("photo", overrides={"engine.backends": ["onnxruntime"], "engine.precision": "bf16"}).profile
+    automatic = resolve("photo", overrides={"engine.backends": ["onnxruntime"]}).profile
+    for system, features, has in (("aarch64", "fp i8mm bf16", True), ("aarch64", "fp", False), ("x86_64", "", False)):
+        monkeypatch.setattr(machine, "_first_cpu", lambda features=features: (f"Features\t: {features}",))
+        monkeypatch.setattr(machine.platform, "machine", lambda system=system: system)
+        assert (backend.refuses(variant) is None) == has
+        precisions = [precision for _, precision in choose_all(automatic)]
+        assert precisions == (["bf16", "fp32"] if has else ["fp32"])
+        if not has:
+            with pytest.raises(IncompatibleError, match="for Arm CPUs with bf16 alone"):
+                choose_all(asked)
 
 
 def test_short_lists_get_all_cores_and_long_ones_a_core_a_pack(bundle: Path) -> None:
