@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import tests.conftest  # noqa: F401  makes timm importable beside any torch
+import tests.support.imports  # noqa: F401  makes timm importable beside any torch
 
 # isort: split
 import numpy as np

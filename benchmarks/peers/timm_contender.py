@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-import tests.conftest  # noqa: F401  makes transformers importable beside any build of torch
+import tests.support.imports  # noqa: F401  makes transformers importable beside any build of torch
 
 from transformers import Siglip2VisionConfig, Siglip2VisionModel  # isort: skip
 

@@ -154,7 +154,7 @@ def _theirs(graphs: Graphs, name: str, size: str, threads: int) -> Contender:
     """The class of transformers, fed with pixels in its order and type."""
     import torch
 
-    import tests.conftest  # noqa: F401  makes transformers importable beside any build of torch
+    import tests.support.imports  # noqa: F401  makes transformers importable beside any build of torch
 
     import transformers  # isort: skip
 

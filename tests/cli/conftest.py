@@ -15,6 +15,7 @@ from transformers import Siglip2Config, Siglip2ForImageClassification
 
 from naflex_deploy.cli import main
 from tests.support.manifests import edit
+from tests.support.shared import once
 from tests.support.vlms import vlm_directory
 
 __all__ = ["vlm_directory"]
@@ -36,8 +37,12 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint() -> Path:
     """A directory as transformers writes it."""
+    return once("checkpoint", _save)
+
+
+def _save(path: Path) -> None:
     torch.manual_seed(0)
     vision = {
         "hidden_size": 32,
@@ -48,21 +53,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vision_use_head": False,
     }
     config = Siglip2Config(vision_config=vision, num_labels=3, id2label={0: "cat", 1: "dog", 2: "[owl]"})
-    path = tmp_path_factory.mktemp("checkpoint")
     model = Siglip2ForImageClassification(config)
     torch.nn.init.normal_(model.classifier.weight)
     model.save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="session")
-def bundle(run: Run, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bundles") / "photo"
+def bundle(run: Run, checkpoint: Path) -> Path:
     # In the order in which calibrate exports them, so that both share an export.
     options = ("--profile", "photo", "--backend", "onnxruntime", "--set", "outputs=['tokens', 'pooled']")
-    result = run("build", *options, "--model", checkpoint, "-o", path)
-    assert result.exit_code == 0, result.output
-    return path
+
+    def build(folder: Path) -> None:
+        result = run("build", *options, "--model", checkpoint, "-o", folder / "photo")
+        assert result.exit_code == 0, result.output
+
+    return once("photo", build) / "photo"
 
 
 @pytest.fixture

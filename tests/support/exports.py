@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,21 +13,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import pytest
-from filelock import FileLock
 from torch import Tensor, nn
 
 from naflex_deploy.compiler import export
-
-FOLDER = "SHARED_TEST_EXPORTS"
-"""The environment variable that names the folder which all processes of a run share."""
+from tests.support.shared import once
 
 _REAL = export._export
 _OF_ANY_MODULE = vars(nn.Module()).keys()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def shared_exports() -> Iterator[None]:
+@contextmanager
+def sharing() -> Iterator[None]:
     """Exports are shared among all tests."""
     with patch.object(export, "_export", _shared):
         yield
@@ -55,21 +50,18 @@ def _shared(
     except (pickle.PicklingError, AttributeError):  # It contains an anonymous function.
         _REAL(model, inputs, outputs, first_axes, path, *rows)
         return
-    folder = Path(os.environ[FOLDER], key)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            making = folder.with_suffix(".making")
-            making.mkdir()
-            from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-            gc.disable()  # The search for cycles in what torch keeps while it traces takes a fifth of the time.
-            try:
-                with patch.object(ONNXRegistry, "from_torchlib", _kept(ONNXRegistry.from_torchlib)):
-                    _REAL(model, inputs, outputs, first_axes, making / path.name, *rows)
-            finally:
-                gc.enable()
-            making.rename(folder)
-    for file in folder.iterdir():
+    def make(folder: Path) -> None:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        gc.disable()  # The search for cycles in what torch keeps while it traces takes a fifth of the time.
+        try:
+            with patch.object(ONNXRegistry, "from_torchlib", _kept(ONNXRegistry.from_torchlib)):
+                _REAL(model, inputs, outputs, first_axes, folder / path.name, *rows)
+        finally:
+            gc.enable()
+
+    for file in once(key, make).iterdir():
         shutil.copyfile(file, path.with_name(file.name))
 
 

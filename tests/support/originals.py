@@ -31,7 +31,7 @@ torch.library.register_fake = skipping
 import torchvision
 torch.library.register_fake = register_fake
 """
-"""What tests/conftest.py does, for a process of its own: a sitecustomize.py."""
+"""What tests/support/imports.py does, for a process of its own: a sitecustomize.py."""
 
 
 @contextmanager

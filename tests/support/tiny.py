@@ -1,4 +1,4 @@
-"""A bundle of a tiny model with random weights, built once per test session."""
+"""A bundle of a tiny model with random weights, built once a run of the tests."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.compiler.pipeline import build_bundle
 from naflex_deploy.core.config import Config, resolve
 from naflex_deploy.core.manifest import Manifest
+from tests.support.shared import once
 
 VARIANT = "onnxruntime-cpu-fp32"
 BUDGET = 512
@@ -61,16 +62,10 @@ def copied(bundle: Path) -> Callable[[PackedNaFlexViT, Path], None]:
     return export
 
 
-@cache
-def _built(directory: Path) -> Path:
-    build_tiny(directory / "tiny")
-    return directory / "tiny"
-
-
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle() -> Path:
     """A bundle with the outputs tokens, pooled and logits. Not to be changed."""
-    return _built(tmp_path_factory.getbasetemp())
+    return once("tiny", lambda folder: build_tiny(folder / "bundle")) / "bundle"
 
 
 @pytest.fixture

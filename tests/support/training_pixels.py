@@ -74,6 +74,6 @@ def record(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    import tests.conftest  # noqa: F401  # torchvision beside any build of torch
+    import tests.support.imports  # noqa: F401  # torchvision beside any build of torch
 
     record(Path(sys.argv[1]))

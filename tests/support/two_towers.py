@@ -1,9 +1,8 @@
-"""A narrow `Siglip2Model` with its tokenizer, and a bundle of it with labels and text tower, built once per session."""
+"""A narrow `Siglip2Model` with its tokenizer, and a bundle of it with labels and text tower, built once a run."""
 
 from __future__ import annotations
 
 import math
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from click.testing import CliRunner
 from transformers import Siglip2Config, Siglip2Model, Siglip2Tokenizer
 
 from naflex_deploy.cli import main
+from tests.support.shared import once
 from tests.support.siglip2 import SMALL
 from tests.support.weights import reseed
 
@@ -64,10 +64,9 @@ def two_towers(**changes: object) -> Siglip2Model:
     return model
 
 
-@cache
-def _built(directory: Path) -> tuple[Path, Path]:
-    """(directory as transformers writes it, bundle)"""
-    model, bundle = directory / "model", directory / "bundle"
+def _build(folder: Path) -> None:
+    """Write the directory as transformers writes it, and the bundle."""
+    model, bundle = folder / "model", folder / "bundle"
     two_towers().save_pretrained(model)
     tokenizer().save_pretrained(model)
     lines = [f"{name}\t{text}\n" if text else f"{name}\n\n" for name, text in zip(NAMES, TEXTS, strict=True)]
@@ -88,16 +87,15 @@ def _built(directory: Path) -> tuple[Path, Path]:
         arguments += ["--set", setting]
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return model, bundle
 
 
 @pytest.fixture(scope="session")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory() -> Path:
     """Model, tokenizer and labels. Not to be changed."""
-    return _built(tmp_path_factory.getbasetemp() / "two-towers")[0]
+    return once("two-towers", _build) / "model"
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle() -> Path:
     """A bundle with these labels and the text tower. Not to be changed."""
-    return _built(tmp_path_factory.getbasetemp() / "two-towers")[1]
+    return once("two-towers", _build) / "bundle"

@@ -6,9 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -23,6 +21,7 @@ from naflex_deploy.core.config import resolve
 from naflex_deploy.core.pack import Pack, Patches, in_blocks
 from tests.support.families import HALF, PROCESSORS
 from tests.support.packs import inputs
+from tests.support.shared import once
 from tests.support.weights import reseed
 
 GRIDS = ((2, 26), (30, 2), (16, 14), (4, 6))
@@ -256,13 +255,9 @@ VLMS = {
 }
 
 
-_FOLDER = TemporaryDirectory(prefix="naflex-vlms-")
-
-
-@cache
 def saved(name: str) -> Path:
-    """The directory of a whole model of `VLMS`, saved once. Not to be changed."""
-    return VLMS[name].save(Path(_FOLDER.name, name))
+    """The directory of a whole model of `VLMS`, saved once a run of the tests. Not to be changed."""
+    return once(f"vlm-{name}", lambda folder: VLMS[name].save(folder / "model")) / "model"
 
 
 SAME_TOWERS = ("Qwen3VLMoe", "Qwen3OmniMoeThinker", "Qwen3_5Moe", "Qwen4Exp", "Cosmos3Omni", "CohereCompass")
@@ -343,13 +338,13 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="session")
-def vlm_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vlm_directory() -> Path:
     """The directory of a whole Qwen3-VL. Not to be changed."""
-    return VLMS["Qwen3VL"].save(tmp_path_factory.mktemp("vlm") / "model", depth=2)
+    return once("vlm", lambda folder: VLMS["Qwen3VL"].save(folder / "model", depth=2)) / "model"
 
 
 @pytest.fixture(scope="session")
 def vlm_bundle(vlm_directory: Path) -> Path:
     """A bundle of its tower with every output for a language model. Not to be changed."""
-    build_bundle(resolve("photo", settings=SETTINGS, environment={}), vlm_directory, vlm_directory.with_name("bundle"))
-    return vlm_directory.with_name("bundle")
+    config = resolve("photo", settings=SETTINGS, environment={})
+    return once("vlm-bundle", lambda folder: build_bundle(config, vlm_directory, folder / "bundle")) / "bundle"

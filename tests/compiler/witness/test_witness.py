@@ -1,6 +1,6 @@
 """The witness sees what the reader gets wrong, and says why it was not asked.
 
-The process of the original runs without what tests/conftest.py does to torchvision, and passes without it.
+The process of the original runs without what tests/support/imports.py does to torchvision, and passes without it.
 """
 
 from __future__ import annotations

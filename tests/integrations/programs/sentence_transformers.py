@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.pop(0)  # of this file, whose name is that of the library
 
-import tests.conftest  # noqa: F401, I001  # makes torchvision importable beside any build of torch
+import tests.support.imports  # noqa: F401, I001  # makes torchvision importable beside any build of torch
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer, util
