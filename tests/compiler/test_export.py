@@ -24,6 +24,7 @@ from naflex_deploy.compiler.model.packed_vit import PackedNaFlexViT
 from naflex_deploy.core.pack import Pack
 from tests.support.exports import exporting_anew
 from tests.support.packs import inputs, random_images
+from tests.support.shared import once
 from tests.support.tiny import CLASSES, WIDTH, tiny_checkpoint
 
 OUTPUTS = ("tokens", "pooled", "logits", "tokens:-2", "tokens:-2:norm")
@@ -32,12 +33,19 @@ UNSUPPORTED = {"Resize", "Upsample", "GridSample", "AffineGrid", "If", "Loop", "
 """Not in every engine, or not in this use."""
 
 
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("export") / "portable.onnx"
+def exported_anew(folder: Path) -> None:
     with exporting_anew():
-        export(tiny_checkpoint().model(OUTPUTS), path)
-    return path
+        export(tiny_checkpoint().model(OUTPUTS), folder / "portable.onnx")
+
+
+@pytest.fixture(scope="module")
+def graph() -> Path:
+    return once("exported-anew", exported_anew) / "portable.onnx"
+
+
+@cache
+def reference() -> PackedNaFlexViT:
+    return tiny_checkpoint().model(OUTPUTS, ragged_attention)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +72,7 @@ def assert_equal(session: onnxruntime.InferenceSession, pack: Pack) -> None:
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max(), name
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(grids=GRIDS, tail=st.integers(0, 9), unused=st.integers(0, 3))
 def test_onnxruntime_gives_what_the_reference_gives(
     session: onnxruntime.InferenceSession, grids: list[tuple[int, int]], tail: int, unused: int
@@ -138,8 +146,7 @@ def test_the_weights_lie_beside_it(graph: Path) -> None:
 
 
 def test_the_same_model_gives_the_same_bytes(graph: Path, tmp_path: Path) -> None:
-    with exporting_anew():
-        export(tiny_checkpoint().model(OUTPUTS), tmp_path / graph.name)
+    exported_anew(tmp_path)
     for name in ("portable.onnx", "portable.onnx.data"):
         digests = {hashlib.sha256((folder / name).read_bytes()).digest() for folder in (graph.parent, tmp_path)}
         assert len(digests) == 1, name
