@@ -1,6 +1,7 @@
 """Settings for every test: how torch and timm are imported, which examples hypothesis draws, and shared fixtures.
 
-The process that leads others of pytest-xdist runs no test. It imports nothing large, as the others wait for it.
+The process that leads others of pytest-xdist runs no test. It imports nothing large, as the others wait for it. Modules
+that are imported before `pytest_configure`, and import transformers or timm, import `tests.support.imports` first.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ Run once with Pillow 12.3, whose resize goes through the width first, as torchvi
 
 from __future__ import annotations
 
+import tests.support.imports  # noqa: F401  before transformers and timm
+
+# isort: split
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -97,6 +100,4 @@ def record(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    import tests.support.imports  # noqa: F401  # torchvision beside any build of torch
-
     record(Path(sys.argv[1]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tests.support.imports  # noqa: F401  before transformers and timm
+
+# isort: split
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tests.support.imports  # noqa: F401  before transformers and timm
+
+# isort: split
 import math
 from pathlib import Path
 
