@@ -53,11 +53,6 @@ def session(graph: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
-@cache
-def reference() -> PackedNaFlexViT:
-    return tiny_checkpoint().model(OUTPUTS, ragged_attention)
-
-
 def assert_equal(session: onnxruntime.InferenceSession, pack: Pack) -> None:
     """Graph and reference model agree on every image; the reference runs image by image."""
     model = reference()
