@@ -67,7 +67,7 @@ def assert_equal(session: onnxruntime.InferenceSession, pack: Pack) -> None:
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max(), name
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 @given(grids=GRIDS, tail=st.integers(0, 9), unused=st.integers(0, 3))
 def test_onnxruntime_gives_what_the_reference_gives(
     session: onnxruntime.InferenceSession, grids: list[tuple[int, int]], tail: int, unused: int
