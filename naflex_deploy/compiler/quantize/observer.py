@@ -35,9 +35,9 @@ class Piece:
     """A part of the graph that ends where the next one begins.
 
     Attributes:
-        session: A session whose outputs are the tensor for the next piece, if there is one, then those at the sites.
+        session: A session whose last output is the tensor for the next piece, if there is one.
         entry: Name of the tensor that the previous piece hands over; ``None`` for the first piece.
-        sites: The sites of the other outputs, in order.
+        sites: The sites of each output. The tensor for the next piece has none, unless a linear layer reads it.
     """
 
     session: ort.InferenceSession
@@ -72,14 +72,14 @@ class Observer:
         self._pieces = []
         for entry, leave in zip([None, *cuts], [*cuts, None], strict=True):
             start, end = place[entry] if entry else -1, place[leave] if leave else len(place)
-            own = {name: names for name, names in sites.items() if start < place[name] < end}
-            piece = _cut(model, entry, ([leave] if leave else []) + list(own))
-            self._pieces.append(Piece(_opened(piece, portable.parent, threads or cores()), entry, list(own.values())))
+            own = [name for name in sites if start < place[name] < end] + ([leave] if leave else [])
+            session = _opened(_cut(model, entry, own), portable.parent, threads or cores())
+            self._pieces.append(Piece(session, entry, [sites.get(name, ()) for name in own]))
 
     @property
     def sites(self) -> list[Sites]:
         """Every site, in the order of the graph."""
-        return [names for piece in self._pieces for names in piece.sites]
+        return [names for piece in self._pieces for names in piece.sites if names]
 
     def activations(self, pack: Pack) -> Iterator[tuple[Sites, Float32]]:
         """Run a pack, and yield every site with its activation, in the order of the graph.
@@ -92,12 +92,13 @@ class Observer:
             memory is no longer bounded.
         """
         carried: Float32 | None = None
-        for piece, following in zip(self._pieces, [*self._pieces[1:], None], strict=True):
+        for piece in self._pieces:
             found = piece.run(pack, carried)
-            if following is not None:
-                carried = found.pop(0)
+            carried = found[-1]
             for names in piece.sites:
-                yield names, found.pop(0)
+                activation = found.pop(0)
+                if names:
+                    yield names, activation
 
 
 def _cut(model: Model, entry: str | None, tensors: list[str]) -> Model:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
@@ -71,3 +75,26 @@ def test_layers_that_read_one_tensor_share_a_site() -> None:
 
 def outputs(name: str) -> tuple[str, ...]:
     return tuple(output for output in FAMILIES[name].outputs if not output.startswith("tokens:"))
+
+
+def test_a_layer_may_read_what_a_block_begins_with(tmp_path: Path) -> None:
+    """As the projector of Phi-4-reasoning-vision does."""
+    shutil.copytree(portable("siglip2").parent, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / portable("siglip2").name
+    graph = onnx.load(path, load_external_data=False)
+    norm = next(node for node in graph.graph.node if node.name == "blocks.1.norm1/LayerNormalization")
+    layer = next(node for node in graph.graph.node if node.name == "blocks.1.mlp.fc1/Gemm")
+    reads = helper.make_node("Gemm", [norm.input[0], *layer.input[1:]], ["read"], name="reads/Gemm", transB=1)
+    graph.graph.node.append(reads)
+    graph.graph.output.append(helper.make_tensor_value_info("read", TensorProto.FLOAT, None))
+    onnx.save(graph, path)
+
+    model = random_checkpoint(FAMILIES["siglip2"]).model(attention=ragged_attention, outputs=outputs("siglip2"))
+    one = pack("siglip2", GRIDS, tail=0)
+    begins = []
+    model.blocks[1].norm1.register_forward_pre_hook(lambda module, arguments: begins.append(arguments[0].numpy()))
+    with torch.inference_mode():
+        model(*inputs(model, one))
+    found = {site: values for names, values in Observer(path, threads=1).activations(one) for site in names}
+    assert np.abs(found["reads.input"] - begins[0]).max() <= 1e-5 * np.abs(begins[0]).max()
+    assert "blocks.1.mlp.fc2.input" in found
