@@ -165,9 +165,9 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
             "[bold yellow]warning:[/] the predictions are unreliable: tune on a machine on which nothing else runs"
         )
     if found.rejected:
-        out.print(f"left out of --sizes: {found.rejected} that the profile refuses or that cannot be read as an image")
+        out.print(f"left out of --sizes: {found.rejected} (documents, what is no image, what the profile refuses)")
     if found.after == found.before:
-        out.print("nothing changed: the profile's packing is within 2 % of the fastest")
+        out.print("nothing changed, and no gain to measure: the profile's packing is within 2 % of the fastest")
     elif found.measured is None:
         out.print(f"predicted: {found.predicted[TOGETHER]:.2f} times as fast, all images together")
         err.print(
