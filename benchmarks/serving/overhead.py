@@ -199,7 +199,7 @@ def bundle(path: Path) -> None:
     import naflex_deploy
     from naflex_deploy.serving.client import Client
 
-    images = [jpeg(600, 800, seed) for seed in range(24)]
+    images = [jpeg(600, 800, seed) for seed in range(48)]
     engine = naflex_deploy.load(path)
     engine.embed(images[:4])
 
@@ -228,7 +228,7 @@ def bundle(path: Path) -> None:
                 return len(images) / (time.perf_counter() - started), (cpu_seconds(pid) - used) / len(images)
 
             turns = []
-            for _ in range(7):
+            for _ in range(5):
                 turns.append((*direct(), *through_http()))
                 rate, _, rate_http, _ = turns[-1]
                 print(
