@@ -21,20 +21,11 @@ from naflex_deploy.compiler.witness.process import Answer
 from naflex_deploy.compiler.witness.request import TEXTS
 from naflex_deploy.core.manifest import Witness
 from naflex_deploy.core.pack import Pack, in_blocks
+from tests.support import imports
 from tests.support.packs import inputs
 
-SHIM = """
-import torch
-register_fake = torch.library.register_fake
-def skipping(op, *args, **kwargs):
-    if isinstance(op, str) and op.startswith("torchvision::"):
-        return lambda function: function
-    return register_fake(op, *args, **kwargs)
-torch.library.register_fake = skipping
-import torchvision
-torch.library.register_fake = register_fake
-"""
-"""What tests/support/imports.py does, for a process of its own: a sitecustomize.py."""
+SHIM = Path(imports.__file__).read_text()
+"""A sitecustomize.py for a process of its own."""
 
 
 @contextmanager

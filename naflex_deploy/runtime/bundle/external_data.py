@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from naflex_deploy.core.errors import BundleError
+from naflex_deploy.core.protobuf import EIGHT, FOUR, LENGTH, VARINT, varint
 
 MESSAGES = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
@@ -30,7 +31,6 @@ MESSAGES = {
 }
 """Fields that lead to external data: number in onnx.proto → message."""
 
-_VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 _DEEPEST = 100
 """Levels of messages, as Protocol Buffers themselves allow."""
 
@@ -77,34 +77,22 @@ def locations(content: memoryview, message: str = "ModelProto", depth: int = 0) 
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of every field that has a length. Encoding: protobuf.dev/programming-guides/encoding."""
+    """Number and content of every field that has a length."""
     place = 0
     while place < len(content):
-        key, place = _varint(content, place)
+        key, place = varint(content, place)
         number, kind = key >> 3, key & 7
         if number == 0:
             raise ValueError("a field has the number 0")
-        if kind == _VARINT:
-            _, place = _varint(content, place)
+        if kind == VARINT:
+            _, place = varint(content, place)
             continue
-        if kind not in (_EIGHT, _LENGTH, _FOUR):
+        if kind not in (EIGHT, LENGTH, FOUR):
             raise ValueError(f"field {number} has the wire type {kind}")
-        size, place = _varint(content, place) if kind == _LENGTH else (8 if kind == _EIGHT else 4, place)
+        size, place = varint(content, place) if kind == LENGTH else (8 if kind == EIGHT else 4, place)
         end = place + size
         if end > len(content):
             raise ValueError(f"field {number} is cut off")
-        if kind == _LENGTH:
+        if kind == LENGTH:
             yield number, content[place:end]
         place = end
-
-
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = content[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-        shift += 7
-    raise ValueError("a number of more than 64 bits")

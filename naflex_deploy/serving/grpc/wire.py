@@ -1,11 +1,12 @@
 """Bound what decoding a message costs, before it is decoded.
 
 protobuf makes an object of every nested message and keeps eight bytes of every packed number, so that a few megabytes
-can become gigabytes. Here fields are counted along the wire format (https://protobuf.dev/programming-guides/encoding/).
+can become gigabytes. Here fields are counted along the wire format.
 """
 
 from __future__ import annotations
 
+from naflex_deploy.core.protobuf import EIGHT, FOUR, LENGTH, VARINT, varint
 from naflex_deploy.serving.http.problems import Problem
 
 FIELDS = 4096
@@ -13,8 +14,6 @@ FIELDS = 4096
 
 NUMBERS = 1 << 19
 """Bytes of one list of numbers."""
-
-_VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 
 Nested = dict[int, "Nested"]
 """Fields that hold messages, by their numbers, and which of their fields do."""
@@ -35,7 +34,7 @@ def check_message(content: bytes, nested: Nested = INFER) -> None:
     """
     try:
         _count(content, 0, len(content), nested, (), FIELDS)
-    except IndexError:
+    except (IndexError, ValueError):
         raise Problem(422, "bad_request", "the message is damaged") from None
 
 
@@ -43,20 +42,20 @@ def _count(content: bytes, at: int, end: int, nested: Nested, path: tuple[int, .
     """How many fields may follow those between two places.
 
     Raises:
-        IndexError: They do not end there.
+        IndexError, ValueError: They do not end there.
     """
     while at < end:
         left -= 1
         if left < 0:
             raise Problem(422, "bad_request", f"expected a message of at most {FIELDS} fields, found more")
-        tag, at = _varint(content, at)
+        tag, at = varint(content, at)
         kind, number = tag & 7, tag >> 3
-        if kind == _VARINT:
-            _, at = _varint(content, at)
-        elif kind in (_EIGHT, _FOUR):
-            at += 8 if kind == _EIGHT else 4
-        elif kind == _LENGTH:
-            size, at = _varint(content, at)
+        if kind == VARINT:
+            _, at = varint(content, at)
+        elif kind in (EIGHT, FOUR):
+            at += 8 if kind == EIGHT else 4
+        elif kind == LENGTH:
+            size, at = varint(content, at)
             if at + size > end:
                 raise IndexError
             if number in nested:
@@ -70,16 +69,3 @@ def _count(content: bytes, at: int, end: int, nested: Nested, path: tuple[int, .
     if at > end:
         raise IndexError
     return left
-
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of up to ten bytes, and the place behind it."""
-    found = shift = 0
-    while shift < 70:
-        byte = content[at]
-        at += 1
-        found |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return found, at
-        shift += 7
-    raise IndexError
