@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from naflex_deploy.compiler.backends.task import Task
+from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.manifest import Sizes, Variant
 from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.backends.backend import Backend
@@ -31,8 +32,13 @@ class Lowering(ABC):
         """
 
     def refuse(self, profile: Profile, precision: str) -> None:
-        """Raise an error if a profile is known not to build on this machine in this precision."""
-        return
+        """Refuse a profile that is known not to build on this machine in this precision.
+
+        Raises:
+            UsageError, IncompatibleError: It does not.
+        """
+        if reason := self.backend.lacks(precision):
+            raise IncompatibleError(f"{precision} does not run here: {reason}", hint="--precision fp32")
 
     def sizes(self, profile: Profile, prefix: int) -> list[Sizes]:
         """Sizes that a GPU engine runs, at least one for each budget; empty for a CPU."""

@@ -43,9 +43,13 @@ class Backend(ABC):
     def cannot_run(self) -> str | None:
         """The reason why this machine can run no engine of this backend; ``None`` where it can run some."""
 
+    def lacks(self, precision: str) -> str | None:
+        """Why this machine does not compute in a precision; ``None`` where it does, or only a build can tell."""
+        return None
+
     def refuses(self, variant: Variant) -> str | None:
         """The reason why this machine cannot run a variant, from its manifest entry alone; ``None`` where it can."""
-        return self.cannot_run()
+        return self.cannot_run() or self.lacks(variant.precision)
 
     @abstractmethod
     def open(self, bundle: Path, variant: Variant) -> Session:

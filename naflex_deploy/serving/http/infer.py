@@ -86,8 +86,12 @@ def _works(model: Model, images: Sequence[Sent], limits: Limits, deadline: float
     sizes = [image.nbytes for image in images if isinstance(image, np.ndarray)]
     if model.enlarges or len(sizes) < len(images) or sum(sizes) > INLINE:
         return [*works]
-    found = [work() for work in works]
-    return [patches for patches in found if isinstance(patches, Patches)]
+    patches: list[Work] = []
+    for work in works:
+        cut = work()
+        assert isinstance(cut, Patches)  # as a tensor needs no decoding
+        patches.append(cut)
+    return patches
 
 
 def _place(places: Sequence[str], index: int) -> str:

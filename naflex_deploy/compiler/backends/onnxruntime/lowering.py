@@ -28,8 +28,6 @@ from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.machine import int8_warning
 from naflex_deploy.core.manifest import Variant
 from naflex_deploy.core.pack import Pack, Role
-from naflex_deploy.core.profile import Profile
-from naflex_deploy.runtime.backends.onnxruntime.backend import OnnxRuntime
 from naflex_deploy.runtime.backends.onnxruntime.session import session_options
 from naflex_deploy.runtime.bundle.golden import Float
 
@@ -39,11 +37,6 @@ PASSES = ("split_gemm", "centre_pixels", "split_qkv", "fuse_positions", "fuse_at
 class OnnxRuntimeLowering(Lowering):
     def lower(self, task: Task) -> Variant:
         return lower(task)
-
-    def refuse(self, profile: Profile, precision: str) -> None:
-        assert isinstance(self.backend, OnnxRuntime)
-        if reason := self.backend.lacks(precision):
-            raise IncompatibleError(f"{precision} does not run here: {reason}", hint="--precision fp32")
 
 
 LOWERING = OnnxRuntimeLowering

@@ -20,9 +20,7 @@ from naflex_deploy.compiler.quantize.prepare import prepare
 from naflex_deploy.compiler.quantize.quantization import EMBEDDING, Quantization
 from naflex_deploy.core.errors import IncompatibleError
 from naflex_deploy.core.manifest import Variant
-from naflex_deploy.core.profile import Profile
 from naflex_deploy.runtime.backends.openvino import model as runtime
-from naflex_deploy.runtime.backends.openvino.backend import OpenVino
 from naflex_deploy.runtime.backends.openvino.executed import NAMES, RECORD, executed, shortfall
 
 PASSES = ("split_gemm", "centre_pixels", "split_qkv", "fuse_positions", "fuse_attention", "fold_probe")
@@ -35,11 +33,6 @@ first attention lose most by rounding: a quarter of the mean loss on thumbnails,
 class OpenVinoLowering(Lowering):
     def lower(self, task: Task) -> Variant:
         return lower(task)
-
-    def refuse(self, profile: Profile, precision: str) -> None:
-        assert isinstance(self.backend, OpenVino)
-        if reason := self.backend.lacks(precision):
-            raise IncompatibleError(f"{precision} does not run here: {reason}", hint="--precision fp32")
 
     def attention(self, sizes: object) -> str:
         return "in slots and rows"

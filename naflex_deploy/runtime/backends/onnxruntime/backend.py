@@ -22,13 +22,9 @@ class OnnxRuntime(Backend):
         return None
 
     def lacks(self, precision: str) -> str | None:
-        """Why this CPU does not compute in a precision, ``None`` where it does."""
         if precision == "bf16" and not has_arm_bf16():
             return "ONNX Runtime has products in bf16 for Arm CPUs with bf16 alone"
         return None
-
-    def refuses(self, variant: Variant) -> str | None:
-        return self.lacks(variant.precision)
 
     def open(self, bundle: Path, variant: Variant) -> Session:
         from naflex_deploy.runtime.backends.onnxruntime.session import OnnxRuntimeSession

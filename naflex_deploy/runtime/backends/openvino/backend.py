@@ -41,15 +41,11 @@ class OpenVino(Backend):
         return None
 
     def lacks(self, precision: str) -> str | None:
-        """Why this CPU does not compute in a precision, ``None`` where it does."""
         needed = CAPABILITY.get(precision)
         if needed is not None and needed not in model.capabilities():
             units = "AVX512-BF16 or AMX" if precision == "bf16" else "AMX-FP16"
             return f"this CPU has no units for {precision} ({units})"
         return None
-
-    def refuses(self, variant: Variant) -> str | None:
-        return self.cannot_run() or self.lacks(variant.precision)
 
     def open(self, bundle: Path, variant: Variant) -> Session:
         from naflex_deploy.runtime.backends.openvino.session import OpenVinoSession
