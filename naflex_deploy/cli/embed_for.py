@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from naflex_deploy import load
-from naflex_deploy.cli.terminal import out, print_error, print_json
+from naflex_deploy.cli.terminal import err, out, print_error, print_json
 from naflex_deploy.core.errors import ImageError, UsageError
 from naflex_deploy.runtime.embedding.handover import Form, write_for
-from naflex_deploy.runtime.results.handover import Narrow
+from naflex_deploy.runtime.results.handover import PIXELS_ALONE, Narrow
 from naflex_deploy.runtime.results.result import Result
 
 SERVERS = {"sglang": "SGLang", "vllm": "vLLM"}
@@ -52,6 +52,10 @@ def embed_for(
         out.print(
             f"[bold green]wrote[/] {folder}: {done.frames} images of {done.placeholders:,} tokens for {SERVERS[form]}"
         )
+    family = engine.manifest.model.family
+    for server, families in PIXELS_ALONE.items():
+        if server.startswith(SERVERS[form]) and family in families:
+            err.print(f"[yellow]warning:[/] {server} takes no tokens of {family}, only pixels")
     if done.rejected:
         sys.exit(ImageError.code)
 

@@ -118,6 +118,18 @@ def test_a_bad_image_leaves_the_others(run: Run, engine: Engine, images: Path, t
     assert len((tmp_path / "out" / INDEX).read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize(("family", "form"), [("Qwen3-VL", ""), ("PaddleOCR-VL", "vllm"), ("LFM2-VL", "vllm")])
+def test_a_server_that_takes_no_tokens_of_the_family_is_named(
+    run: Run, engine: Engine, images: Path, tmp_path: Path, family: str, form: str
+) -> None:
+    named = engine.manifest.model.model_copy(update={"family": family})
+    engine.manifest = engine.manifest.model_copy(update={"model": named})
+    for server in ("vllm", "sglang"):
+        result = run("embed", "bundle", images / "c.png", "--for", server, "-o", tmp_path / server)
+        assert result.exit_code == 0, result.output
+        assert (f"takes no tokens of {family}, only pixels" in result.stderr) is (server == form)
+
+
 def test_sglang_in_bfloat16(run: Run, engine: Engine, images: Path, expected: list[np.ndarray], tmp_path: Path) -> None:
     """Its bits lie in uint16, as numpy has no such type."""
     result = run("embed", "bundle", images / "a.png", "-o", tmp_path / "out", "--for", "sglang", "--dtype", "bfloat16")

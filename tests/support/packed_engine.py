@@ -40,7 +40,14 @@ def packed_engine(checkpoint: Checkpoint, outputs: Sequence[str], *settings: str
     specs = [OutputSpec(name=name, dtype="float32", shape=[rows[name], widths[name]]) for name in outputs]
     variant = base.variants[0].model_copy(update={"outputs": specs, "budgets": [budget]})
     profile = resolve("photo", settings=(f"engine.onnxruntime.budgets=[{budget}]", *settings), environment={}).profile
-    source = Model(source="tiny", digest="0", architecture=dataclasses.asdict(a), parameters=0, prefix=a.prefix)
+    source = Model(
+        source="tiny",
+        digest="0",
+        architecture=dataclasses.asdict(a),
+        parameters=0,
+        prefix=a.prefix,
+        family=checkpoint.family,
+    )
     manifest = base.model_copy(
         update={
             "model": source,

@@ -30,6 +30,7 @@ FAMILIES = (
 FIXED = "cuts every image into tiles of one size, which need no packing"
 GEMMA = "Gemma's tower has RMSNorm, gated MLPs and norms after attention"
 GLM = "GLM's tower has RMSNorm, gated MLPs and a convolution that merges tokens"
+INKLING2 = "its tower has a class token beside tokens that are merged, and pads images with a value below black"
 MINICPM = "its tower merges tokens by attention inside windows, between its blocks"
 QWEN2_5 = "its tower has RMSNorm and gated MLPs, and attends in windows"
 OTHERS = {
@@ -50,6 +51,9 @@ OTHERS = {
     "hy_v4_vl": "its tower merges tokens by convolutions",
     "hyperclovax_vision_v2": QWEN2_5,
     "idefics3": f"its tower {FIXED}",
+    "inkling2": INKLING2,
+    "inkling2_loop": INKLING2,
+    "inkling_mm_model": "its tower has no attention, and so nothing that packing makes faster",
     "lfm3_vl": "LFM3's tower mixes convolutions with attention of shared key and value heads",
     "minicpm_ocr": MINICPM,
     "minicpmv4_6": MINICPM,
