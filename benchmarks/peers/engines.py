@@ -92,7 +92,7 @@ def ours(graphs: Graphs, threads: int, layout: str, precision: str = "fp32", bac
         session = OnnxRuntimeSession(graphs.folder / variant.model, variant, threads, graphs.folder)
     worker = session.worker() if layout == "side by side" else session
     pool = ThreadPoolExecutor(threads)
-    output = variant.outputs[0].name
+    outputs = tuple(spec.name for spec in variant.outputs)
 
     def bind(images: Images) -> Callable[[], Pooled]:
         lengths = [len(image) for image in images]
@@ -109,8 +109,9 @@ def ours(graphs: Graphs, threads: int, layout: str, precision: str = "fp32", bac
 
         def run(members: list[int]) -> list[Pooled]:
             pack = Pack.of([images[index] for index in members])
-            values = np.asarray(worker.run(pack, (output,))[output])
-            ends = pack.offsets[1:] * len(values) // pack.tokens if on_grid(output) else range(1, pack.images + 1)
+            found = worker.run(pack, outputs)
+            values = np.concatenate([np.asarray(found[name]) for name in outputs], axis=1)
+            ends = pack.offsets[1:] * len(values) // pack.tokens if on_grid(outputs[0]) else range(1, pack.images + 1)
             return np.split(values, ends[:-1])
 
         def call() -> Pooled:

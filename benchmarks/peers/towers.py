@@ -1,7 +1,7 @@
 """Image towers of vision-language models: this project's engine beside the class of transformers.
 
 That class attends image by image, too, so its batch is one sequence and not padded. All return the tokens of every
-image as the language model takes them.
+image as the language model takes them, with those of the taps beside them.
 """
 
 from __future__ import annotations
@@ -107,14 +107,18 @@ def in_blocks(mix: Mix) -> Mix:
 
 
 def shape(size: str) -> dict[str, int]:
-    """What the arithmetic follows from, without that of the projector: see `work`."""
-    vlm, vision, _ = _options(size)
+    """What the arithmetic follows from: see `work`."""
+    vlm, vision, text = _options(size)
     merged = {**vlm.config["vision_config"], **vision}
+    joined = merged["hidden_size"] * MERGE**2
+    out = merged.get("out_hidden_size", {**vlm.config["text_config"], **text}["hidden_size"])
+    projectors = 1 + len(merged.get("deepstack_visual_indexes", ()))
     return {
         "width": merged["hidden_size"],
         "mlp_width": merged["intermediate_size"],
         "depth": merged[TOWERS[size.partition(":")[0]].depth],
         "patch_values": TOWERS[size.partition(":")[0]].patch_values,
+        "projector": projectors * joined * (joined + out) // MERGE**2,
     }
 
 
@@ -122,12 +126,15 @@ def export_graph(size: str, graphs: Graphs) -> None:
     """Save a whole model with a tiny language model, and export the tower read from it."""
     from naflex_deploy.compiler.checkpoints import read
     from naflex_deploy.compiler.export import export
+    from naflex_deploy.core.pack import in_blocks as projected
 
     vlm, vision, text = _options(size)
     rest = TOWERS[size.partition(":")[0]].rest if vision else {}
     config = {**vlm.config, **rest, "text_config": {**vlm.config["text_config"], **text}}
     directory = replace(vlm, config=config).save(_directory(graphs), **vision)
-    export(read(directory).model(("vlm",)), graphs.portable)
+    checkpoint = read(directory)
+    outputs = [name for name in checkpoint.architecture.outputs if projected(name)]
+    export(checkpoint.model(outputs), graphs.portable)
 
 
 def _options(size: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -183,9 +190,9 @@ def _theirs(graphs: Graphs, name: str, size: str, threads: int) -> Contender:
 
         def call() -> Pooled:
             with torch.inference_mode():
-                found = [model.model.get_image_features(**batch).pooler_output for batch in batches]
-                rows = [part.float().numpy() for parts in found for part in parts]
-            return np.concatenate(rows)
+                found = [model.model.get_image_features(**batch) for batch in batches]
+                rows = [[part.pooler_output, *(getattr(part, "deepstack_features", None) or ())] for part in found]
+            return np.concatenate([torch.cat([*map(torch.cat, every)], dim=1).float().numpy() for every in rows])
 
         return call
 

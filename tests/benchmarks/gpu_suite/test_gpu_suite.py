@@ -245,3 +245,5 @@ def test_useful_work_grows_with_the_square_of_an_image() -> None:
     shape = {"width": 10, "mlp_width": 20, "depth": 3, "patch_values": 7}
     by_hand = 2 * (7 * 10 + 3 * (4 * 100 + 2 * 10 * 20)) * 8 + 2 * (2 * 100 + 400) * 2 + 4 * 10 * 3 * (9 + 25)
     assert useful_gflop(shape, [3, 5]) == pytest.approx(by_hand / 1e9)
+    tower = by_hand - 2 * (2 * 100 + 400) * 2 + 2 * 11 * 8
+    assert useful_gflop(shape | {"projector": 11}, [3, 5]) == pytest.approx(tower / 1e9)
