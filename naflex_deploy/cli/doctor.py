@@ -21,6 +21,9 @@ from naflex_deploy.runtime.images.versions import pixel_versions
 
 PACKAGE = "naflex-deploy"
 
+WIDTH = 120
+"""Columns of the table where it is not printed in a terminal; the list of an extra's packages alone takes 300."""
+
 REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*;.*\bextra == ["']([\w-]+)["']""")
 """Matches a requirement of an extra in the metadata of an installed package."""
 
@@ -42,7 +45,7 @@ def command(bundle: Path | None, as_json: bool) -> None:
     if as_json:
         print_json("doctor", checks=[dict(zip(("what", "found", "remedy"), row, strict=True)) for row in rows])
     else:
-        print_table("", ["what", "found", "remedy"], [list(row) for row in rows])
+        print_table("", ["what", "found", "remedy"], [list(row) for row in rows], width=WIDTH)
 
 
 def _system() -> list[Check]:

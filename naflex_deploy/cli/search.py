@@ -13,6 +13,9 @@ from naflex_deploy.cli.progress import Progress
 from naflex_deploy.cli.terminal import json_option, path_option, print_json, print_table, reports_errors
 from naflex_deploy.core.errors import UsageError
 
+PAGED = (".pdf", ".tif", ".tiff")
+"""Suffixes of documents, whose first page is named, too: a row does not say whether there are others."""
+
 
 @click.command()
 @click.argument("index", type=click.Path(path_type=Path))
@@ -69,7 +72,7 @@ def _name(row: Mapping[str, Any]) -> str:
     name = str(row["path"])
     if row.get("time") is not None:
         name += f" at {row['time']:.3f} s"
-    elif row.get("frame"):
+    elif row.get("frame") or Path(name).suffix.lower() in PAGED:
         name += f" page {row['frame'] + 1}"
     if row.get("tile"):
         left, top, right, bottom = (round(row[side]) for side in ("left", "top", "right", "bottom"))

@@ -111,11 +111,11 @@ def print_json(command: str, **content: Any) -> None:
     click.echo(json.dumps({"schema": JSON_SCHEMA, "command": command, **content}, indent=2))
 
 
-def print_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
+def print_table(title: str, columns: list[str], rows: list[list[object]], width: int = 10_000) -> None:
     """Print a table with numbers aligned to the right. A table with a title follows a blank line.
 
-    In a terminal, columns of text are folded to its width. Elsewhere, the table is as wide as its content, so that
-    nothing is cut in a file or pipe.
+    In a terminal, columns of text are folded to its width; elsewhere to ``width``. The default keeps every row in one
+    line of a file or pipe.
     """
     if title:
         out.print()
@@ -129,7 +129,7 @@ def print_table(title: str, columns: list[str], rows: list[list[object]]) -> Non
     if out.is_terminal:
         out.print(table, soft_wrap=False)
     elif not out.quiet:
-        Console(highlight=False, width=10_000, soft_wrap=True).print(table)
+        Console(highlight=False, width=width, soft_wrap=True).print(table)
 
 
 def listed(value: object) -> str:

@@ -69,7 +69,8 @@ def test_the_table_names_pages_and_the_bundle_is_found_beside_the_index(
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 6
-    assert sum("both.tiff page 2" in line for line in lines) == 1
+    assert sum(f"both.tiff page {page}" in line for line in lines for page in (1, 2)) == 2
+    assert not any("png page" in line for line in lines)
 
 
 def test_texts_are_found_by_texts(run: Run, bundle: Path, tmp_path: Path) -> None:
