@@ -1,8 +1,9 @@
-"""Images with known results, and a session that waits, for tests of the scheduler."""
+"""Images with known results, a session that waits and decoders that do, for tests of the scheduler."""
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Executor, Future
 
 import numpy as np
 
@@ -39,3 +40,14 @@ class Gate(FormulaSession):
         self.entered.release()
         assert self.go.acquire(timeout=10)
         return super().run(pack, outputs)
+
+
+class Later(Executor):
+    """An executor whose work is done when the test says."""
+
+    def __init__(self) -> None:
+        self.works: list = []
+
+    def submit(self, function, /, *args, **kwargs):
+        self.works.append(lambda: function(*args, **kwargs))
+        return Future()

@@ -10,6 +10,9 @@ from naflex_deploy.core.errors import NaflexError, UsageError
 MARGIN = 0.2
 """Share of the time to a deadline kept in reserve: for decoding, for packs that are not full, for the network."""
 
+DECODE_WAIT = 0.1
+"""Share of the time that a full pack takes, for which an idle engine waits for images that are being decoded."""
+
 
 class ClosedError(NaflexError):
     """The scheduler takes no more images, because its server is shutting down."""
@@ -52,7 +55,7 @@ class Admission:
 
         Args:
             tokens: Number of tokens to admit.
-            time_left: Seconds until their deadline, or until they should be answered.
+            time_left: Seconds until their deadline, or until they should be answered. `MARGIN` of it is in reserve.
             images: Number of images that they belong to, all of which may have to be decoded.
 
         Raises:
@@ -80,6 +83,14 @@ class Admission:
                 f"the queue needs {wait:.2f} s, which is too close to the deadline in {max(time_left, 0):.2f} s",
                 self.retry_after(),
             )
+
+    def decode_wait(self, tokens: int) -> float:
+        """Seconds that an idle engine waits for a fuller pack because images are being decoded; 0 where none are.
+
+        Args:
+            tokens: Number of tokens that fill all of the packs that run at once.
+        """
+        return DECODE_WAIT * tokens / self.rate if self.decoding and self.rate else 0.0
 
     def retry_after(self) -> float:
         """Estimated seconds until half of the held tokens have run."""

@@ -3,9 +3,10 @@
 It uses no threads and no clock, so a simulation runs the same code as a server.
 
 Packs form continuously. A pack takes the first image in line, then images behind it that still fit, looking at a
-bounded number of them. An image is therefore overtaken only while a pack that it does not fit into fills up, and an
-image with n others ahead of it runs in one of the next n + 1 packs. Priority is a head start in seconds: it moves an
-image ahead of those that arrived up to that much earlier, and of no others, so low priority never waits forever.
+bounded number of them; where several engines are idle, each takes its share. An image is therefore overtaken only while
+a pack that it does not fit into fills up, and an image with n others ahead of it runs in one of the next n + 1 packs.
+Priority is a head start in seconds: it moves an image ahead of those that arrived up to that much earlier, and of no
+others, so low priority never waits forever.
 """
 
 from __future__ import annotations
@@ -138,35 +139,45 @@ class PackQueue:
                 found.append(ticket)
         return found
 
-    @property
-    def full(self) -> bool:
-        """Whether waiting longer could not make the next pack fuller."""
-        return self.tokens >= self.budget or self.images >= self.max_images
+    def full(self, idle: int, coming: float = 0.0) -> bool:
+        """Whether waiting could not make the next pack fuller; while images are coming, that of each idle engine.
 
-    def due(self) -> float:
-        """Time at which an idle engine should take a pack that is not full; infinite for an empty queue."""
-        first = self._first()
-        return math.inf if first is None else first.queued + self.policy.max_wait
+        Args:
+            idle, coming: See `take`.
+        """
+        packs = max(idle, 1) if coming else 1
+        return self.tokens >= packs * self.budget or self.images >= packs * self.max_images
 
-    def next_event(self, idle: bool) -> float:
-        """Time of the next event that needs no arrival: a pack becomes due for an idle engine, or a deadline passes."""
+    def next_event(self, idle: int, coming: float = 0.0) -> float:
+        """Time of the next event that needs no arrival: a pack becomes due for an idle engine, or a deadline passes.
+
+        Args:
+            idle, coming: See `take`.
+        """
         deadline = self._deadlines[0][0] if self._deadlines else math.inf
-        return min(deadline, self.due()) if idle else deadline
+        return min(deadline, self._due(coming)) if idle else deadline
 
-    def take(self, now: float, *, idle: bool, claim: Callable[[Ticket], bool] = lambda ticket: True) -> list[Ticket]:
+    def take(
+        self, now: float, idle: int, coming: float = 0.0, claim: Callable[[Ticket], bool] = lambda ticket: True
+    ) -> list[Ticket]:
         """Remove and return the tickets of the next pack; none where no pack should be formed yet.
 
         Args:
             now: Current time on the scheduler's clock.
-            idle: Whether an engine waits for the pack. Otherwise only full packs are formed, ahead of their run.
+            idle: Number of engines that wait for a pack. They share evenly what waits, unless there are fewer images
+                than engines. Where there is none, only full packs are formed, ahead of their run.
+            coming: Seconds that an image waits for others, because more are being decoded; 0 where none are.
             claim: Called for each ticket; returns ``False`` where the ticket was just cancelled.
         """
-        if not (self.full or (idle and now >= self.due())):
+        if not (self.full(idle, coming) or (idle and now >= self._due(coming))):
             return []
+        share = min(self.budget, self.tokens / idle) if 0 < idle <= self.images else self.budget
         taken: list[Ticket] = []
         left: list[tuple[float, int, Ticket]] = []
         room = self.budget
-        while self._line and room and len(taken) < self.max_images and len(left) <= self.policy.look_ahead:
+        while self._line and len(taken) < self.max_images and len(left) <= self.policy.look_ahead:
+            if self.budget - room >= share:
+                break
             entry = heapq.heappop(self._line)
             ticket = entry[2]
             if not ticket.waiting:
@@ -181,6 +192,11 @@ class PackQueue:
         for entry in left:
             heapq.heappush(self._line, entry)
         return taken
+
+    def _due(self, coming: float) -> float:
+        """Time at which an idle engine should take a pack that is not full; infinite for an empty queue."""
+        first = self._first()
+        return math.inf if first is None else first.queued + max(self.policy.max_wait, coming)
 
     def _first(self) -> Ticket | None:
         while self._line and not self._line[0][2].waiting:

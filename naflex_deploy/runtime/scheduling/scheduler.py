@@ -147,13 +147,7 @@ class Scheduler:
     def check(self, tokens: int, time_left: float, images: int = 1) -> None:
         """Check for room as `submit` does, so that a request can be refused before its images cost anything.
 
-        Args:
-            tokens: Number of tokens of all images together.
-            time_left: Seconds until their deadline or goal. `MARGIN` of it is kept in reserve.
-            images: Number of them.
-
-        Raises:
-            QueueFullError, ClosedError, UsageError: See `submit`.
+        The arguments and errors are those of `Admission.check`; after `close`, the error is `ClosedError`.
         """
         if self._closed:
             raise ClosedError("the server is shutting down", hint="send the request to another server, or again later")
@@ -205,11 +199,12 @@ class Scheduler:
             found = None
         with self._changed:
             self._admission.decoding -= not apart
-            if isinstance(found, Patches):
-                if not apart:
-                    self._admission.note_decoding(self._clock() - started)
-                if ticket.future in self._open:
-                    self._enqueue(ticket, found)
+            if isinstance(found, Patches) and not apart:
+                self._admission.note_decoding(self._clock() - started)
+            if isinstance(found, Patches) and ticket.future in self._open:
+                self._enqueue(ticket, found)
+            else:
+                self._wake()
         if isinstance(found, Apart):
             self.decoders.submit_apart(self._decode, ticket, found.rest, True)
 
@@ -219,9 +214,18 @@ class Scheduler:
         self._admission.tokens -= ticket.tokens - exact
         ticket.tokens, ticket.patches = exact, patches
         self._queue.put(ticket, self._clock())
-        # Wake a thread only where this image changes what the threads wait for.
-        if self._queue.images == 1 or self._queue.full or ticket.deadline < self._until:
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wake a thread, only where what the threads wait for has changed. The caller holds the lock."""
+        waiting, queue = self._waiting, self._queue
+        if queue.images == 1 or queue.full(*waiting) or queue.next_event(*waiting) < self._until:
             self._changed.notify()
+
+    @property
+    def _waiting(self) -> tuple[int, float]:
+        """Number of engines that wait for a pack, and how many seconds they wait for images that are being decoded."""
+        return max(0, self._runs - self._formed), self._admission.decode_wait(self._runs * self._queue.budget)
 
     def _serve(self) -> None:
         while (batch := self._next()) is not None:
@@ -233,9 +237,8 @@ class Scheduler:
             with self._changed:
                 if self._closed and not self._open:
                     return None
-                now, idle = self._clock(), self._formed < self._runs
-                until = self._queue.next_event(idle)
-                if until > now and not self._queue.full:
+                now, until = self._clock(), self._queue.next_event(*self._waiting)
+                if until > now and not self._queue.full(*self._waiting):
                     self._until = until
                     self._changed.wait(None if until == math.inf else until - now)
         return batch
@@ -244,8 +247,7 @@ class Scheduler:
         with self._changed:
             now = self._clock()
             expired = self._queue.expired(now)
-            room, idle = self._formed <= self._runs, self._formed < self._runs
-            tickets = self._queue.take(now, idle=idle, claim=self._claim) if room else []
+            tickets = self._queue.take(now, *self._waiting, self._claim) if self._formed <= self._runs else []
             if tickets:
                 self._formed += 1
                 self._packs += 1

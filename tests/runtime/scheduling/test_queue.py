@@ -122,6 +122,34 @@ def test_an_idle_engine_waits_no_longer_than_max_wait():
     assert len(queue.take(1.01, idle=True)) == 1
 
 
+@pytest.mark.parametrize(
+    ("lengths", "idle", "packs"),
+    [
+        ([16] * 6, 2, [[16] * 3, [16] * 3]),
+        ([16] * 3, 2, [[16] * 2, [16]]),
+        ([16] * 3, 4, [[16] * 3]),  # all cores of a machine run one pack faster than three of them run one image each
+        ([16] * 12, 2, [[16] * 4, [16] * 4]),
+        ([60, 2, 2], 2, [[60], [2, 2]]),
+    ],
+)
+def test_idle_engines_share_what_waits(lengths, idle, packs):
+    queue = PackQueue(64, 8)
+    for tokens in lengths:
+        queue.put(Ticket(tokens, (), 0.0), 0.0)
+    assert [[t.tokens for t in queue.take(1.0, idle - taken)] for taken in range(len(packs))] == packs
+
+
+def test_engines_wait_for_images_that_are_being_decoded_until_each_has_a_full_pack():
+    queue = PackQueue(64, 8, Policy(max_wait=0.01))
+    for _ in range(7):
+        queue.put(Ticket(16, (), 0.0), 0.0)
+    assert queue.next_event(2, coming=0.5) == 0.5
+    assert queue.take(0.4, 2, coming=0.5) == []
+    assert len(queue.take(0.4, 0, coming=0.5)) == 4  # ahead of its run
+    queue.put(Ticket(16, (), 0.0), 0.0)
+    assert len(queue.take(0.4, 1, coming=0.5)) == 4
+
+
 def test_look_ahead_fills_a_pack_around_an_image_that_does_not_fit():
     queue = PackQueue(64, 8, Policy(max_wait=0))
     for number, tokens in enumerate([40, 30, 20, 34]):

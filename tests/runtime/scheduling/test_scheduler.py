@@ -10,10 +10,11 @@ from concurrent.futures import wait as wait_for
 import numpy as np
 import pytest
 
+from naflex_deploy.core.errors import ImageError
 from naflex_deploy.runtime.packing.isolation import EngineError
 from naflex_deploy.runtime.scheduling.queue import Policy
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
-from tests.support.scheduling import BUDGET, OUTPUTS, Gate, assert_own, image
+from tests.support.scheduling import BUDGET, OUTPUTS, Gate, Later, assert_own, image
 from tests.support.sessions import POISON, FormulaSession
 
 
@@ -96,6 +97,45 @@ def test_a_pack_has_all_cores_only_while_no_other_is_to_come(images, with_all_co
         run()
     assert all(future.done() for future in futures)
     assert session.runs == with_all_cores  # only the last one
+
+
+def test_an_idle_engine_waits_while_images_are_decoded_but_not_long():
+    now, decoders = [0.0], Later()
+    options = {"policy": Policy(max_wait=0.01), "decoders": decoders, "clock": lambda: now[0], "start": False}
+    scheduler = Scheduler(FormulaSession(), budget=BUDGET, max_images=5, **options)
+    scheduler._admission.rate = BUDGET / 10  # a full pack takes 10 s
+    futures = scheduler.submit([lambda i=i: image(i, 3, 4) for i in range(6)], tokens=12)
+    for _ in range(2):
+        decoders.works.pop(0)()
+    now[0] = 0.9
+    assert scheduler.step() is None
+    for _ in range(2):
+        decoders.works.pop(0)()
+    scheduler.step()()
+    assert [future.done() for future in futures] == [True] * 4 + [False] * 2
+    decoders.works.pop(0)()
+    now[0] = 2.0
+    scheduler.step()()  # after a tenth of those 10 s it waits no more
+    assert futures[4].done()
+
+
+def test_an_engine_is_woken_when_the_last_image_cannot_be_decoded(make):
+    go = threading.Event()
+
+    def broken():
+        go.wait(10)
+        raise ImageError("damaged")
+
+    scheduler = make(FormulaSession())
+    scheduler._admission.rate = 1e-6
+    good, bad = scheduler.submit([lambda: image(0, 3, 4), broken], tokens=12)
+    end = time.monotonic() + 10
+    while not scheduler.waiting_tokens and time.monotonic() < end:
+        time.sleep(0.001)
+    assert not good.done()
+    go.set()
+    assert isinstance(bad.exception(10), ImageError)
+    assert good.result(10).grid_hw == (3, 4)
 
 
 def test_an_image_that_left_is_not_run(make):

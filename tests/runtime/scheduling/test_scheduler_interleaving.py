@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor, Future
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -13,19 +11,8 @@ from naflex_deploy.runtime.packing.isolation import EngineError
 from naflex_deploy.runtime.scheduling.admission import QueueFullError
 from naflex_deploy.runtime.scheduling.queue import DeadlineError, Policy
 from naflex_deploy.runtime.scheduling.scheduler import Scheduler
-from tests.support.scheduling import BUDGET, OUTPUTS, assert_own, image
+from tests.support.scheduling import BUDGET, OUTPUTS, Later, assert_own, image
 from tests.support.sessions import FormulaSession
-
-
-class Later(Executor):
-    """An executor whose work is done when the test says."""
-
-    def __init__(self) -> None:
-        self.works: list = []
-
-    def submit(self, function, /, *args, **kwargs):
-        self.works.append(lambda: function(*args, **kwargs))
-        return Future()
 
 
 class Interleaving(RuleBasedStateMachine):
