@@ -13,7 +13,7 @@ import tomli_w
 
 from naflex_deploy.bench.compare.contenders import TOGETHER
 from naflex_deploy.bench.compare.statistics import Interval
-from naflex_deploy.bench.cost.tuning import Tuning, tune
+from naflex_deploy.bench.cost.tuning import WIDTH, Tuning, tune
 from naflex_deploy.bench.report.report import comparison_json, histogram_json
 from naflex_deploy.bench.report.tables import number, spread
 from naflex_deploy.cli.configuration import (
@@ -146,6 +146,7 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
             measured=comparison_json(found.measured) if found.measured else None,
             histogram=histogram_json(found.lengths),
             rejected_sizes=found.rejected,
+            seconds=round(found.spent, 1),
         )
         return
     before, after = asdict(found.before), asdict(found.after)
@@ -168,6 +169,7 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
         out.print(f"left out of --sizes: {found.rejected} (documents, what is no image, what the profile refuses)")
     if found.after == found.before:
         out.print("nothing changed, and no gain to measure: the profile's packing is within 2 % of the fastest")
+        out.print(f"ended after {found.spent:.0f} s: the rest of --seconds is for measuring a gain")
     elif found.measured is None:
         out.print(f"predicted: {found.predicted[TOGETHER]:.2f} times as fast, all images together")
         err.print(
@@ -179,6 +181,11 @@ def _print_tuning(found: Tuning, path: Path, as_json: bool) -> None:
             "times as fast as now",
             ["workload", "predicted", "measured"],
             [[name, number(found.predicted[name]), spread(asdict(speed))] for name, speed in speeds.items()],
+        )
+        known = max(speed.width for speed in speeds.values())
+        out.print(
+            f"ended after {found.spent:.0f} s: "
+            + (f"the gain is known within {WIDTH:.0%}" if known <= WIDTH else "more --seconds narrow the intervals")
         )
         if said := doubt(found.measured.throughput.speed):
             err.print(f"[bold yellow]warning:[/] {said}")

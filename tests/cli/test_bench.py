@@ -255,6 +255,7 @@ def test_tuning_writes_a_profile_that_the_tool_takes(run: Run, sums: Path, tmp_p
     printed = run("plan", *arguments, "--force")
     assert printed.exit_code == 0, printed.output
     assert "a pack costs" in printed.stdout
+    assert ("ended after" in printed.stdout) != ("no time to measure" in printed.stderr)
     badly = float(printed.stdout.split("the predictions are off by up to ")[1].split("%")[0]) > 10
     assert ("the predictions are unreliable" in printed.stderr) == badly
     assert run("plan", "--profile", output, "--backend", "onnxruntime").exit_code == 0

@@ -49,6 +49,9 @@ FEWEST = 2
 LOADS = 2 * LEAST_SITTINGS + 2
 """Number of engines that are loaded for a measurement: two for each sitting, and two for their results."""
 
+WIDTH = 0.02
+"""Relative width of an interval of the gain at which the measurement ends."""
+
 WANTED = ((ONE_BY_ONE, TOGETHER), (TOGETHER,))
 """What is measured: both workloads or, where there is no time for them, the throughput alone."""
 
@@ -70,6 +73,7 @@ class Tuning:
         lengths: Tokens of each image, [N].
         rejected: Number of sizes that the profile refuses, plus that of images whose size cannot be read.
         enough: Seconds of ``--seconds`` that would leave time to measure the gain; 0 if there was time.
+        spent: Seconds that tuning took, without the build of engines with fixed shapes.
     """
 
     profile: Profile
@@ -81,6 +85,7 @@ class Tuning:
     lengths: tuple[int, ...]
     rejected: int
     enough: int
+    spent: float
 
 
 def tune(
@@ -149,7 +154,7 @@ def tune(
                     (tuned.name, engine_of(path, subject.variant.name, under(tuned))),
                     (profile.name, engine_of(bundle, subject.variant.name, under(profile))),
                     sources[:count],
-                    width=0.02,
+                    width=WIDTH,
                     seconds=left * 2 / 3,  # Rounds that are not counted add up to a half.
                     workloads=workloads,
                     report=report,
@@ -159,7 +164,8 @@ def tune(
             late = max(clock() - begun - fitting, 0.0)  # what was spent besides on loading and on the first images
             least_time = min(FEWEST, len(sources)) * passes(1) * each + LOADS * loading + late
             enough = seconds_option(least_time / (1 - FITTING), built)
-    return Tuning(tuned, before, after, fit, predicted, measured, tuple(lengths.tolist()), damaged + rejected, enough)
+    counted, spent = tuple(lengths.tolist()), clock() - begun
+    return Tuning(tuned, before, after, fit, predicted, measured, counted, damaged + rejected, enough, spent)
 
 
 def passes(workloads: int) -> int:
