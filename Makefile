@@ -42,6 +42,7 @@ docs: $(STAMP)-dev
 # The constraints name the CPU build of torch that was tested; it goes in first, alone,
 # so that no other package's open range picks a build with gigabytes of CUDA libraries.
 $(STAMP): pyproject.toml constraints.txt
+	@echo "installing into .venv, without further output: some minutes, of which most is the download of torch"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[build,text]'

@@ -53,6 +53,14 @@ def main() -> None:
     right = [kinds[int(page)] == kind for row, kind in zip(order, asked, strict=True) for page in row[:10]]
     print(f"{1 - len(missed) / len(asked):.0%} of {len(asked)} queries find a page of their kind first")
     print(f"{np.mean(right):.1%} of the first ten pages are of the right kind ({len(kinds)} pages)")
+    cosines, same = queries @ pages.T, np.array(asked)[:, None] == np.array(kinds)
+    for what, found in (
+        ("pages of the right kind", cosines[same]),
+        ("pages of other kinds", cosines[~same]),
+        ("the first page of another kind", np.where(same, -1, cosines).max(axis=1)),
+    ):
+        low, middle, high = np.quantile(found, (0.01, 0.5, 0.99))
+        print(f"cosines of {what}: median {middle:.2f}, 98 % of them from {low:.2f} to {high:.2f}")
 
 
 if __name__ == "__main__":
