@@ -59,6 +59,7 @@ def test_version_1_has_plain_vectors_unless_types_are_asked_for(http):
             "inputs[1].content[0]",
         ),
         ({"inputs": [{"content": PARTS[0]["content"] * 2}]}, "at most 1 item", "inputs.0.content"),
+        ({"inputs": [{"content": [{"type": "image_url", "image_url": "data:"}]}] * 65}, "1 to 64 images", "input"),
         ({"images": URLS, "output_dimension": 4}, f"expected null or {WIDTH}, found 4", "output_dimension"),
         ({"images": URLS, "priority": 3}, "Input should be 0", "priority"),
         ({"images": URLS, "max_tokens": 3}, "Extra inputs", "max_tokens"),

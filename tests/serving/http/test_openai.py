@@ -83,7 +83,9 @@ def test_classes_are_a_softmax_best_first(http):
         ({"input": [encoded(IMAGES[0]), "%"]}, 422, "bad_request", "input[1]"),
         ({"input": ["data:image/png,abc"]}, 422, "bad_request", "input[0]"),
         ({"input": []}, 422, "too_many_items", "input"),
-        ({"input": [""] * 65}, 422, "too_many_items", "input"),
+        ({"input": ["data:"] * 65}, 422, "too_many_items", "input"),  # before the first of them is decoded
+        ({"images": ["data:"] * 65}, 422, "too_many_items", "input"),
+        ({"texts": ["a" * 65_537] * 65}, 422, "too_many_items", "input"),
         ({"input": [encoded(IMAGES[0]), base64.b64encode(b"no image").decode()]}, 422, "bad_image", "input[1]"),
         ({"input": 3}, 422, "bad_request", "input.str"),
         ({"input": encoded(IMAGES[0]), "model": "nope"}, 404, "no_such_model", None),

@@ -11,7 +11,7 @@ import base64
 from collections.abc import Iterator
 from typing import TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from naflex_deploy.serving.http.problems import Problem
 
@@ -36,6 +36,7 @@ ESCAPES = 1 << 20
 FOREIGN = 4 << 20
 """Bytes of JSON that is not all ASCII; images in base64 are."""
 
+_BASE64 = TypeAdapter(bytes, config=ConfigDict(val_json_bytes="base64"))
 _PIECE = 64 << 10
 _ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 
@@ -96,15 +97,25 @@ def decode_base64(text: str) -> bytes:
         ValueError: It is empty or not base64: ``binascii.Error`` for what is wrong in ASCII.
     """
     step = 4 * _PIECE
-    if not text or len(text) % 4:  # Python takes a padding character behind whole groups
+    if not text or len(text) % 4:  # decoders take a padding character behind whole groups, or none at all
         raise ValueError("expected groups of four characters")
+    if "-" in text or "_" in text:  # pydantic takes these, too
+        raise ValueError("expected base64 that is not URL-safe")
     if len(text) <= step:
-        return base64.b64decode(text, validate=True)
+        return _decoded(text)
     head = (len(text) - 1) // step * step
-    parts = [base64.b64decode(text[at : at + step], validate=True) for at in range(0, head, step)]
+    parts = [_decoded(text[at : at + step]) for at in range(0, head, step)]
     if any(len(part) != 3 * _PIECE for part in parts):
         raise ValueError("padding inside of the text")
-    return b"".join([*parts, base64.b64decode(text[head:], validate=True)])
+    return b"".join([*parts, _decoded(text[head:])])
+
+
+def _decoded(text: str) -> bytes:
+    """A piece, by pydantic, which takes a sixth of the time that Python does but refuses bits that are left over."""
+    try:
+        return _BASE64.validate_strings(text)
+    except ValidationError:
+        return base64.b64decode(text, validate=True)
 
 
 def pieces(content: bytes | bytearray) -> Iterator[bytes]:

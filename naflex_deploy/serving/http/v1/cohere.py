@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
@@ -36,9 +36,10 @@ class EmbedRequest(EmbeddingsRequest):
     priority: Literal[0] = 0
     """Only 0: the scale of Cohere is another one than that of this server."""
 
-    def items(self, kind: Kind | None) -> list[Item]:
+    def items(self, kind: Kind | None, check: Callable[[int], None]) -> list[Item]:
         if self.inputs is None:
-            return super().items(kind)
+            return super().items(kind, check)
+        check(len(self.inputs))
         places = [f"inputs[{index}].content[0]" for index in range(len(self.inputs))]
         return [of_part(index, places[index], one.content[0]) for index, one in enumerate(self.inputs)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
@@ -151,9 +152,8 @@ def parse_json(body: bytes | bytearray, kind: type[T], limits: Limits) -> tuple[
         request = json_bounds.parse_json(kind, body)
     except ValidationError as error:
         raise _invalid(error) from None
-    items = request.items(request.kind)
-    limits.check_count(len(items), "input", "send images in base64 as `input`")
-    return request, items
+    check = partial(limits.check_count, param="input", hint="send images in base64 as `input`")
+    return request, request.items(request.kind, check)
 
 
 async def read_multipart(

@@ -9,7 +9,7 @@ messages   as for vLLM: a conversation that holds one image or one text
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -93,11 +93,12 @@ class Inputs(Body):
     messages: list[Message] | None = None
     """A conversation that holds one image or one text, instead of `input`."""
 
-    def items(self, kind: Kind | None) -> list[Item]:
+    def items(self, kind: Kind | None, check: Callable[[int], None]) -> list[Item]:
         """The inputs, images decoded from base64.
 
         Args:
             kind: What the strings of ``input`` are; ``None`` where each shows it.
+            check: Called with their number before any is decoded.
 
         Raises:
             Problem: There is more than one shape, a conversation holds more than one input, or an image is no base64.
@@ -110,10 +111,13 @@ class Inputs(Body):
         if self.messages is not None:
             return [_of_messages(self.messages)]
         if self.images is not None:
+            check(len(self.images))
             return [_image(index, f"images[{index}]", image) for index, image in enumerate(self.images)]
         if self.texts is not None:
+            check(len(self.texts))
             return [_text(index, f"texts[{index}]", text) for index, text in enumerate(self.texts)]
         found_inputs = self.input if isinstance(self.input, list) else [self.input]
+        check(len(found_inputs))
         return [
             _item(index, f"input[{index}]", value, kind)
             for index, value in enumerate(found_inputs)
