@@ -123,7 +123,7 @@ def parse(body: bytes | bytearray, header_length: str | None, model: Model, limi
             raise _wrong(f"expected {HEADER_LENGTH} of at most {len(body)}, found {header_length[:20]!r}")
         header, binary = body[: int(header_length)], memoryview(body)[int(header_length) :]
     try:
-        request = parse_json(InferRequest, header)
+        request = parse_json(InferRequest, header, limits.items)
     except ValidationError as error:
         raise _invalid(error) from None
     return read(request, binary, model, limits)

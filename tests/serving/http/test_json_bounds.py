@@ -13,6 +13,7 @@ from naflex_deploy.serving.http.problems import Problem
 from naflex_deploy.serving.http.receiving import json_bounds
 from naflex_deploy.serving.http.receiving.json_bounds import check_json, decode_base64
 
+MANY = 1 << 20
 texts = st.text(st.sampled_from('ab\\"/[{,:é\n7'), max_size=12)
 values = st.recursive(
     st.none() | st.integers(-(10**12), 10**12) | texts,
@@ -41,12 +42,12 @@ def test_marks_are_counted_outside_of_texts_alone(value, ascii_only, piece):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_bounds, "_PIECE", piece)
         patch.setattr(json_bounds, "MOST", {mark: (count, "marks") for mark, count in expected.items()})
-        check_json(body)
+        check_json(body, MANY)
         for mark, count in expected.items():
             if count:
                 patch.setattr(json_bounds, "MOST", {mark: (count - 1, "marks")})
                 with pytest.raises(Problem, match="marks"):
-                    check_json(body)
+                    check_json(body, MANY)
 
 
 @pytest.mark.parametrize(
@@ -55,21 +56,22 @@ def test_marks_are_counted_outside_of_texts_alone(value, ascii_only, piece):
         ("OUTSIDE", 20, b'{"a": 1,              "b": 2}', "bytes outside"),
         ("ESCAPES", 2, b'"\\n\\n\\n"', "backslashes"),
         ("FOREIGN", 5, '"ééé"'.encode(), "not all of them are ASCII"),
+        ("TEXTS", 1, b'{"a": "b", "c": "d\\"", "e": [1]}', "at most 4 texts"),
         ("DIGITS", 5, b"[123456]", "numbers of at most 5 digits"),
     ],
 )
 def test_each_bound_is_met_by_its_own_excess(monkeypatch, bound, most, body, what):
-    check_json(body)
+    check_json(body, 0)
     monkeypatch.setattr(json_bounds, bound, most)
     with pytest.raises(Problem, match=what) as caught:
-        check_json(body)
+        check_json(body, 0)
     assert (caught.value.status, caught.value.reason) == (413, "body_too_large")
 
 
 def test_texts_of_images_count_nothing():
     image = base64.b64encode(b"\xd3\x4d\x34" * 100_000)  # base64 of zeros alone
     assert image.startswith(b"0000")
-    check_json(b'{"input": ["data:image/png;base64,' + image + b'", "' + image + b'"]}')
+    check_json(b'{"input": ["data:image/png;base64,' + image + b'", "' + image + b'"]}', 1)
 
 
 @given(st.binary(max_size=200), st.text("A=é/-_", max_size=3), st.integers(0, 300), st.sampled_from([4, 16, 1 << 16]))

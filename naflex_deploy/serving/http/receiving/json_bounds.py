@@ -27,6 +27,9 @@ The most of each is parsed in less than 50 ms on one core.
 OUTSIDE = 4 << 20
 """Bytes outside of texts."""
 
+TEXTS = 16
+"""Texts of an image, keys included, and four times as many of the request: each one is an object, too."""
+
 DIGITS = 40
 """Digits in a row, twice as many where a piece ends: the time to parse an integer grows with their square."""
 
@@ -43,20 +46,29 @@ _ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 M = TypeVar("M", bound=BaseModel)
 
 
-def parse_json(kind: type[M], body: bytes | bytearray) -> M:
+def parse_json(kind: type[M], body: bytes | bytearray, items: int) -> M:
     """Check the cost of a JSON body, and parse it.
+
+    Args:
+        kind: What it describes.
+        body: The JSON.
+        items: Maximum number of images.
 
     Raises:
         Problem: Parsing it would cost too much.
         ValidationError: It is no JSON, or not as ``kind`` describes it.
     """
     if len(body) > SMALL:
-        check_json(body)
+        check_json(body, items)
     return kind.model_validate_json(body)
 
 
-def check_json(body: bytes | bytearray) -> None:
+def check_json(body: bytes | bytearray, items: int) -> None:
     """Check what parsing a JSON body would cost. It need not be valid.
+
+    Args:
+        body: The JSON.
+        items: Maximum number of images.
 
     Raises:
         Problem: It has more of something than is allowed.
@@ -68,14 +80,19 @@ def check_json(body: bytes | bytearray) -> None:
     if not body.isascii():
         _check(len(body), FOREIGN, "bytes, as not all of them are ASCII,")
     counts = dict.fromkeys(MOST, 0)
-    between, outside, at = bytearray(), 0, 0
+    between, outside, texts, at = bytearray(), 0, 0, 0
     while at < len(body):
         quote = body.find(b'"', at)
         end = len(body) if quote < 0 else quote
         outside += end - at
         _check(outside, OUTSIDE, "bytes outside of texts")
         between += body[at:end]
-        at = end if quote < 0 else _end_of_text(body, quote + 1)
+        if quote < 0:
+            at = end
+        else:
+            at, texts = _end_of_text(body, quote + 1), texts + 1
+            if texts > TEXTS * (items + 4):
+                raise _too_large(f"at most {TEXTS * (items + 4)} texts", hint=f"send at most {items} images at once")
         if len(between) >= _PIECE or at == len(body):
             for piece in pieces(between):
                 _count(piece, counts)
@@ -141,10 +158,7 @@ def _check(found: int, most: int, what: str) -> None:
         raise _too_large(f"at most {most} {what}")
 
 
-def _too_large(expected: str) -> Problem:
-    return Problem(
-        413,
-        "body_too_large",
-        f"expected JSON with {expected}, found more",
-        hint="send images as files in base64, or pixels as bytes after the JSON",
-    )
+def _too_large(
+    expected: str, hint: str = "send images as files in base64, or pixels as bytes after the JSON"
+) -> Problem:
+    return Problem(413, "body_too_large", f"expected JSON with {expected}, found more", hint=hint)

@@ -149,7 +149,7 @@ def parse_json(body: bytes | bytearray, kind: type[T], limits: Limits) -> tuple[
         Problem: The body is not valid; the problem says what is wrong and where.
     """
     try:
-        request = json_bounds.parse_json(kind, body)
+        request = json_bounds.parse_json(kind, body, limits.items)
     except ValidationError as error:
         raise _invalid(error) from None
     check = partial(limits.check_count, param="input", hint="send images in base64 as `input`")
