@@ -81,10 +81,10 @@ class Observing:
         for sample in self._remaining():
             if self._take(sample):
                 pending.append(sample)
+                images += len(sample.images)
+                tokens += sample.tokens
             if len(pending) == ROUND:
                 self._observe(pending)
-                images += sum(len(one.images) for one in pending)
-                tokens += sum(one.tokens for one in pending)
                 pending = []
                 on_progress(Counts(progress.observed, total, before, images, tokens))
                 if time.monotonic() - kept >= KEEP_SECONDS:
@@ -93,8 +93,6 @@ class Observing:
             if progress.observed == self._samples:
                 break
         self._observe(pending)
-        images += sum(len(one.images) for one in pending)
-        tokens += sum(one.tokens for one in pending)
         on_progress(Counts(progress.observed, progress.observed, before, images, tokens))
 
     def _take(self, sample: Sample) -> bool:

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import sys
-from pathlib import Path
 
 import cohere
 import numpy as np
 import pytest
-from serving import served
-
-import naflex_deploy as nd
-
-bundle, images = map(Path, sys.argv[1:])
-files = sorted(path for path in images.iterdir() if path.suffix == ".png")
-urls = ["data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() for path in files]
-engine = nd.load(bundle)
-texts = ["a cat", "A photo of a DOG", "東京"]
-pages, words = engine.embed(files), engine.text.embed(texts)
-Path("keys").write_text("secret\n")
-
-
-def close(found: object, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+from towers import KEY, close, pages, texts, towers, urls, words
 
 
 async def many(url: str) -> None:
-    async with cohere.AsyncClientV2("secret", base_url=url) as client:
+    async with cohere.AsyncClientV2(KEY, base_url=url) as client:
         calls = [client.embed(model="towers", texts=[text], input_type="search_query") for text in texts]
         for row, answer in zip(words, await asyncio.gather(*calls), strict=True):
             close(answer.embeddings.float_, row[None])
 
 
-with served(f"towers={bundle}", "--api-keys", "keys") as events:
-    url = events["ready"]["url"]
-    client = cohere.ClientV2("secret", base_url=url)
+with towers() as url:
+    client = cohere.ClientV2(KEY, base_url=url)
     answer = client.embed(model="towers", texts=texts, input_type="search_document", embedding_types=["float"])
     close(answer.embeddings.float_, words)
     assert answer.texts == texts
@@ -56,7 +39,7 @@ with served(f"towers={bundle}", "--api-keys", "keys") as events:
         client.embed(model="absent", texts=texts, input_type="search_query")
     with pytest.raises(cohere.UnauthorizedError):
         cohere.ClientV2("wrong", base_url=url).embed(model="towers", texts=texts, input_type="search_query")
-    old = cohere.Client("secret", base_url=url)
+    old = cohere.Client(KEY, base_url=url)
     close(old.embed(model="towers", texts=texts, input_type="search_query").embeddings, words)
     typed = old.embed(model="towers", images=urls[:1], input_type="image", embedding_types=["float"])
     close(typed.embeddings.float_, pages[:1])

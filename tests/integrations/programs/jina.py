@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from pathlib import Path
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 
-import numpy as np
 import pytest
 from haystack import Document
 from haystack.utils import Secret
@@ -18,25 +15,11 @@ from haystack_integrations.components.embedders.jina import (
     JinaDocumentImageEmbedder,
     JinaTextEmbedder,
 )
-from serving import served
+from towers import KEY, close, files, pages, texts, towers, words
 
-import naflex_deploy as nd
-
-bundle, images = map(Path, sys.argv[1:])
-files = sorted(path for path in images.iterdir() if path.suffix == ".png")
-engine = nd.load(bundle)
-texts = ["a cat", "A photo of a DOG", "東京"]
-pages, words = engine.embed(files), engine.text.embed(texts)
-Path("keys").write_text("secret\n")
-
-
-def close(found: object, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
-with served(f"towers={bundle}", "--api-keys", "keys") as events:
-    where = {"model": "towers", "base_url": events["ready"]["url"] + "/v1/embeddings"}
-    key = Secret.from_token("secret")
+with towers() as url:
+    where = {"model": "towers", "base_url": f"{url}/v1/embeddings"}
+    key = Secret.from_token(KEY)
     seen = JinaDocumentImageEmbedder(api_key=key, batch_size=3, **where).run(
         [Document(content="", meta={"file_path": str(path)}) for path in files]
     )
