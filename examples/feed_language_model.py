@@ -64,15 +64,17 @@ def expand(prompt: Sequence[int], placeholder: int, images: Sequence[ImageTokens
 def inputs_for(model: Any, ids: Sequence[int], images: Sequence[ImageTokens]) -> dict[str, Any]:
     """What ``generate`` takes for an expanded prompt.
 
-    Models that give images positions of their own (Qwen3-VL, Qwen3.5, PaddleOCR-VL, Cosmos3-Edge) need the grids and
-    the kind of each token. Without the kinds, some of them silently take the positions of text.
+    Models that give images positions of their own (Qwen3-VL, Qwen3.5, Qwen3-Omni, PaddleOCR-VL, Cosmos3-Edge) need the
+    grids, and all but Qwen3-Omni the kind of each token. Without them, some silently take the positions of text.
     """
     check_placeholders(ids.count(model.config.image_token_id), images)
     tokens = torch.tensor([ids])
     found: dict[str, Any] = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     found["mm_encoder_outputs"] = encoder_outputs(images)
-    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:
+    asked_for = inspect.signature(model.forward).parameters
+    if "image_grid_thw" in asked_for:
         found["image_grid_thw"] = torch.cat([torch.from_numpy(image.grid_thw) for image in images])
+    if "mm_token_type_ids" in asked_for:
         found["mm_token_type_ids"] = (tokens == model.config.image_token_id).int()
     return found
 

@@ -33,7 +33,7 @@ SMALL = {"size": {"shortest_edge": 3136, "longest_edge": 65_536}}
 LIMITS = {"LFM2-VL": {"min_image_tokens": 4, "max_image_tokens": 64, "tile_size": 128, "max_pixels_tolerance": 1.0}}
 LIMITS["Kimi K2.5"] = {"max_patches": 256}
 SIZES = [(64, 96), (128, 64), (64, 64), (192, 128), (96, 160)]
-FAMILIES = [name for name in VLMS if name not in SAME_TOWERS]
+FAMILIES = [*(name for name in VLMS if name not in SAME_TOWERS), "Qwen3OmniMoeThinker"]
 
 
 class Case:

@@ -89,14 +89,17 @@ def wanted_of(config: Mapping[str, Any]) -> Callable[[str], bool]:
 
 
 def refuse_others(config: Mapping[str, Any], source: str) -> None:
-    """Refuse a model that is known to have another kind of tower.
+    """Refuse a model that is known to have another kind of tower, or whose tower is not known.
 
     Raises:
         CheckpointError: It has; says what differs.
     """
     kind = config.get("model_type")
-    if isinstance(kind, str) and kind in OTHERS:
+    if not isinstance(kind, str) or family_of(config) or kind.startswith("siglip"):
+        return
+    if kind in OTHERS or "vision_config" in config:
+        why = OTHERS.get(kind, "nothing is known of their towers")
         raise CheckpointError(
-            f"{source}: models of type '{kind}' are not supported: {OTHERS[kind]}",
+            f"{source}: models of type '{kind}' are not supported: {why}",
             hint=f"towers that are read: {', '.join(family.title for family in FAMILIES)}",
         )

@@ -50,6 +50,7 @@ TOWER = {
 def tower(vision: Mapping[str, Any], stored: frozenset[str], source: str, projector: Projector) -> Architecture:
     """The architecture of a SigLIP2 tower; the attention head is read only where it is stored."""
     only(vision, "num_channels", (3,), source)
+    only(vision, "rope_parameters", (None,), source)
     side = square_side(vision["num_patches"], "num_patches", source)
     return architecture(
         source,

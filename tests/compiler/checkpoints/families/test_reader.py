@@ -172,6 +172,16 @@ def test_options_that_do_not_fit_are_named(
         read(tmp_path)
 
 
+def test_a_rotary_embedding_of_a_tower_that_has_none_is_named(tmp_path: Path) -> None:
+    directory = saved("Lfm2Vl")
+    config = json.loads((directory / "config.json").read_text())
+    _vision(rope_parameters={"rope_type": "axial"})(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").symlink_to(directory / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"rope_parameters = \{'rope_type': 'axial'\} is not supported"):
+        read(tmp_path)
+
+
 def test_qwen3_omni_is_read_whole_and_of_the_part_that_sees(tmp_path: Path) -> None:
     part = saved("Qwen3OmniMoeThinker")
     config = json.loads((part / "config.json").read_text())
@@ -189,12 +199,12 @@ def test_qwen3_omni_is_read_whole_and_of_the_part_that_sees(tmp_path: Path) -> N
     assert "deepstack:1" in found.architecture.outputs
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_other_towers_are_refused_by_what_they_are(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "why"), [*OTHERS.items(), ("new_vl", "nothing is known of their towers")])
+def test_other_towers_are_refused_by_what_they_are(tmp_path: Path, kind: str, why: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "vision_config": {}}))
     with pytest.raises(CheckpointError) as caught:
         read(tmp_path)
-    assert f"models of type '{kind}' are not supported: {OTHERS[kind]}" in caught.value.message
+    assert f"models of type '{kind}' are not supported: {why}" in caught.value.message
     assert all(family.title in (caught.value.hint or "") for family in FAMILIES)
 
 
