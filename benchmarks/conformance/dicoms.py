@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pydicom import Dataset, Sequence
-from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000,
@@ -19,7 +18,6 @@ from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -29,6 +27,7 @@ from pydicom.uid import (
 
 from benchmarks.conformance.clips import frame_of
 from benchmarks.conformance.probe import Pixels, Probe, pnm, run
+from tests.support import dicoms
 
 BY = "DCMTK dcm2pnm"
 
@@ -259,27 +258,12 @@ def _palette() -> dict[str, Any]:
 
 
 def dataset(pixels: np.ndarray[Any, Any], elements: dict[str, Any]) -> Dataset:
-    found = Dataset()
-    found.file_meta = FileMetaDataset()
-    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    found.file_meta.MediaStorageSOPClassUID = found.SOPClassUID = CTImageStorage
-    found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID = generate_uid()
-    found.StudyInstanceUID, found.SeriesInstanceUID, found.Modality = generate_uid(), generate_uid(), "CT"
-    colour = pixels.ndim == 3 and pixels.shape[2] == 3
-    found.Rows, found.Columns = pixels.shape[:2] if colour else pixels.shape[-2:]
-    if pixels.ndim == 3 and not colour:
-        found.NumberOfFrames = len(pixels)
-    found.SamplesPerPixel = 3 if colour else 1
-    found.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    if colour:
-        found.PlanarConfiguration = 0
-    found.BitsAllocated = 8 * pixels.itemsize
-    found.BitsStored = 12 if pixels.dtype == np.uint16 else found.BitsAllocated
-    found.HighBit = found.BitsStored - 1
-    found.PixelRepresentation = int(pixels.dtype.kind == "i")
-    planes = np.moveaxis(pixels, 2, 0) if elements.get("PlanarConfiguration") else pixels
-    found.PixelData = np.ascontiguousarray(planes).tobytes()
-    found["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+    bits = 12 if pixels.dtype == np.uint16 else 8 * pixels.itemsize
+    series = {"SOPClassUID": CTImageStorage, "StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+    found = dicoms.dataset(pixels, **series, Modality="CT", BitsStored=bits, HighBit=bits - 1)
+    found.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    if elements.get("PlanarConfiguration"):
+        found.PixelData = np.ascontiguousarray(np.moveaxis(pixels, 2, 0)).tobytes()
     for name, value in elements.items():
         setattr(found, name, value)
     return found

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from benchmarks.conformance.probe import Pixels, Probe, pnm, run
-from benchmarks.conformance.stills import smooth
+from benchmarks.conformance.stills import openjpeg, smooth
 
 LIBTIFF = "libtiff tiffcp, tiff2rgba"
 
@@ -167,7 +167,7 @@ def _phones(folder: Path) -> Iterator[Probe]:
         yield Probe(name, path, _heif(path), "libheif heif-convert", 1.2)
     raw = folder / "raw.j2k"
     Image.fromarray(smooth()).save(raw, "JPEG2000", no_jp2=True)
-    yield Probe("jpeg 2000, codestream alone", raw, _openjpeg(raw), "OpenJPEG opj_decompress")
+    yield Probe("jpeg 2000, codestream alone", raw, openjpeg(raw), "OpenJPEG opj_decompress")
 
 
 def _profiles(folder: Path) -> Iterator[Probe]:
@@ -293,14 +293,6 @@ def _heif(path: Path) -> Any:
     def reference(folder: Path) -> Pixels:
         run("heif-convert", path, folder / "a.png")
         return _netpbm(folder / "a.png")(folder)
-
-    return reference
-
-
-def _openjpeg(path: Path) -> Any:
-    def reference(folder: Path) -> Pixels:
-        run("opj_decompress", "-i", path, "-o", folder / "a.ppm")
-        return pnm((folder / "a.ppm").read_bytes())
 
     return reference
 

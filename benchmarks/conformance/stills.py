@@ -53,7 +53,7 @@ def probes(folder: Path) -> Iterator[Probe]:
         elif path.suffix == ".avif":
             yield Probe(name, path, _avifdec(path), "libavif avifdec", 1.2)
         elif path.suffix == ".jp2":
-            yield Probe(name, path, _openjpeg(path), "OpenJPEG opj_decompress")
+            yield Probe(name, path, openjpeg(path), "OpenJPEG opj_decompress")
         else:
             yield Probe(name, path, _ffmpeg(path), "FFmpeg", 1.2)
 
@@ -168,7 +168,7 @@ def _netpbm(command: list[str], path: Path) -> Any:
     return reference
 
 
-def _openjpeg(path: Path) -> Any:
+def openjpeg(path: Path) -> Any:
     def reference(folder: Path) -> Pixels:
         run("opj_decompress", "-i", path, "-o", folder / "a.ppm")
         return pnm((folder / "a.ppm").read_bytes())
