@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from naflex_deploy.compiler.backends.tensorrt.lowering import check_header, make_request, write_lowered
+from naflex_deploy.compiler.backends.tensorrt.lowering import check_header, check_products, make_request, write_lowered
 from naflex_deploy.compiler.backends.tensorrt.process import Built, Request, run_all
 from naflex_deploy.compiler.backends.tensorrt.quantize import KINDS
 from naflex_deploy.compiler.checkpoints.random_weights import random_checkpoint
@@ -24,7 +24,7 @@ from naflex_deploy.compiler.export import export
 from naflex_deploy.compiler.model.architecture import Architecture, Positions
 from naflex_deploy.compiler.passes.graphs import read
 from naflex_deploy.compiler.quantize.layers import groups
-from naflex_deploy.compiler.quantize.quantization import plain
+from naflex_deploy.compiler.quantize.quantization import Quantization, plain
 from naflex_deploy.runtime.backends.tensorrt import library as tensorrt_library
 from naflex_deploy.runtime.backends.tensorrt.plan import TARGETS
 from tests.support.graphs import FAMILIES, SWEPT
@@ -42,7 +42,7 @@ BEGIN_FAMILIES, END_FAMILIES = "<!-- families -->", "<!-- end of families -->"
 SMALL = Architecture(64, 1, 2, 128, 4, Positions((4, 4)))
 TOWERS = {name: replace(FAMILIES[name], width=64, mlp_width=128) for name in ("Qwen3-VL", *SWEPT)}
 """Small towers of vision-language models, with heads as wide as those of `SMALL`."""
-TOWER_FORMS, TOWER_PRECISIONS = ("segment", "rows"), ("fp16", "bf16")
+TOWER_FORMS, TOWER_PRECISIONS = ("segment", "rows"), ("fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,12 @@ def measure(cells: Sequence[Cell]) -> Iterator[tuple[Cell, str]]:
     """Build every cell, and check the header of every plan."""
     version = tensorrt_library.installed(BACKEND) or ""
     with tempfile.TemporaryDirectory() as temporary:
-        requests = [_request(cell, _exported(cell, Path(temporary))) for cell in cells]
-        for cell, request, result in zip(cells, requests, run_all(requests), strict=True):
+        lowered = [_request(cell, _exported(cell, Path(temporary))) for cell in cells]
+        requests = [request for request, _ in lowered]
+        for cell, (request, quantization), result in zip(cells, lowered, run_all(requests), strict=True):
             if isinstance(result, Built):
                 check_header(Path(request.plan), version, request.targets)
+                check_products(result.log, quantization)
                 fused = {profile.fused_attentions for profile in result.log.profiles}
                 assert len(result.log.profiles) == cell.budgets
                 yield cell, "fused" if fused == {cell.architecture.depth} else "unfused"
@@ -86,7 +88,7 @@ def _exported(cell: Cell, folder: Path) -> Path:
     return own
 
 
-def _request(cell: Cell, folder: Path) -> Request:
+def _request(cell: Cell, folder: Path) -> tuple[Request, Quantization | None]:
     graph = folder / f"{cell.form}-{cell.precision}.onnx"
     portable = folder / "portable.onnx"
     quantization = None
@@ -97,7 +99,8 @@ def _request(cell: Cell, folder: Path) -> Request:
     inputs, _ = write_lowered(portable, graph, cell.form, cell.precision, quantization)
     sizes = [{"tokens": tokens, "images": 8, "rows": 4, "row_tokens": 64} for tokens in BUDGETS[: cell.budgets]]
     targets = () if cell.target == DEFAULT else (cell.target,)
-    return make_request(BACKEND, graph, folder / "engine.plan", inputs, sizes, targets, cell.precision)
+    request = make_request(BACKEND, graph, folder / "engine.plan", inputs, sizes, targets, cell.precision)
+    return request, quantization
 
 
 def table(found: dict[Cell, str]) -> str:
@@ -135,10 +138,21 @@ def tower_table(found: dict[Cell, str]) -> str:
 
 def published(page: str) -> dict[tuple[str, str, str], str]:
     """Read the cells of a page, by form, precision and target."""
-    lines = page.partition(BEGIN)[2].partition(END)[0].splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    header, _, *body = rows
-    return {(row[0], row[1], target): cell for row in body for target, cell in zip(header[2:], row[2:], strict=True)}
+    (_, _, *targets), rows = _rows(page, BEGIN, END)
+    return {(row[0], row[1], target): cell for row in rows for target, cell in zip(targets, row[2:], strict=True)}
+
+
+def published_towers(page: str) -> dict[tuple[str, str, str], str]:
+    """Read the cells of towers of a page, by tower, form and precision."""
+    (_, *columns), rows = _rows(page, BEGIN_FAMILIES, END_FAMILIES)
+    return {(row[0], *column.split()): cell for row in rows for column, cell in zip(columns, row[1:], strict=True)}
+
+
+def _rows(page: str, begin: str, end: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a table."""
+    lines = page.partition(begin)[2].partition(end)[0].splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return header, rows
 
 
 def main() -> None:

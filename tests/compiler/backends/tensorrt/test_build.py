@@ -12,7 +12,18 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from benchmarks.tensorrt.matrix import BUDGETS, COLUMNS, DEFAULT, PAGE, PRECISIONS, Cell, measure, published
+from benchmarks.tensorrt.matrix import (
+    BUDGETS,
+    COLUMNS,
+    DEFAULT,
+    PAGE,
+    PRECISIONS,
+    Cell,
+    measure,
+    published,
+    published_towers,
+    tower_cells,
+)
 from naflex_deploy.compiler.backends.registry import choose
 from naflex_deploy.compiler.backends.task import Task
 from naflex_deploy.compiler.backends.tensorrt import lowering as tensorrt
@@ -51,20 +62,26 @@ def task(folder: Path, *settings: str, precision: str = "fp16", budgets: tuple[i
 def test_the_published_matrix_is_what_builds(whole: bool) -> None:
     """Every precision on every target in the segment form, the other forms and three budgets on some.
 
-    The sample has every form, precision and number of budgets with every outcome, and every target in fp16.
+    The sample has every form, precision and number of budgets with every outcome, every target in fp16, and a tower.
     """
     cells = [Cell("segment", precision, target, 1) for precision in PRECISIONS for target in COLUMNS]
     cells += [Cell("rows", precision, target, 1) for precision in PRECISIONS for target in ("sm75", DEFAULT)]
     cells += [Cell("packed", precision, DEFAULT, 1) for precision in PRECISIONS]
     cells += [Cell(form, "bf16", DEFAULT, len(BUDGETS)) for form in ("segment", "rows")]
-    page = published(PAGE.read_text(encoding="utf-8"))
+    text = PAGE.read_text(encoding="utf-8")
+    page, towers = published(text), published_towers(text)
     expected = {cell: page[cell.form, cell.precision, cell.target] for cell in cells}
+    every = {cell: towers[cell.model, cell.form, cell.precision] for cell in tower_cells()}
     if not whole:
         kinds = {(cell.form, cell.precision, cell.budgets, expected[cell]): cell for cell in reversed(cells)}
         targets = {cell.target: cell for cell in cells if (cell.form, cell.precision) == ("segment", "fp16")}
         expected = {
             cell: expected[cell] for cell in {**dict.fromkeys(kinds.values()), **dict.fromkeys(targets.values())}
         }
+        tower = Cell("segment", "int8", DEFAULT, len(BUDGETS), "Isaac")
+        del expected[Cell("segment", "bf16", DEFAULT, len(BUDGETS))]
+        every = {tower: every[tower]}
+    expected |= every
     assert dict(measure(list(expected))) == expected
 
 
