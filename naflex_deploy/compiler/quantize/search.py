@@ -7,9 +7,10 @@ folds would choose. This cross-validation matters because a range fitted to few 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from heapq import nsmallest
 from typing import TypeVar
 
 import numpy as np
@@ -42,6 +43,8 @@ COLUMNS = 512
 """Largest number of output channels of each layer on which outputs are compared."""
 TRIED = 2048
 """Largest number of rows on which candidates are compared, taken evenly from all folds."""
+NEAR = 1.05
+"""Ratio of the errors of two smoothings up to which these rows do not decide between them."""
 
 Ranges = list[tuple[float, float]]
 """(low, high) for each fold, derived from the other folds, and last the range derived from all images."""
@@ -91,10 +94,16 @@ def search(
         return Choice(Levels.of(kind, *ranges.asymmetric(seen, "minmax")), None, None, np.zeros(0))
     site = _Site(seen, x, weights, kind, shifts=shifts)
     plain = _Trial(site, None).narrowed(method)
-    trials = (_Trial(site, alpha) for alpha in ALPHAS)
-    best = min(trials, key=lambda trial: trial.errors(trial.covered("minmax")).mean())
-    smooth = best.narrowed(method)
+    smooth = _least((_Trial(site, alpha) for alpha in ALPHAS), site).narrowed(method)
     return smooth if _less(smooth.errors, plain.errors, SMOOTHED if free else WORTH) else plain
+
+
+def _least(trials: Iterable[_Trial], site: _Site) -> _Trial:
+    """The trial with the least error; of the best two, the one that is better on all rows where it is a near tie."""
+    first, second = nsmallest(2, trials, key=lambda trial: trial.error())
+    if site.whole or second.error() > NEAR * first.error():
+        return first
+    return min(first, second, key=lambda trial: trial.error(site.folds))
 
 
 class _Site:
@@ -150,6 +159,10 @@ class _Trial:
             lost *= smoothing.scale
             found.append(_spread(lost @ self.site.readout))
         return np.asarray(np.array(found) + COMPENSATED * self.of_weights, np.float64)
+
+    def error(self, folds: Sequence[Float32] = ()) -> float:
+        """The mean error over folds with ranges that cover all values, on the rows tried or on other rows of them."""
+        return float(self.errors(self.covered("minmax"), self._applied(folds) or None).mean())
 
     def _applied(self, folds: Sequence[Float32]) -> list[Float32]:
         return [smoothing.applied(x) for smoothing, x in zip(self.smoothings, folds, strict=False)]

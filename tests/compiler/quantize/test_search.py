@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from naflex_deploy.compiler.quantize.levels import Float32, Kind, Levels
 from naflex_deploy.compiler.quantize.observation import SiteObservation
-from naflex_deploy.compiler.quantize.search import TRIED, Choice, _readout, search
+from naflex_deploy.compiler.quantize.search import TRIED, Choice, _least, _readout, search
 
 ROWS, WIDTH, OUT = 400, 32, 24
 
@@ -134,3 +136,18 @@ def test_the_readout_stands_for_all_layers(widths: tuple[int, ...]) -> None:
     readout = _readout(weights, power)
     assert readout.shape == (WIDTH, min(WIDTH, sum(widths)))
     assert (x @ readout).var(0).sum() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "whole", "chosen"),
+    [
+        ((1.3, 1.01, 1.0), (1.0, 2.0, 2.1), False, 1),  # a near tie, which all rows decide
+        ((1.3, 1.01, 1.0), (1.0, 2.2, 2.1), False, 2),
+        ((1.3, 1.06, 1.0), (1.0, 2.0, 2.1), False, 2),
+        ((1.3, 1.01, 1.0), (1.0, 2.0, 2.1), True, 2),
+    ],
+)
+def test_all_rows_decide_between_smoothings_that_are_nearly_as_good_on_some(few, many, whole, chosen) -> None:
+    site = SimpleNamespace(whole=whole, folds=["all rows"])
+    trials = [SimpleNamespace(error=lambda folds=(), n=n: (many if folds else few)[n], n=n) for n in range(3)]
+    assert _least(trials, site).n == chosen
