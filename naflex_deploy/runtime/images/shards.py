@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.profile import LimitsSection
@@ -46,22 +47,20 @@ def read_tar(
     empty = True
     links: dict[str, list[str]] = {}
     try:
-        with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
-            for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them for random access
-                name = PurePosixPath(member.name)
-                if member.isdir():
-                    continue
-                readable = member.isfile() or member.islnk()
-                attributes = name.name.startswith("._") or "__MACOSX" in name.parts
-                if not readable or attributes or name.suffix.lower() not in suffixes:
-                    left_out(path / member.name)
-                    continue
-                empty = False
-                if member.islnk():
-                    links.setdefault(member.linkname, []).append(member.name)
-                else:
-                    yield f"{path}/{member.name}", _content(archive, member, f"{path}/{member.name}", most)
+        for archive, member in _members(path):
+            name = PurePosixPath(member.name)
+            if member.isdir():
+                continue
+            readable = member.isfile() or member.islnk()
+            attributes = name.name.startswith("._") or "__MACOSX" in name.parts
+            if not readable or attributes or name.suffix.lower() not in suffixes:
+                left_out(path / member.name)
+                continue
+            empty = False
+            if member.islnk():
+                links.setdefault(member.linkname, []).append(member.name)
+            else:
+                yield f"{path}/{member.name}", _content(archive, member, f"{path}/{member.name}", most)
         if links:
             yield from _linked(path, links, most)
     except Exception as error:  # the module raises many kinds, TypeError among them
@@ -70,6 +69,27 @@ def read_tar(
         return
     if empty:
         yield str(path), ImageError(f"{path}: expected images, found a tar archive without any", hint="leave it out")
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The members of an archive, each with the archive, which stands at the member's content.
+
+    Raises:
+        tarfile.ReadError: The archive is damaged, or ends within a member.
+    """
+    with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
+        for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep them for random access
+            yield archive, member
+            _skip(archive)
+
+
+def _skip(archive: tarfile.TarFile) -> None:
+    """Read on to the next header. tarfile would go on behind the end, for as long as the size of a member says."""
+    stream: IO[bytes] = archive.fileobj  # type: ignore[assignment]
+    while (rest := archive.offset - stream.tell()) > 0:
+        if not stream.read(min(rest, HEADER)):
+            raise tarfile.ReadError(f"it ends {rest} bytes before the end of a member")
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, most: int) -> bytes | ImageError:
@@ -95,14 +115,12 @@ def _linked(path: Path, links: dict[str, list[str]], most: int) -> Iterator[Entr
         links: Names of links by the member that they name.
         most: Largest size of a member in bytes.
     """
-    with tarfile.open(path, "r|*", tarinfo=_Member) as archive:
-        for member in archive:
-            archive.members.clear()  # type: ignore[attr-defined]
-            if member.isfile() and member.name in links:
-                content = b"" if member.size > most else _content(archive, member, "", most)
-                for link in links.pop(member.name):
-                    name = f"{path}/{link}"
-                    yield name, content if member.size <= most else too_large(name, member.size, most)
+    for archive, member in _members(path):
+        if member.isfile() and member.name in links:
+            content = b"" if member.size > most else _content(archive, member, "", most)
+            for link in links.pop(member.name):
+                name = f"{path}/{link}"
+                yield name, content if member.size <= most else too_large(name, member.size, most)
     for target, missing in links.items():
         for name in missing:
             what = f"{path}/{name}: links to {target}, which is not there"

@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import struct
 import warnings
 import zlib
@@ -141,12 +142,13 @@ def test_transparency_is_composited_over_white():
     assert only(colour_key)[0, 0].tolist() == [255, 255, 255]
 
 
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+@pytest.mark.parametrize(
+    ("form", "mode"), [*itertools.product(["PNG", "TIFF"], ["RGB", "RGBA", "LA", "P"]), ("TIFF", "CMYK")]
+)
 def test_large_pictures_come_out_as_small_ones_do(form, mode, monkeypatch):
-    """They are turned and composited channel by channel; an image of the caller stays open."""
+    """They are turned, composited and converted channel by channel; an image of the caller stays open."""
     pixels = np.dstack([PIXELS, PIXELS[:, ::-1, 0]])
-    image = Image.fromarray(pixels[:, :, :3] if mode == "P" else pixels).convert(mode)
+    image = Image.fromarray(pixels[:, :, :3] if mode in ("P", "CMYK") else pixels).convert(mode)
     for number in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = number

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pytest
 from PIL import Image
 from pyarrow import parquet
 
@@ -56,6 +58,23 @@ def test_headers_of_a_shard_are_bounded(tmp_path, monkeypatch):
     assert first == (f"{path}/a.png", b"1")
     assert isinstance(error, ImageError)
     assert "a header of 3" in error.message
+
+
+@pytest.mark.parametrize("name", ["b.png", "b.txt"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_shard_ends_where_its_file_does_whatever_size_a_member_claims(tmp_path, name, pack):
+    start = tarfile.TarInfo("a.png")
+    start.size = 1
+    claim = tarfile.TarInfo(name)
+    claim.size = 1 << 60  # 57 million years at the speed of a disk
+    content = start.tobuf() + b"1".ljust(tarfile.BLOCKSIZE, b"\0") + claim.tobuf(tarfile.GNU_FORMAT) + bytes(5000)
+    path = tmp_path / "a.tar"
+    path.write_bytes(pack(content))
+    (first, *refused, (_, error)) = opened(path)
+    assert first == (f"{path}/a.png", b"1")
+    assert [name for name, _ in refused] == ([f"{path}/b.png"] if name == "b.png" else [])
+    assert isinstance(error, ImageError)
+    assert f"it ends {(1 << 60) - 5000} bytes before the end of a member" in error.message
 
 
 def test_rows_of_a_table_are_bounded_and_read_by_another_process(tmp_path):

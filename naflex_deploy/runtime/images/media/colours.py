@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -89,10 +90,11 @@ def upright(image: Image.Image, number: object, *, own: bool = False) -> Image.I
     return Image.merge("RGB", turned)
 
 
-def to_srgb(picture: Image.Image, section: ImageSection) -> tuple[Image.Image, tuple[Decision, ...]]:
+def to_srgb(picture: Image.Image, section: ImageSection, own: bool = False) -> tuple[Image.Image, tuple[Decision, ...]]:
     """A loaded picture by its colour profile, with the profile's own intent, where the section wants that.
 
-    It stays as it is where it has no profile, or one that cannot be used, which a warning says.
+    It stays as it is where it has no profile, or one that cannot be used, which a warning says. What is ``own`` is
+    changed in place where it keeps its mode.
     """
     content = picture.info.get("icc_profile") if section.icc else None
     if not content:
@@ -100,10 +102,13 @@ def to_srgb(picture: Image.Image, section: ImageSection) -> tuple[Image.Image, t
     transparent = picture.has_transparency_data
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(content))
-        stored = picture.convert("RGBA" if transparent else "RGB") if picture.mode in ("P", "PA") else picture
-        mode = "RGBA" if stored.mode == "RGBA" else "RGB"
-        shown = ImageCms.profileToProfile(stored, source, ImageCms.createProfile("sRGB"), outputMode=mode)
         title = ImageCms.getProfileDescription(source).strip()
+        indirect = picture.mode in ("P", "PA") or (transparent and picture.mode == "RGB")
+        stored = picture.convert("RGBA" if transparent else "RGB") if indirect else picture
+        mode = "RGBA" if stored.mode == "RGBA" else "RGB"
+        same = own and stored is picture and stored.mode == mode
+        srgb = ImageCms.createProfile("sRGB")
+        shown = ImageCms.profileToProfile(stored, source, srgb, outputMode=mode, inPlace=same)
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         return picture, (Decision("colour", f"its profile is not used: {error}", warning=True),)
     return shown or picture, (Decision("colour", f"brought to sRGB by the profile {title!r}"),)
@@ -121,10 +126,7 @@ def to_rgb(
         ImageError: Its values have no range, or it is CIELAB.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if stored.dtype is not None:
-            values = values.view(stored.dtype) if stored.dtype == "uint32" else values.astype(stored.dtype)
-        shown, decision = to_eight_bits(values, section.range, name, stored.said, stored.missing)
+        shown, decision = to_eight_bits(_values(image, stored), section.range, name, stored.said, stored.missing)
         grey = Image.fromarray(255 - shown if stored.inverted else shown)
         return grey.convert("RGB"), (decision,)
     if image.mode == "LAB":
@@ -134,28 +136,67 @@ def to_rgb(
     if image.has_transparency_data:
         if stored.opaque and image.getchannel("A").getextrema() == (0, 0):
             decision = Decision("colour", "alpha ignored: it is 0 everywhere", warning=True)
-            return image.convert("RGB"), (decision,)
-        return _over_white(image, stored.own), (Decision("colour", "transparency composited over white"),)
+            return _plain(image, stored.own), (decision,)
+        return _by_strips(image, stored.own, _over_white), (Decision("colour", "transparency composited over white"),)
     if image.mode == "RGB":
         return image, ()
     decisions = (Decision("colour", "CMYK converted without a profile"),) if image.mode == "CMYK" else ()
-    return image.convert("RGB"), decisions
+    return _plain(image, stored.own), decisions
 
 
-def _over_white(image: Image.Image, own: bool) -> Image.Image:
-    """RGB of a transparent picture over white, some rows at a time: it may fill much of the memory as it is."""
-    apart = own and image.width * image.height > LARGE
-    channels = [Image.new("L" if apart else "RGB", image.size) for _ in range(3 if apart else 1)]
+def _plain(image: Image.Image, own: bool) -> Image.Image:
+    """RGB of a picture without transparency."""
+    whole = not _apart(image, own)
+    return image.convert("RGB") if whole else _by_strips(image, own, lambda strip: strip.convert("RGB"))
+
+
+def _apart(image: Image.Image, own: bool) -> bool:
+    """Whether a picture has four bytes a pixel, and too many of them to be held twice."""
+    return own and image.width * image.height > LARGE and len(image.getbands()) > 1
+
+
+def _over_white(strip: Image.Image) -> Image.Image:
+    strip = strip.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB")
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Some rows of a picture at a time, each with the number of the first."""
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
-        over = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB")
-        for channel, part in zip(channels, over.split() if apart else [over], strict=True):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _by_strips(image: Image.Image, own: bool, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """A picture as RGB, some rows at a time: it may fill much of the memory as it is.
+
+    Where it must go before there is another of its size, its channels are kept, of one byte a pixel each.
+    """
+    apart = _apart(image, own)
+    channels = [Image.new("L" if apart else "RGB", image.size) for _ in range(3 if apart else 1)]
+    for top, strip in _strips(image):
+        shown = convert(strip)
+        for channel, part in zip(channels, shown.split() if apart else [shown], strict=True):
             channel.paste(part, (0, top))
     if not apart:
         return channels[0]
     image.close()
     return Image.merge("RGB", channels)
+
+
+def _values(image: Image.Image, stored: Stored) -> npt.NDArray[Any]:
+    """[h, w] values of a grey picture of more than 8 bits, by strips, as Pillow holds thrice what it gives."""
+    found: npt.NDArray[Any] | None = None
+    for top, strip in _strips(image):
+        values = np.asarray(strip)
+        if stored.dtype is not None:
+            values = values.view(stored.dtype) if stored.dtype == "uint32" else values.astype(stored.dtype)
+        found = np.empty((image.height, image.width), values.dtype) if found is None else found
+        found[top : top + len(values)] = values
+    if stored.own:
+        image.close()
+    assert found is not None, "a picture has rows"
+    return found
 
 
 def from_array(array: npt.NDArray[Any], name: str, section: ImageSection) -> tuple[Image.Image, tuple[Decision, ...]]:

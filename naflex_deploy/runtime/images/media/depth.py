@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from naflex_deploy.core.errors import ImageError
 from naflex_deploy.core.profile.values import Range
 from naflex_deploy.runtime.images.media.frame import Decision
+
+_PART = 1 << 20
+"""Values that are looked at or brought to 8 bits at once, as this takes up to 24 times the memory of the result."""
 
 _NARROW = 1 / 16
 """Share of 16 bits below which a frame is probably that of a camera of fewer bits."""
@@ -52,8 +56,9 @@ def to_eight_bits(
     """
     absent = values == missing if choice == "frame" and missing is not None else np.False_
     if absent.any():
-        low, high, reason = _range(values[~absent], choice, name, said)
-        shown = np.where(absent, np.uint8(0), scale(values, low, high))
+        low, high, reason = _range(values, choice, name, said, missing)
+        shown = scale(values, low, high)
+        shown[absent] = 0
         return shown, Decision("range", f"{low:g}..{high:g}: {reason}; {missing:g} stands for nothing: GDAL_NODATA")
     low, high, reason = _range(values, choice, name, said)
     warning = False
@@ -80,14 +85,21 @@ def from_fractions(values: npt.NDArray[Any], name: str) -> tuple[npt.NDArray[np.
     return scale(values, 0, 1), Decision("range", "0..1: an array of floats")
 
 
-def _range(values: npt.NDArray[Any], choice: Range, name: str, said: Said | None) -> tuple[float, float, str]:
+def _range(
+    values: npt.NDArray[Any], choice: Range, name: str, said: Said | None, missing: float | None = None
+) -> tuple[float, float, str]:
     if isinstance(choice, tuple):
         return choice[0], choice[1], "image.range"
     if choice == "frame":
-        known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-        if not known.size:
+        extents = []
+        for part in _parts(values):
+            known = part[np.isfinite(part)] if part.dtype.kind == "f" else part
+            known = known if missing is None else known[known != missing]
+            extents += [(known.min(), known.max())] if known.size else []
+        if not extents:
             raise ImageError(f"{name}: expected numbers, found NaN, infinity or nothing alone", hint="leave it out")
-        return float(known.min()), float(known.max()), 'the frame\'s own, image.range = "frame"'
+        lows, highs = zip(*extents, strict=True)
+        return float(min(lows)), float(max(highs)), 'the frame\'s own, image.range = "frame"'
     if choice == "file" and said is not None and _holds(values, said):
         return said.low, said.high, said.by
     if values.dtype.kind == "f":
@@ -115,15 +127,26 @@ def _holds(values: npt.NDArray[Any], said: Said) -> bool:
     if int(values.max()) > said.high:
         return False
     spare = 16 - int(said.high).bit_length()
-    return not said.left or not values.any() or bool((values & ((1 << spare) - 1)).any())
+    return not said.left or not values.any() or any((part & ((1 << spare) - 1)).any() for part in _parts(values))
 
 
 def scale(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.uint8]:
     """Low … high to 0 … 255, rounded to nearest, what is beyond cut off. A single value splits below from above."""
+    table = None
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         table = _scaled(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.float64), low, high)
-        return np.asarray(table[values])
-    return _scaled(values.astype(np.float64), low, high)
+    shown = np.empty(values.size, np.uint8)
+    for number, part in enumerate(_parts(values)):
+        found = _scaled(part.astype(np.float64), low, high) if table is None else table[part]
+        shown[number * _PART : number * _PART + len(part)] = found
+    return shown.reshape(values.shape)
+
+
+def _parts(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Values in their order, `_PART` of them at a time."""
+    flat = values.reshape(-1)
+    for start in range(0, len(flat), _PART):
+        yield flat[start : start + _PART]
 
 
 def _scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.uint8]:

@@ -118,7 +118,7 @@ def read_image(picture: Image.Image, *, name: str, image: ImageSection, stored: 
         picture.load()
         # A TIFF is upright once it is loaded: Pillow turns it and drops the tag.
         turn, aspect, dpi, ratio = _seen(picture, image, name)
-        picture, told = to_srgb(picture, image)
+        picture, told = to_srgb(picture, image, stored.own)
         rgb, decisions = to_rgb(picture, name, image, stored)
         turned: tuple[Decision, ...] = tuple(filter(None, [turn_of(turn)]))
         if image.decode == "scaled":

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 
 from naflex_deploy.core.config import resolve
 from naflex_deploy.core.errors import ImageError
+from naflex_deploy.runtime.images.media import colours, depth
 from naflex_deploy.runtime.images.media.frame import Frame
 from naflex_deploy.runtime.images.media.read import read_frames
 
@@ -93,9 +94,25 @@ def test_colour_profiles_are_used_on_request() -> None:
         (used,) = frames(given, "image.icc=true")
         assert np.abs(pixels(used)[0, 0].astype(int) - [0, 255, 0]).max() <= 2
         assert used.decisions[0].about == "colour"
+    key = encoded("PNG", red, icc_profile=swapped, transparency=(255, 0, 0))
+    assert pixels(frames(key, "image.icc=true")[0])[0, 0].tolist() == [255, 255, 255]
     (broken,) = frames(encoded("PNG", icc_profile=b"no profile"), "image.icc=true")
     assert broken.decisions[0].warning
     assert np.array_equal(pixels(broken), SMOOTH)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_deep_grey_is_brought_to_eight_bits_in_parts(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the range of the frame says, by its definition on all values at once."""
+    monkeypatch.setattr(colours, "_STRIP", 30)
+    monkeypatch.setattr(depth, "_PART", 10)
+    values = np.random.default_rng(0).integers(1000, 60000, (7, 11)).astype(dtype)
+    values[0, 3], values[6, 10] = 999, 60001  # ends of the range in the first part and the last
+    if dtype == "float32":
+        values[3] = np.nan
+    (found,) = frames(encoded("TIFF", Image.fromarray(values)), "image.range=frame")
+    exact = (np.nan_to_num(values, nan=999).astype(np.float64) - 999) * (255 / (60001 - 999))
+    assert np.array_equal(pixels(found)[:, :, 1], np.rint(exact))
 
 
 def volume(path: Path, affine: np.ndarray) -> bytes:

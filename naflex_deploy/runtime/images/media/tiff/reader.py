@@ -215,7 +215,7 @@ def _by_pillow(
         missing=directory.missing,
         own=True,
     )
-    picture, told = to_srgb(opened, image)
+    picture, told = to_srgb(opened, image, stored.own)
     rgb, decisions = to_rgb(picture, name, image, stored)
     return upright(rgb, opened.turn, own=True), (*told, *decisions)
 
@@ -256,9 +256,16 @@ def _by_tifffile(
         colours = page.colormap
     if directory.number(tags.PLANAR, 1) == 2 and array.ndim == 3:
         array = np.moveaxis(array, 0, 2)
-    reader = (Decision("reader", "tifffile"),)
-    rgb, decisions = _from_planes(array, kind, colours, directory, name, image, said)
-    return rgb, reader + decisions
+    decisions = [Decision("reader", "tifffile")]
+    if kind == _PALETTE and colours is not None:
+        array, kind = (colours.T >> 8).astype(np.uint8)[array], _RGB
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    if array.dtype != np.uint8:  # whose memory is free from here on
+        array, decision = to_eight_bits(array, image.range, name, said, directory.missing)
+        decisions.append(decision)
+    rgb, more = _from_planes(array, kind, directory, name, image)
+    return rgb, (*decisions, *more)
 
 
 def _all_pages(file: Any) -> Iterator[Any]:
@@ -268,27 +275,13 @@ def _all_pages(file: Any) -> Iterator[Any]:
 
 
 def _from_planes(
-    array: npt.NDArray[Any],
-    kind: int,
-    colours: npt.NDArray[np.uint16] | None,
-    directory: Directory,
-    name: str,
-    image: ImageSection,
-    said: Said | None,
+    array: npt.NDArray[np.uint8], kind: int, directory: Directory, name: str, image: ImageSection
 ) -> tuple[Image.Image, tuple[Decision, ...]]:
     """[h, w] or [h, w, samples] values as RGB.
 
     Raises:
         ImageError: The samples are no colours.
     """
-    decisions: tuple[Decision, ...] = ()
-    if kind == _PALETTE and colours is not None:
-        array, kind = (colours.T >> 8).astype(np.uint8)[array], _RGB
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * 255
-    if array.dtype != np.uint8:
-        array, decision = to_eight_bits(array, image.range, name, said, directory.missing)
-        decisions = (decision,)
     samples = array.shape[2] if array.ndim == 3 else 1
     extra = directory.tags.get(tags.EXTRA_SAMPLES, ())
     alpha = bool(extra) and extra[0] in (1, 2)
@@ -309,5 +302,4 @@ def _from_planes(
         mode = {3: "RGB", 4: "CMYK" if colour == 4 else "RGBA"}[array.shape[2]]
     values = np.ascontiguousarray(array)
     size = (values.shape[1], values.shape[0])
-    rgb, more = to_rgb(Image.frombuffer(mode, size, values, "raw", mode, 0, 1), name, image)
-    return rgb, decisions + more
+    return to_rgb(Image.frombuffer(mode, size, values, "raw", mode, 0, 1), name, image)
