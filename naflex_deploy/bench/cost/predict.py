@@ -103,8 +103,10 @@ def choose_packing(predictor: Predictor, current: Packing, *, least: int, most: 
         most: Largest size of the largest budget.
     """
     budgets = sorted({*_ladder(least, most), *(b for b in current.budgets[-1:] if least <= b <= most)})
-    packing = _smallest(predictor, [replace(current, budgets=(budget,)) for budget in budgets])
     images = sorted({1 << power for power in range(9)} | {current.max_images})
+    # Packs of as many images as fit, where they cost nothing until they are there: the current number may be too small.
+    packing = current if predictor.form else replace(current, max_images=images[-1])
+    packing = _smallest(predictor, [replace(packing, budgets=(budget,)) for budget in budgets])
     packing = _smallest(predictor, [replace(packing, max_images=count) for count in images])
     if not predictor.form:
         return packing

@@ -49,6 +49,9 @@ FEWEST = 2
 LOADS = 2 * LEAST_SITTINGS + 2
 """Number of engines that are loaded for a measurement: two for each sitting, and two for their results."""
 
+FULL_IMAGES, IMAGES = 4, 64
+"""Packs of as many images are timed at least, of full length and of any, where the engine takes packs of any form."""
+
 WIDTH = 0.02
 """Relative width of an interval of the gain at which the measurement ends."""
 
@@ -122,11 +125,14 @@ def tune(
     loading = clock() - begun
     listed, damaged = _sizes(sizes)
     lengths, rejected = image_tokens(profile, subject, listed)
-    most = subject.variant.budgets[-1] if subject.variant.profiles else 2 * profile.budgets(subject.variant.backend)[-1]
     fitting = FITTING * seconds
     report(f"timing packs for {fitting:.0f} s, then measuring the gain for up to {seconds - fitting:.0f} s")
     longest = profile.image_tokens(subject.variant.backend, subject.manifest.model.prefix)
-    images = profile.max_images(subject.variant.backend)
+    most, images = subject.variant.budgets[-1], profile.max_images(subject.variant.backend)
+    if not subject.variant.profiles:
+        # The profile's packs may be too small to show what others cost.
+        most = max(2 * profile.budgets(subject.variant.backend)[-1], FULL_IMAGES * longest)
+        images = max(images, IMAGES)
     fit = fit_cost(
         subject, most, longest, images, seconds=fitting, begun=begun, built=built, clock=clock, report=report
     )

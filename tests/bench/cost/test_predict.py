@@ -48,6 +48,8 @@ def test_costly_calls_ask_for_large_packs_and_cheap_ones_for_small():
     dear = choose_packing(Predictor(CostModel(0.05, 0, 2e-5, 0), images), current, least=256, most=8192)
     cheap = choose_packing(Predictor(CostModel(0, 0, 2e-5, 0), images), current, least=256, most=8192)
     assert dear.budgets[-1] >= 4096
+    one_image = Predictor(CostModel(0.05, 0, 2e-5, 0), images)
+    assert choose_packing(one_image, Packing((256,), 1), least=256, most=8192) == dear, "where packs hold one image now"
     assert cheap.budgets == (256,)
     assert choose_packing(Predictor(LINEAR, images), current, least=300, most=300).budgets[-1] >= 300
 
