@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import sys
-from contextlib import suppress
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -104,15 +103,3 @@ def peak_memory() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def release_memory() -> None:
-    """Give memory that was freed back to the system.
-
-    The C library of most Linux systems keeps what a thread has freed for that thread, so that each thread that decodes
-    a large picture would hold the memory of one.
-    """
-    import ctypes
-
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

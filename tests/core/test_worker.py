@@ -17,7 +17,7 @@ import pytest
 from naflex_deploy.core import worker
 from naflex_deploy.core.errors import MissingExtraError
 from naflex_deploy.core.worker import WorkerError, fork_server, stream
-from tests.support.worker_calls import Reading, allocating, arrays, crashing, failing, imported, odd, squares
+from tests.support.worker_calls import Reading, allocating, arrays, crashing, entangled, failing, imported, odd, squares
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,12 @@ def test_memory_is_bounded():
     assert called(allocating, 1 << 20, memory=256 << 20) == [1 << 20]
     with pytest.raises(MemoryError):
         called(allocating, 300 << 20, memory=256 << 20)
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="memory is bounded on Linux alone")
+def test_each_call_has_all_of_the_memory_again():
+    found = [called(entangled, 100 << 20, memory=256 << 20) for _ in range(4)]
+    assert found == [found[0]] * 4
 
 
 @pytest.mark.parametrize("ahead", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -14,6 +15,9 @@ from naflex_deploy.core.worker.channel import Channel, Message, WorkerError, pic
 
 _PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
+
+_M_MMAP_THRESHOLD = -3
+"""Of mallopt(3)."""
 
 
 def serve_requests(connection: socket.socket, memory: int, nice: int) -> None:
@@ -29,10 +33,24 @@ def serve_requests(connection: socket.socket, memory: int, nice: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    _give_back()
     channel = Channel(connection)
     with contextlib.suppress(EOFError, OSError):  # nobody asks any more
         while True:
             _call(channel, channel.receive())
+            gc.collect()  # an error holds the frames that it came through, and these what was too large
+
+
+def _give_back() -> None:
+    """Have blocks from 1 MiB on go back to the system when they are freed, so that each call has all of the memory.
+
+    Otherwise glibc keeps more and more of them: its threshold grows with the blocks that are freed.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(AttributeError):  # not every C library has it
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _call(channel: Channel, request: Message) -> None:

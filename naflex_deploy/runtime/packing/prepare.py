@@ -28,8 +28,11 @@ from naflex_deploy.runtime.images.patchify import patchify
 from naflex_deploy.runtime.images.source import Source, describe
 from naflex_deploy.runtime.packing.guarded import decided, guarded
 from naflex_deploy.runtime.packing.prepared import Prepared
-from naflex_deploy.runtime.packing.room import ROOM
 from naflex_deploy.runtime.results.result import Result
+
+LARGEST = 32_000_000
+"""Pixels of a picture that a thread decodes. A larger one takes up to seven bytes a pixel for a while: a process of its
+own has a limit, and gives them back."""
 
 NICE = 10
 """Priority of processes beside a server, whose own threads come first."""
@@ -63,7 +66,7 @@ class Preparer:
         """Yield the images of each frame of one input: the whole frame, and its tiles where it is cut.
 
         A frame that cannot be prepared yields one image with its error. Where the reader of an input has no limit of
-        its own, it runs in another process.
+        its own, or takes much memory, it runs in another process.
         """
         if isinstance(source, Patches):
             yield [self._check(index, source)]
@@ -73,14 +76,12 @@ class Preparer:
             yield [Prepared(Result(index, 0, item.name, error=item.source))]
             return
         item = decided(item)
-        if item.tame and isinstance(item.source, bytes) and self._profile.image.frames == "first":
-            with ROOM.take(pixels_of(item.source)):
-                frames = list(self.here(index, item))  # to its end, so that no picture is kept
-            yield from frames
-        elif item.tame:
-            yield from self.here(index, item)
-        else:
+        if not item.tame or (isinstance(item.source, bytes) and pixels_of(item.source) > LARGEST):
             yield from guarded(self.here, index, item, self._profile.limits)
+        elif self._profile.image.frames == "first":
+            yield from list(self.here(index, item))  # to its end, so that no picture is kept
+        else:
+            yield from self.here(index, item)
 
     def first(self, item: Input, check: Callable[[bytes], None], seconds: float = math.inf) -> list[Prepared]:
         """The images of the first frame of a picture.

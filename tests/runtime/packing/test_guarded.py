@@ -20,6 +20,7 @@ from naflex_deploy.core.profile import LimitsSection
 from naflex_deploy.runtime.images.decode import read_header
 from naflex_deploy.runtime.images.inputs import Input
 from naflex_deploy.runtime.images.media.tame import PARTS, SCANS, is_tame, pixels_of
+from naflex_deploy.runtime.packing import prepare
 from naflex_deploy.runtime.packing.guarded import SlowError, decided, guarded
 from naflex_deploy.runtime.packing.pack_stream import threads
 from naflex_deploy.runtime.packing.prepare import Preparer
@@ -89,6 +90,26 @@ def test_another_process_sees_the_same_pixels(form):
     np.testing.assert_array_equal(first.patches.pixels, here.patches.pixels)
     (first,) = prepare.first(decided(Input("x", content)), refuses, 20)
     assert str(first.result.error) == "refused"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_large_pictures_are_read_by_another_process(form, monkeypatch):
+    """The others are not, and each comes out the same."""
+    calls: list[int] = []
+
+    def spied(prepare, index, *arguments):
+        calls.append(index)
+        return guarded(prepare, index, *arguments)
+
+    monkeypatch.setattr(prepare, "guarded", spied)
+    found = []
+    for index, largest in enumerate([48 * 64, 48 * 64 - 1]):
+        monkeypatch.setattr(prepare, "LARGEST", largest)
+        ((image,),) = preparer()(index, Input("x", encoded(form)))
+        assert image.patches is not None
+        found.append(image.patches.pixels)
+    assert calls == [1]
+    np.testing.assert_array_equal(*found)
 
 
 def test_photos_of_all_programs_stay_in_this_process(tmp_path):
