@@ -99,7 +99,9 @@ def _request(cell: Cell, folder: Path) -> tuple[Request, Quantization | None]:
     inputs, _ = write_lowered(portable, graph, cell.form, cell.precision, quantization)
     sizes = [{"tokens": tokens, "images": 8, "rows": 4, "row_tokens": 64} for tokens in BUDGETS[: cell.budgets]]
     targets = () if cell.target == DEFAULT else (cell.target,)
-    request = make_request(BACKEND, graph, folder / "engine.plan", inputs, sizes, targets, cell.precision)
+    # A plan of its own: the next one is built while this one is checked.
+    plan = folder / f"{cell.form}-{cell.precision}-{cell.target}-{cell.budgets}.plan"
+    request = make_request(BACKEND, graph, plan, inputs, sizes, targets, cell.precision)
     return request, quantization
 
 
