@@ -53,9 +53,9 @@ def embed_for(
             f"[bold green]wrote[/] {folder}: {done.frames} images of {done.placeholders:,} tokens for {SERVERS[form]}"
         )
     family = engine.manifest.model.family
-    for server, families in PIXELS_ALONE.items():
-        if server.startswith(SERVERS[form]) and family in families:
-            err.print(f"[yellow]warning:[/] {server} takes no tokens of {family}, only pixels")
+    server, families = PIXELS_ALONE[form]
+    if family in families:
+        err.print(f"[yellow]warning:[/] {server} takes no tokens of {family}, only pixels")
     if done.rejected:
         sys.exit(ImageError.code)
 

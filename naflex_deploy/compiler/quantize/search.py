@@ -100,8 +100,9 @@ def search(
 
 def _least(trials: Iterable[_Trial], site: _Site) -> _Trial:
     """The trial with the least error; of the best two, the one that is better on all rows where it is a near tie."""
-    first, second = nsmallest(2, trials, key=lambda trial: trial.error())
-    if site.whole or second.error() > NEAR * first.error():
+    scored = ((trial.error(), number, trial) for number, trial in enumerate(trials))
+    (least, _, first), (error, _, second) = nsmallest(2, scored)
+    if site.whole or error > NEAR * least:
         return first
     return min(first, second, key=lambda trial: trial.error(site.folds))
 

@@ -25,18 +25,13 @@ Narrow = Literal["bfloat16", "float16", "float32"]
 VLM = "vlm"
 DEEPSTACK = "deepstack:"
 PIXELS_ALONE = {
-    "vLLM 0.33.0": (
-        "PaddleOCR-VL",
-        "Kimi K2.5",
-        "Kimi-VL",
-        "LFM2-VL",
-        "Phi-4-reasoning-vision",
-        "Isaac",
-        "VideoLLaMA3",
+    "vllm": (
+        "vLLM 0.33.0",
+        ("PaddleOCR-VL", "Kimi K2.5", "Kimi-VL", "LFM2-VL", "Phi-4-reasoning-vision", "Isaac", "VideoLLaMA3"),
     ),
-    "SGLang 0.5.23": ("Kimi K2.5", "Phi-4-reasoning-vision", "Isaac", "VideoLLaMA3"),
+    "sglang": ("SGLang 0.5.23", ("Kimi K2.5", "Phi-4-reasoning-vision", "Isaac", "VideoLLaMA3")),
 }
-"""Server and version whose source was read → families whose tokens it does not take."""
+"""Form → the server whose source was read, and the families whose tokens it does not take."""
 
 
 @dataclass(frozen=True, eq=False)

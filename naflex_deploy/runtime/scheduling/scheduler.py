@@ -237,8 +237,9 @@ class Scheduler:
             with self._changed:
                 if self._closed and not self._open:
                     return None
-                now, until = self._clock(), self._queue.next_event(*self._waiting)
-                if until > now and not self._queue.full(*self._waiting):
+                now, waiting = self._clock(), self._waiting
+                until = self._queue.next_event(*waiting)
+                if until > now and not self._queue.full(*waiting):
                     self._until = until
                     self._changed.wait(None if until == math.inf else until - now)
         return batch
